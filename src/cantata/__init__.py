@@ -1,0 +1,13 @@
+"""Integration of multimodal single-cell data in a MuData, whatever its pairing."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from cantata import datasets, metrics, model, pl, pp, tl
+from cantata.model import CLUE
+
+try:
+    __version__ = version("cantata")
+except PackageNotFoundError:
+    __version__ = "0+unknown"
+
+__all__ = ["CLUE", "__version__", "datasets", "metrics", "model", "pl", "pp", "tl"]

@@ -1,0 +1,42 @@
+"""The only file that imports a private scvi-tools name or branches on a version."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import mudata
+from scvi.data import _constants
+from scvi.model._utils import parse_device_args, use_distributed_sampler
+
+FIELD_REGISTRIES: str = _constants._FIELD_REGISTRIES_KEY
+STATE_REGISTRY: str = _constants._STATE_REGISTRY_KEY
+SETUP_ARGS: str = _constants._SETUP_ARGS_KEY
+SETUP_METHOD: str = _constants._SETUP_METHOD_NAME
+MODEL_NAME: str = _constants._MODEL_NAME_KEY
+SCVI_UUID: str = _constants._SCVI_UUID_KEY
+MANAGER_UUID: str = _constants._MANAGER_UUID_KEY
+
+__all__ = [
+    "FIELD_REGISTRIES",
+    "MANAGER_UUID",
+    "MODEL_NAME",
+    "SCVI_UUID",
+    "SETUP_ARGS",
+    "SETUP_METHOD",
+    "STATE_REGISTRY",
+    "no_pull",
+    "parse_device_args",
+    "use_distributed_sampler",
+]
+
+
+def no_pull() -> AbstractContextManager[Any]:
+    """Build or update a MuData without copying columns of the modalities to the top level.
+
+    mudata 0.3 copies them by default and re-orders views when they are copied; mudata 0.4 never does
+    and has no such option.
+    """
+    if hasattr(mudata, "set_options"):
+        return mudata.set_options(pull_on_update=False)
+    return nullcontext()

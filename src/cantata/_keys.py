@@ -1,0 +1,38 @@
+"""Every key that cantata reads or writes in a MuData, in one place."""
+
+from __future__ import annotations
+
+UNS = "cantata"
+"""``mdata.uns`` entry that holds parameters, versions, seeds and feature names per method."""
+
+COUNTS = "counts"
+"""Layer in which :func:`cantata.pp.preprocess` keeps the counts."""
+
+PREPROCESS = "preprocess"
+"""Entry of ``mdata.uns["cantata"]`` and ``mdata[m].uns["cantata"]`` written by :func:`cantata.pp.preprocess`."""
+
+PCA = "X_pca"
+"""Representation of RNA and protein modalities, in ``mdata[m].obsm``."""
+
+LSI = "X_lsi"
+"""Representation of chromatin modalities, in ``mdata[m].obsm``."""
+
+
+def embedding(method: str) -> str:
+    """Key of a method's embedding in ``mdata.obsm`` and ``mdata[m].obsm``, e.g. ``"X_clue"``."""
+    return f"X_{method}"
+
+
+def denoised(method: str) -> str:
+    """Layer of ``mdata[m]`` with the reconstruction of observed cells, e.g. ``"clue_denoised"``."""
+    return f"{method}_denoised"
+
+
+def imputed(method: str, modality: str) -> str:
+    """Key in ``mdata.obsm`` of imputed features of every cell, e.g. ``"clue_imputed_adt"``."""
+    return f"{method}_imputed_{modality}"
+
+
+def match(method: str) -> str:
+    """Key in ``mdata.obsp`` of row-normalised matching probabilities, e.g. ``"clue_match"``."""
+    return f"{method}_match"

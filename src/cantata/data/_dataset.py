@@ -1,0 +1,122 @@
+"""Minibatches of a MuData whose modalities hold different cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from cantata.data._fields import MosaicCategoricalField, MosaicNumericalField, MosaicObsField
+from cantata.data._pairing import row_table
+from cantata.data._rows import row_reader
+
+if TYPE_CHECKING:
+    from cantata.data._manager import MosaicManager
+
+CELL = "cell"
+BATCH = "batch"
+LABELS = "labels"
+CATEGORICAL = "categorical_covariates"
+CONTINUOUS = "continuous_covariates"
+RESERVED = frozenset({CELL, BATCH, LABELS, CATEGORICAL, CONTINUOUS})
+
+
+def rows_key(modality: str) -> str:
+    """Name of the tensor that says where a modality's rows stand in the minibatch."""
+    return f"{modality}_rows"
+
+
+def rep_key(modality: str) -> str:
+    """Name of the tensor with a modality's representation."""
+    return f"{modality}_rep"
+
+
+class MosaicDataset(Dataset):
+    """The union of all cells, a whole minibatch per item.
+
+    A minibatch of ``n`` cells is a flat dictionary of tensors. For each modality ``m`` it holds the
+    rows that exist, and only those:
+
+    ============================== =========== ====================================================
+    key                            shape       content
+    ============================== =========== ====================================================
+    ``m``                          (n_m, p_m)  float32 values
+    ``m_rep``                      (n_m, r_m)  float32 representation, where one is registered
+    ``m_rows``                     (n_m,)      places of these rows in the minibatch, ascending
+    ``cell``                       (n,)        position of the cell in ``mdata.obs_names``
+    ``batch``, ``labels``          (n,)        codes, where registered; -1 is an unknown label
+    ``categorical_covariates``     (n, c)      codes, where registered
+    ``continuous_covariates``      (n, d)      standardised values, where registered
+    ============================== =========== ====================================================
+
+    A missing modality is an absence: ``m`` then has no row. Nothing is padded.
+
+    Parameters
+    ----------
+    manager
+        Manager with a registered MuData.
+    keys
+        Registry keys to load; all by default.
+
+    Examples
+    --------
+    >>> import cantata
+    >>> mdata = cantata.datasets.simulate_mosaic(n_cells=200)
+    >>> cantata.CLUE.setup_mudata(mdata, batch_key="batch")
+    >>> dataset = cantata.CLUE(mdata).adata_manager.create_torch_dataset()
+    >>> minibatch = dataset[[5, 3, 199]]
+    >>> minibatch["cell"]
+    tensor([  5,   3, 199])
+    """
+
+    def __init__(self, manager: MosaicManager, keys: Sequence[str] | None = None) -> None:
+        mdata = manager.adata
+        wanted = set(manager.data_registry) if keys is None else set(keys)
+        self._n_obs = mdata.n_obs
+        self._readers: dict[str, list] = {}
+        self._columns: dict[str, torch.Tensor] = {}
+        categorical, continuous = [], []
+        for field in manager.fields:
+            key = field.registry_key
+            if field.is_empty or key not in wanted:
+                continue
+            if isinstance(field, MosaicObsField):
+                values = torch.from_numpy(manager.get_from_registry(key))
+                if key in RESERVED:
+                    self._columns[key] = values
+                elif isinstance(field, MosaicCategoricalField):
+                    categorical.append(values)
+                elif isinstance(field, MosaicNumericalField):
+                    continuous.append(values)
+            else:
+                reader = row_reader(manager.get_from_registry(key), f"modality {field.mod_key!r}")
+                self._readers.setdefault(field.mod_key, []).append((key, reader))
+        self._table = row_table(mdata, list(self._readers))
+        if categorical:
+            self._columns[CATEGORICAL] = torch.stack(categorical, dim=1)
+        if continuous:
+            self._columns[CONTINUOUS] = torch.stack(continuous, dim=1)
+
+    def __len__(self) -> int:
+        return self._n_obs
+
+    def __getitem__(self, index: int | slice | Sequence[int]) -> dict[str, torch.Tensor]:
+        """Minibatch of the cells at `index`, in that order."""
+        if isinstance(index, slice):
+            index = np.arange(self._n_obs)[index]
+        cells = np.atleast_1d(np.asarray(index, dtype=np.int64))
+        minibatch: dict[str, torch.Tensor] = {}
+        for modality, readers in self._readers.items():
+            rows = self._table[modality][cells]
+            places = np.flatnonzero(rows >= 0)
+            minibatch[rows_key(modality)] = torch.from_numpy(places)
+            for key, read in readers:
+                minibatch[key] = torch.from_numpy(read(rows[places]))
+        position = torch.from_numpy(cells)
+        minibatch[CELL] = position
+        for key, values in self._columns.items():
+            minibatch[key] = values[position]
+        return minibatch

@@ -1,0 +1,230 @@
+"""Annotations of cells as scvi-tools fields that read, but never write, a partially paired MuData."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scvi.data.fields import BaseAnnDataField
+
+from cantata.data._obs import coalesce_obs
+
+if TYPE_CHECKING:
+    import rich.table
+    from mudata import MuData
+
+
+class MosaicObsField(BaseAnnDataField):
+    """One value per cell of the union, found at MuData or at modality level.
+
+    Unlike the scvi-tools fields it stores no column in the data: the values are looked up when a
+    dataset is made.
+
+    Parameters
+    ----------
+    registry_key
+        Name under which models know the field.
+    key
+        Column to look for; None gives an empty field.
+    modalities
+        Modalities whose ``.obs`` may hold the column.
+    argument
+        Name of the user's argument, for error messages.
+    """
+
+    def __init__(
+        self, registry_key: str, key: str | None, modalities: Sequence[str], argument: str
+    ) -> None:
+        super().__init__()
+        self._registry_key = registry_key
+        self.key = key
+        self.modalities = list(modalities)
+        self.argument = argument
+
+    @property
+    def registry_key(self) -> str:
+        return self._registry_key
+
+    @property
+    def attr_name(self) -> str:
+        return "obs"
+
+    @property
+    def attr_key(self) -> str | None:
+        return self.key
+
+    @property
+    def is_empty(self) -> bool:
+        return self.key is None
+
+    def column(self, mdata: MuData) -> pd.Series:
+        """The column, one value per cell of the union.
+
+        Raises
+        ------
+        KeyError
+            If it is nowhere.
+        ValueError
+            If modalities contradict each other.
+        """
+        assert self.key is not None
+        present = [name for name in self.modalities if name in mdata.mod]
+        return coalesce_obs(mdata, self.key, present, argument=self.argument)
+
+    def is_present(self, mdata: MuData) -> bool:
+        """Whether the column exists anywhere."""
+        try:
+            self.column(mdata)
+        except KeyError:
+            return False
+        return True
+
+    def _complete_column(self, mdata: MuData) -> pd.Series:
+        column = self.column(mdata)
+        missing = np.flatnonzero(column.isna())
+        if missing.size:
+            raise ValueError(
+                f"{self.argument}={self.key!r} has no value for {missing.size} of {len(column)} "
+                f"cells, e.g. {column.index[missing[0]]!r}. Fill the column in before setup_mudata."
+            )
+        return column
+
+    def validate_field(self, mdata: MuData) -> None:
+        """Nothing beyond what :meth:`register_field` checks."""
+
+    def read(self, mdata: MuData, state_registry: dict[str, Any]) -> np.ndarray:
+        """Values of all cells of the union as the minibatches carry them."""
+        raise NotImplementedError
+
+    def view_state_registry(self, state_registry: dict) -> rich.table.Table | None:
+        """Scvi-tools prints nothing for this field."""
+        return None
+
+
+class MosaicCategoricalField(MosaicObsField):
+    """Categories of cells as integer codes; -1 for a missing label where that is allowed."""
+
+    def __init__(
+        self,
+        registry_key: str,
+        key: str | None,
+        modalities: Sequence[str],
+        argument: str,
+        *,
+        allow_missing: bool = False,
+    ) -> None:
+        super().__init__(registry_key, key, modalities, argument)
+        self.allow_missing = allow_missing
+
+    def _values(self, mdata: MuData) -> pd.Series:
+        column = self.column(mdata) if self.allow_missing else self._complete_column(mdata)
+        return column.map(str, na_action="ignore")
+
+    def _state(self, categories: Sequence[str], absent: bool = False) -> dict[str, Any]:
+        mapping = np.asarray(list(categories), dtype=object)
+        return {"categorical_mapping": mapping, "original_key": self.key, "absent": absent}
+
+    def register_field(self, mdata: MuData) -> dict[str, Any]:
+        """Sorted categories of the column."""
+        super().register_field(mdata)
+        categories = sorted(self._values(mdata).dropna().unique())
+        if not categories:
+            raise ValueError(f"{self.argument}={self.key!r} has no value for any cell.")
+        return self._state(categories)
+
+    def transfer_field(
+        self,
+        state_registry: dict[str, Any],
+        mdata_target: MuData,
+        extend_categories: bool = False,
+        allow_absent: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Categories of the source, followed by new ones where they may be added.
+
+        New labels are unknown labels. With `allow_absent` the column may be missing altogether.
+        """
+        super().transfer_field(state_registry, mdata_target, **kwargs)
+        known = list(state_registry["categorical_mapping"])
+        if (allow_absent or self.allow_missing) and not self.is_present(mdata_target):
+            return self._state(known, absent=True)
+        new = sorted(set(self._values(mdata_target).dropna().unique()) - set(known))
+        if self.allow_missing:
+            return self._state(known)
+        if new and not extend_categories:
+            raise ValueError(
+                f"{self.argument}={self.key!r} holds {len(new)} categories that the model does not "
+                f"know, e.g. {new[0]!r}. Map new batches with load_query_data."
+            )
+        return self._state(known + new)
+
+    def read(self, mdata: MuData, state_registry: dict[str, Any]) -> np.ndarray:
+        """Codes of shape (n_obs,), int64; -1 where there is no known value."""
+        if state_registry["absent"]:
+            return np.full(mdata.n_obs, -1, dtype=np.int64)
+        categories = list(state_registry["categorical_mapping"])
+        codes = pd.Categorical(self._values(mdata), categories=categories).codes
+        return np.asarray(codes, dtype=np.int64)
+
+    def get_summary_stats(self, state_registry: dict[str, Any]) -> dict[str, int]:
+        """Number of categories."""
+        return {f"n_{self.registry_key}": len(state_registry["categorical_mapping"])}
+
+
+class MosaicNumericalField(MosaicObsField):
+    """A number per cell, standardised with the mean and deviation of the cells it was set up with."""
+
+    def _numbers(self, mdata: MuData) -> np.ndarray:
+        column = self._complete_column(mdata)
+        try:
+            numbers = column.to_numpy(dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"{self.argument}={self.key!r} is not numeric, e.g. {column.iloc[0]!r}. "
+                "Pass it as a categorical covariate instead."
+            ) from error
+        bad = np.flatnonzero(~np.isfinite(numbers))
+        if bad.size:
+            raise ValueError(
+                f"{self.argument}={self.key!r} is not finite for {bad.size} cells, "
+                f"e.g. {column.index[bad[0]]!r}."
+            )
+        return numbers
+
+    def register_field(self, mdata: MuData) -> dict[str, Any]:
+        """Mean and standard deviation over the union of cells."""
+        super().register_field(mdata)
+        numbers = self._numbers(mdata)
+        return {
+            "original_key": self.key,
+            "mean": float(numbers.mean()),
+            "std": float(numbers.std()) or 1.0,
+            "absent": False,
+        }
+
+    def transfer_field(
+        self,
+        state_registry: dict[str, Any],
+        mdata_target: MuData,
+        allow_absent: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Keep the moments of the source; an absent column counts as the source's mean."""
+        super().transfer_field(state_registry, mdata_target, **kwargs)
+        absent = allow_absent and not self.is_present(mdata_target)
+        if not absent:
+            self._numbers(mdata_target)
+        return {**state_registry, "absent": absent}
+
+    def read(self, mdata: MuData, state_registry: dict[str, Any]) -> np.ndarray:
+        """Standardised values of shape (n_obs,), float32."""
+        if state_registry["absent"]:
+            return np.zeros(mdata.n_obs, dtype=np.float32)
+        numbers = (self._numbers(mdata) - state_registry["mean"]) / state_registry["std"]
+        return numbers.astype(np.float32)
+
+    def get_summary_stats(self, state_registry: dict[str, Any]) -> dict[str, int]:
+        """No statistic."""
+        return {}

@@ -1,0 +1,153 @@
+"""New data brought into the shape a model was set up with, without touching the original."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+from scipy import sparse
+
+from cantata import _compat
+
+logger = logging.getLogger(__name__)
+
+MAX_ABSENT = 0.2
+"""Largest fraction of a modality's features that a query may lack."""
+
+
+def align_query(
+    mdata: MuData,
+    var_names: Mapping[str, np.ndarray],
+    layers: Mapping[str, str | None],
+    rep_widths: Mapping[str, tuple[str, int]],
+) -> MuData:
+    """A MuData with the reference's modalities and features, sharing memory with `mdata`.
+
+    Features are matched by name and re-ordered. A modality that `mdata` lacks is present with no cell.
+
+    Parameters
+    ----------
+    mdata
+        New data: any subset of the reference's modalities, also a view.
+    var_names
+        Features of each modality of the reference.
+    layers
+        Layer of each modality, None for ``.X``.
+    rep_widths
+        For modalities with a representation: its ``.obsm`` key and number of columns.
+
+    Returns
+    -------
+    New MuData; its cells may be in another order than those of `mdata`.
+
+    Raises
+    ------
+    KeyError
+        If `mdata` has none of the modalities, or a layer or representation is missing.
+    ValueError
+        If more than 20 % of a modality's features are absent, or names are duplicated.
+    """
+    shared = [name for name in var_names if name in mdata.mod]
+    if not shared:
+        raise KeyError(
+            f"The query holds the modalities {list(mdata.mod)}, the model knows {list(var_names)}."
+        )
+    parts = {
+        name: _align_modality(name, mdata, names, layers.get(name), rep_widths.get(name))
+        for name, names in var_names.items()
+    }
+    with warnings.catch_warnings(), _compat.no_pull():
+        warnings.simplefilter("ignore", (UserWarning, FutureWarning))
+        aligned = MuData(parts)
+    aligned.obs = mdata.obs.reindex(aligned.obs_names)
+    return aligned
+
+
+def _align_modality(
+    name: str,
+    mdata: MuData,
+    var_names: np.ndarray,
+    layer: str | None,
+    rep: tuple[str, int] | None,
+) -> AnnData:
+    var = pd.DataFrame(index=pd.Index(var_names, dtype=str))
+    if name not in mdata.mod:
+        obs = pd.DataFrame(index=pd.Index([], dtype=str))
+        matrix: Any = sparse.csr_matrix((0, len(var_names)), dtype=np.float32)
+        obsm = {} if rep is None else {rep[0]: np.zeros((0, rep[1]), dtype=np.float32)}
+    else:
+        adata = mdata[name]
+        obs = adata.obs
+        if layer is not None and layer not in adata.layers:
+            raise KeyError(
+                f"The query's modality {name!r} lacks the layer {layer!r} that the model reads; it has "
+                f"{list(adata.layers)}."
+            )
+        matrix = adata.X if layer is None else adata.layers[layer]
+        matrix = _select_features(name, matrix, adata.var_names, var.index)
+        obsm = {} if rep is None else {rep[0]: _representation(name, adata, *rep)}
+    if layer is None:
+        return AnnData(X=matrix, obs=obs, var=var, obsm=obsm)
+    return AnnData(obs=obs, var=var, layers={layer: matrix}, obsm=obsm)
+
+
+def _representation(name: str, adata: AnnData, key: str, width: int) -> np.ndarray:
+    if key not in adata.obsm:
+        raise KeyError(
+            f"The query's modality {name!r} lacks .obsm[{key!r}], which the model's encoder reads. Project "
+            "the query as the reference was: cantata.pp.preprocess(query, reference=mdata)."
+        )
+    values = np.asarray(adata.obsm[key], dtype=np.float32)
+    if values.shape[1] != width:
+        raise ValueError(
+            f"The query's mdata[{name!r}].obsm[{key!r}] has {values.shape[1]} columns, the model's {width}."
+        )
+    return values
+
+
+def _select_features(name: str, matrix: Any, have: pd.Index, want: pd.Index) -> Any:
+    if have.equals(want):
+        return matrix
+    if not have.is_unique:
+        repeated = have[have.duplicated()]
+        raise ValueError(
+            f"The query's modality {name!r} has {len(repeated)} duplicate feature names, e.g. "
+            f"{repeated[0]!r}."
+        )
+    source = have.get_indexer(want)
+    absent = np.flatnonzero(source < 0)
+    if absent.size > MAX_ABSENT * len(want):
+        raise ValueError(
+            f"The query's modality {name!r} lacks {absent.size} of the model's {len(want)} features, e.g. "
+            f"{want[absent[0]]!r}. At most {MAX_ABSENT:.0%} may be absent."
+        )
+    if absent.size:
+        warnings.warn(
+            f"The query's modality {name!r} lacks {absent.size} of the model's {len(want)} features, e.g. "
+            f"{want[absent[0]]!r}; they are taken as 0.",
+            UserWarning,
+            stacklevel=6,
+        )
+    if not isinstance(matrix, np.ndarray) and not sparse.issparse(matrix):
+        logger.info("Reading modality %r of the query into memory to re-order its features.", name)
+        matrix = matrix.compute() if hasattr(matrix, "compute") else matrix[:]
+    found = np.flatnonzero(source >= 0)
+    picked = matrix[:, source[found]]
+    if not absent.size:
+        return picked
+    if sparse.issparse(picked):
+        picked = picked.tocsr()
+        wide = sparse.csr_matrix(
+            (picked.data, found[picked.indices], picked.indptr), shape=(picked.shape[0], len(want))
+        )
+        wide.sort_indices()
+        return wide
+    dense = np.zeros((picked.shape[0], len(want)), dtype=picked.dtype)
+    dense[:, found] = picked
+    return dense

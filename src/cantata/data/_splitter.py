@@ -1,0 +1,144 @@
+"""Training, validation and test cells, drawn within each pairing pattern."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scvi import settings
+from scvi.dataloaders import DataSplitter
+
+from cantata.data._loader import EpochBatchSampler, MosaicLoader
+from cantata.data._pairing import membership, pattern_codes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mudata import MuData
+
+    from cantata.data._manager import MosaicManager
+
+
+def stratified_split(
+    mdata: MuData,
+    modalities: Sequence[str],
+    train_size: float,
+    validation_size: float | None = None,
+    *,
+    seed: int = 0,
+    shuffle: bool = True,
+) -> list[np.ndarray]:
+    """Split the union of cells so that every pairing pattern is in every part.
+
+    Parameters
+    ----------
+    mdata
+        Any MuData.
+    modalities
+        Modalities whose pairing counts.
+    train_size
+        Fraction of the cells of each pattern to train on; at least one cell of each.
+    validation_size
+        Fraction to validate on; by default all cells that are not trained on. A pattern of two
+        cells or more has at least one validation cell where the fraction is positive.
+    seed
+        Seed of the split.
+    shuffle
+        Draw cells at random within each pattern instead of taking the first ones.
+
+    Returns
+    -------
+    Sorted positions in ``mdata.obs_names`` of the training, validation and test cells.
+
+    Raises
+    ------
+    ValueError
+        If the fractions are out of range.
+
+    Examples
+    --------
+    >>> import cantata
+    >>> mdata = cantata.datasets.simulate_mosaic(n_cells=200)
+    >>> [len(part) for part in stratified_split(mdata, ["rna", "adt"], 0.8)]
+    [160, 40, 0]
+    """
+    if not 0 < train_size <= 1:
+        raise ValueError(f"train_size must be in (0, 1], got {train_size}.")
+    if validation_size is None:
+        validation_size = 1 - train_size
+    if validation_size < 0 or train_size + validation_size > 1 + 1e-9:
+        raise ValueError(
+            f"train_size + validation_size must be at most 1, got {train_size} + {validation_size}."
+        )
+    codes = pattern_codes(membership(mdata, modalities))
+    rng = np.random.default_rng(seed)
+    parts: tuple[list[np.ndarray], ...] = ([], [], [])
+    for code in np.unique(codes):
+        cells = np.flatnonzero(codes == code)
+        if shuffle:
+            cells = rng.permutation(cells)
+        n_valid = int(round(validation_size * cells.size))
+        n_valid = min(max(n_valid, int(validation_size > 0)), cells.size - 1)
+        all_used = train_size + validation_size > 1 - 1e-9
+        n_train = max(1, int(round(train_size * cells.size)))
+        n_train = cells.size - n_valid if all_used else min(n_train, cells.size - n_valid)
+        bounds = [n_train, n_train + n_valid]
+        for part, chosen in zip(parts, np.split(cells, bounds), strict=True):
+            part.append(chosen)
+    return [np.sort(np.concatenate(part)) for part in parts]
+
+
+class MosaicSplitter(DataSplitter):
+    """scvi-tools' :class:`~scvi.dataloaders.DataSplitter`, stratified by pairing pattern.
+
+    Parameters
+    ----------
+    adata_manager
+        :class:`~cantata.data.MosaicManager` with a registered MuData.
+    train_size, validation_size
+        Fractions of the cells of each pattern; 0.9 and the rest by default.
+    shuffle_set_split
+        Draw the parts at random.
+    external_indexing
+        Positions of the training, validation and test cells, in place of a random split.
+    **kwargs
+        Passed to :class:`~cantata.data.MosaicLoader`.
+    """
+
+    data_loader_cls = MosaicLoader
+
+    def __init__(
+        self,
+        adata_manager: MosaicManager,
+        train_size: float | None = None,
+        validation_size: float | None = None,
+        shuffle_set_split: bool = True,
+        external_indexing: list[np.ndarray] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if external_indexing is None:
+            modalities = adata_manager.registry["setup_args"]["modalities"]
+            external_indexing = stratified_split(
+                adata_manager.adata,
+                modalities,
+                0.9 if train_size is None else train_size,
+                validation_size,
+                seed=settings.seed or 0,
+                shuffle=shuffle_set_split,
+            )
+        super().__init__(
+            adata_manager,
+            train_size=train_size,
+            validation_size=validation_size,
+            shuffle_set_split=shuffle_set_split,
+            external_indexing=external_indexing,
+            **kwargs,
+        )
+
+    def train_dataloader(self) -> MosaicLoader:
+        """Loader of the training cells, its order set for the trainer's current epoch."""
+        loader = super().train_dataloader()
+        if self.trainer is not None and isinstance(loader.sampler, EpochBatchSampler):
+            loader.sampler.set_epoch(self.trainer.current_epoch)
+        return loader
+

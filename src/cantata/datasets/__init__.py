@@ -1,0 +1,8 @@
+"""Simulated mosaics with known answers, and loaders of public data."""
+
+from __future__ import annotations
+
+from cantata.datasets._public import pbmc5k_citeseq, pbmc_mosaic, snareseq_cortex
+from cantata.datasets._simulate import simulate_mosaic
+
+__all__ = ["pbmc5k_citeseq", "pbmc_mosaic", "simulate_mosaic", "snareseq_cortex"]

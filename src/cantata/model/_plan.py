@@ -1,0 +1,96 @@
+"""What the training plans share: term-wise history without host transfers, and exact resumption."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+
+class TermMeans:
+    """Weighted means of named scalars, kept on the device until they are read.
+
+    Examples
+    --------
+    >>> import torch
+    >>> means = TermMeans()
+    >>> means.add({"loss": torch.tensor(1.0)}, weight=1)
+    >>> means.add({"loss": torch.tensor(4.0)}, weight=2)
+    >>> means.pop("train")
+    {'loss_train': tensor(3.)}
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._weights: dict[str, int] = {}
+
+    def add(self, terms: dict[str, Tensor], weight: int) -> None:
+        """Add the terms of a minibatch of `weight` cells."""
+        for name, value in terms.items():
+            scaled = value.detach() * weight
+            self._sums[name] = self._sums[name] + scaled if name in self._sums else scaled
+            self._weights[name] = self._weights.get(name, 0) + weight
+
+    def pop(self, part: str) -> dict[str, Tensor]:
+        """Means since the last call, named ``<term>_<part>``."""
+        means = {f"{k}_{part}": v / self._weights[k] for k, v in self._sums.items()}
+        self._sums, self._weights = {}, {}
+        return means
+
+
+class MosaicTrainingPlan(LightningModule):
+    """Base of the plans: manual optimisation, history of every term, resumption to the bit.
+
+    Checkpoints of the trainer carry the random state, so that training resumed from the end of an
+    epoch equals training that was never interrupted.
+
+    Parameters
+    ----------
+    module
+        Network to train.
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.automatic_optimization = False
+        self.n_obs_training = 0
+        self.n_obs_validation = 0
+        self._train_terms = TermMeans()
+        self._validation_terms = TermMeans()
+        self._random_state: dict[str, Any] | None = None
+
+    def on_train_epoch_end(self) -> None:
+        """Log the means of all terms over the epoch."""
+        means = self._train_terms.pop("train")
+        self.log_dict(means, on_epoch=True, batch_size=1)
+        if "objective_train" in means:
+            self.log("train_loss", means["objective_train"], prog_bar=True, batch_size=1)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means of all terms over the validation cells."""
+        self.log_dict(self._validation_terms.pop("validation"), on_epoch=True, batch_size=1)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the random state."""
+        state: dict[str, Any] = {"torch": torch.get_rng_state(), "numpy": np.random.get_state()}  # noqa: NPY002
+        if torch.cuda.is_available():
+            state["cuda"] = torch.cuda.get_rng_state_all()
+        checkpoint["random_state"] = state
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the random state for the start of training."""
+        self._random_state = checkpoint.get("random_state")
+
+    def on_train_start(self) -> None:
+        """Continue the random sequence of the checkpoint, if there is one."""
+        if self._random_state is None:
+            return
+        torch.set_rng_state(self._random_state["torch"].cpu())
+        np.random.set_state(self._random_state["numpy"])  # noqa: NPY002
+        if "cuda" in self._random_state and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all([s.cpu() for s in self._random_state["cuda"]])
+        self._random_state = None

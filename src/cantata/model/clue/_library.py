@@ -1,0 +1,139 @@
+"""Library sizes of cells whose counts were not observed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from sklearn.linear_model import RidgeCV
+from torch import Tensor
+
+from cantata.data._dataset import rows_key
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cantata.model.clue._module import CLUEModule
+
+MAX_CELLS = 50_000
+PENALTIES = np.logspace(-3, 4, 15)
+
+
+class LibrarySize:
+    """The user's choice of library sizes, checked.
+
+    Parameters
+    ----------
+    choice
+        ``"auto"``, ``"observed"``, ``"predicted"``, a positive number, or one per cell.
+    n_cells
+        Number of cells that are imputed.
+
+    Examples
+    --------
+    >>> LibrarySize(100.0, 3).values(slice(0, 2))
+    array([100., 100.])
+    """
+
+    def __init__(self, choice: str | float | np.ndarray, n_cells: int) -> None:
+        self.name = choice if isinstance(choice, str) else "given"
+        if self.name not in ("auto", "observed", "predicted", "given"):
+            raise ValueError(
+                f"library_size={choice!r}: use 'auto', 'observed', 'predicted', a number, or one per cell."
+            )
+        self._values: np.ndarray | None = None
+        if not isinstance(choice, str):
+            values = np.asarray(choice, dtype=np.float64)
+            if values.ndim and values.shape != (n_cells,):
+                raise ValueError(
+                    f"library_size has shape {values.shape} for {n_cells} imputed cells."
+                )
+            if not np.isfinite(values).all() or (values <= 0).any():
+                raise ValueError("library_size must be positive and finite.")
+            self._values = np.broadcast_to(values, (n_cells,))
+
+    def values(self, part: slice) -> np.ndarray | None:
+        """Given sizes of some cells; None where they are observed or predicted."""
+        return None if self._values is None else self._values[part].copy()
+
+
+def _predictors(module: CLUEModule, loc: Tensor, counts: Tensor, source: str) -> Tensor:
+    """(n, K * d + 2) unit embedding, log total of the source (0 without counts) and a constant."""
+    unit = torch.nn.functional.normalize(loc, dim=1)
+    if module.head(source).is_count:
+        total = module.observed_library(counts).log().unsqueeze(1)
+    else:
+        total = unit.new_zeros(len(unit), 1)
+    return torch.cat([unit, total, torch.ones_like(total)], dim=1)
+
+
+def predict_log_library(
+    module: CLUEModule, tensors: Mapping[str, Tensor], source: str, target: str
+) -> Tensor:
+    """(n_source,) log library sizes of `target` predicted from the rows of `source`."""
+    if module.library == "learned":
+        return module.learned_library(source, target, tensors[source]).log()
+    loc, _ = module.encoders[source](module.encoder_input(tensors, source))
+    i, j = module.modalities.index(source), module.modalities.index(target)
+    return _predictors(module, loc, tensors[source], source) @ module.library_weights[i, j]
+
+
+@torch.inference_mode()
+def fit_library_weights(model: Any) -> None:
+    """Fit one ridge regression per ordered pair of modalities on the training cells.
+
+    The log total of the target is regressed on what the source says of the same cell. Where no
+    training cell has both, the mean log total of the target is predicted. The penalty is chosen by
+    leave-one-out errors.
+
+    Parameters
+    ----------
+    model
+        Trained :class:`cantata.CLUE`; ``model.module.library_weights`` is set.
+    """
+    module = model.module
+    targets = [m for m in module.modalities if module.head(m).has_library]
+    if not targets or module.library == "learned":
+        return
+    train = model.train_indices
+    if len(train) > MAX_CELLS:
+        train = np.random.default_rng(0).choice(train, MAX_CELLS, replace=False)
+    predictors: dict[str, list[np.ndarray]] = {m: [] for m in module.modalities}
+    where: dict[str, list[np.ndarray]] = {m: [] for m in module.modalities}
+    totals: dict[str, list[np.ndarray]] = {m: [] for m in targets}
+    for tensors in model._minibatches(model._cells(None), np.asarray(train), None):
+        loc, _, rows = module.encode(tensors)
+        for m in module.modalities:
+            predictors[m].append(_predictors(module, loc[m], tensors[m], m).cpu().numpy())
+            where[m].append(tensors["cell"][rows[m]].cpu().numpy())
+            if m in totals:
+                totals[m].append(module.observed_library(tensors[m]).log().cpu().numpy())
+    for i, source in enumerate(module.modalities):
+        for j, target in enumerate(module.modalities):
+            if target in totals and i != j:
+                weights = _regress(
+                    np.concatenate(predictors[source]),
+                    np.concatenate(where[source]),
+                    np.concatenate(totals[target]),
+                    np.concatenate(where[target]),
+                )
+                module.library_weights[i, j] = torch.as_tensor(weights)
+
+
+def _regress(
+    predictors: np.ndarray, cells_x: np.ndarray, log_total: np.ndarray, cells_y: np.ndarray
+) -> np.ndarray:
+    """Weights, the last of them a constant, over the cells that are in both lists."""
+    weights = np.zeros(predictors.shape[1], dtype=np.float32)
+    weights[-1] = log_total.mean() if len(log_total) else 0.0
+    _, at_x, at_y = np.intersect1d(cells_x, cells_y, return_indices=True)
+    if len(at_x) < 10:
+        return weights
+    x, y = predictors[at_x, :-1].astype(np.float64), log_total[at_y].astype(np.float64)
+    centre, spread = x.mean(axis=0), x.std(axis=0)
+    spread[spread < 1e-8] = 1.0
+    ridge = RidgeCV(alphas=PENALTIES).fit((x - centre) / spread, y)
+    weights[:-1] = ridge.coef_ / spread
+    weights[-1] = ridge.intercept_ - (ridge.coef_ / spread) @ centre
+    return weights

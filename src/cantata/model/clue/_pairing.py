@@ -1,0 +1,56 @@
+"""What CLUE asks of the pairing, and which batches saw which modality."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
+
+from cantata.data import membership
+from cantata.data._dataset import BATCH
+
+if TYPE_CHECKING:
+    from cantata.data import MosaicManager
+
+
+def check_linked(member: np.ndarray, modalities: Sequence[str]) -> None:
+    """Refuse modalities that no chain of paired cells connects.
+
+    Parameters
+    ----------
+    member
+        (n_obs, K) which cell has which modality.
+    modalities
+        Their names.
+
+    Raises
+    ------
+    ValueError
+        With the groups that nothing connects.
+    """
+    shared = member.astype(np.int64).T @ member.astype(np.int64)
+    n_groups, group = connected_components(csr_matrix(shared > 0), directed=False)
+    if n_groups < 2:
+        return
+    groups = [[m for m, g in zip(modalities, group, strict=True) if g == i] for i in range(n_groups)]
+    raise ValueError(
+        f"No cell connects the modalities {groups}: 0 of {len(member)} cells have one of each. CLUE "
+        "learns from paired cells. For unpaired data use SCMODAL, which aligns linked features; if "
+        "cells are paired, give them the same obs_names in every modality."
+    )
+
+
+def measured_batches(
+    manager: MosaicManager, modalities: Sequence[str], n_batch: int
+) -> dict[str, list[bool]]:
+    """For each modality, whether a batch has cells with it."""
+    member = membership(manager.adata, modalities)
+    has_batch = any(field.registry_key == BATCH for field in manager.fields)
+    codes = manager.get_from_registry(BATCH) if has_batch else np.zeros(len(member), dtype=int)
+    return {
+        name: [bool((codes[member[:, k]] == b).any()) for b in range(n_batch)]
+        for k, name in enumerate(modalities)
+    }

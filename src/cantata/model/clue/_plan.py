@@ -1,0 +1,170 @@
+"""CLUE's optimisation: alternating discriminator and generator steps on one encoder pass."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+from torch.optim import Optimizer
+
+from cantata.data._dataset import CELL
+from cantata.losses import paired_rows
+from cantata.metrics import foscttm
+from cantata.model._plan import MosaicTrainingPlan
+from cantata.model.clue._module import CLUEModule, LossWeights
+
+OPTIMIZERS = {"rmsprop": torch.optim.RMSprop, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+MAX_VALIDATION_PAIRS = 2000
+
+
+class CLUETrainingPlan(MosaicTrainingPlan):
+    """Minimax training of CLUE (Tu et al. 2022, eq. 15).
+
+    Each minibatch is encoded once. The discriminator steps on the detached posterior means; the
+    encoders and decoders step against the discriminator so updated. Gaussian noise on what the
+    discriminator sees falls linearly to 0 over the first `noise_epochs`.
+
+    Parameters
+    ----------
+    module
+        Network to train.
+    lr
+        Learning rate of both optimisers.
+    optimizer
+        ``"rmsprop"``, ``"adam"`` or ``"adamw"``.
+    lr_schedule
+        ``"cosine"`` decay to 0 over the planned steps, or ``"constant"``.
+    noise_epochs
+        Fraction of the planned epochs with annealed noise.
+    temperature
+        Of the contrastive term.
+    weight_decay
+        Passed to the optimisers.
+    gradient_clip
+        Largest norm of the generator's gradient; None for no limit.
+    **lambdas
+        Fields of :class:`~cantata.model.clue.LossWeights`.
+
+    Examples
+    --------
+    >>> from cantata.model.clue import CLUEModule, CLUETrainingPlan
+    >>> module = CLUEModule({"rna": 5, "adt": 3}, {}, {"rna": "nb", "adt": "nb"})
+    >>> CLUETrainingPlan(module, lambda_cross=1.0).weights.lambda_cross
+    1.0
+    """
+
+    def __init__(
+        self,
+        module: CLUEModule,
+        *,
+        lr: float = 2e-3,
+        optimizer: Literal["rmsprop", "adam", "adamw"] = "rmsprop",
+        lr_schedule: Literal["cosine", "constant"] = "cosine",
+        noise_epochs: float = 0.3,
+        temperature: float = 0.1,
+        weight_decay: float = 0.0,
+        gradient_clip: float | None = None,
+        **lambdas: float,
+    ) -> None:
+        super().__init__(module)
+        unknown = set(lambdas) - set(asdict(LossWeights()))
+        if unknown:
+            raise TypeError(
+                f"plan_kwargs holds unknown names: {sorted(unknown)}. Weights of the loss are "
+                f"{sorted(asdict(LossWeights()))}."
+            )
+        self.weights = LossWeights(**lambdas)
+        self.lr, self.optimizer_name, self.lr_schedule = lr, optimizer, lr_schedule
+        self.noise_epochs, self.temperature = noise_epochs, temperature
+        self.weight_decay, self.gradient_clip = weight_decay, gradient_clip
+        self._validation_pairs: list[dict[str, tuple[Tensor, Tensor]]] = []
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        """One optimiser for encoders and decoders, one for the discriminator."""
+        adversary = list(self.module.discriminator.parameters())
+        ids = {id(p) for p in adversary}
+        others = [p for p in self.module.parameters() if id(p) not in ids and p.requires_grad]
+        make = OPTIMIZERS[self.optimizer_name]
+        return [
+            make(params, lr=self.lr, weight_decay=self.weight_decay)
+            for params in (others, adversary)
+        ]
+
+    def _set_learning_rate(self, batch_idx: int) -> None:
+        """Cosine decay as a function of the progress of training, which checkpoints carry."""
+        if self.lr_schedule == "constant":
+            return
+        progress = self.current_epoch + batch_idx / max(1, self.trainer.num_training_batches)
+        share = 0.5 * (1 + math.cos(math.pi * min(progress / self.trainer.max_epochs, 1.0)))
+        for optimizer in self.optimizers():
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr * share
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of the noise on the discriminator's input in this epoch."""
+        burn_in = self.noise_epochs * self.trainer.max_epochs
+        return max(1 - self.current_epoch / burn_in, 0.0) if burn_in > 0 else 0.0
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """One step of the discriminator, then one of the encoders and decoders."""
+        self._set_learning_rate(batch_idx)
+        generator, adversary = self.optimizers()
+        inferred = self.module.inference(batch)
+        noise = self.noise
+        if self.weights.lambda_d and len(self.module.modalities) > 1:
+            seen = self.module.discriminator_loss(batch, inferred, noise, detach=True)
+            adversary.zero_grad()
+            self.manual_backward(seen)
+            adversary.step()
+        nll = self.module.generative(
+            batch, inferred, real_cross=self.weights.lambda_real_cross > 0
+        )
+        self.module.discriminator.requires_grad_(False)
+        output = self.module.loss(batch, inferred, nll, self.weights, noise, self.temperature)
+        generator.zero_grad()
+        self.manual_backward(output.loss)
+        self.module.discriminator.requires_grad_(True)
+        if self.gradient_clip is not None:
+            self.clip_gradients(generator, self.gradient_clip, "norm")
+        generator.step()
+        self._train_terms.add(output.extra_metrics, output.n_obs_minibatch)
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """All terms at the posterior means, without noise."""
+        inferred = self.module.inference(batch, sample=False)
+        nll = self.module.generative(batch, inferred, real_cross=True)
+        output = self.module.loss(batch, inferred, nll, self.weights, 0.0, self.temperature)
+        self._validation_terms.add(output.extra_metrics, len(batch[CELL]))
+        pairs = {}
+        for first, second in combinations(self.module.modalities, 2):
+            a, b = paired_rows(inferred.rows[first], inferred.rows[second])
+            pairs[f"{first} {second}"] = (inferred.loc[first][a], inferred.loc[second][b])
+        self._validation_pairs.append(pairs)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means of the terms and how well paired validation cells find each other."""
+        super().on_validation_epoch_end()
+        score = self._validation_foscttm()
+        if score is not None:
+            self.log("foscttm_validation", score, prog_bar=True, batch_size=1)
+        self._validation_pairs = []
+
+    def _validation_foscttm(self) -> float | None:
+        """FOSCTTM of the paired validation cells, mean over the pairs of modalities."""
+        scores = []
+        for key in self._validation_pairs[0] if self._validation_pairs else {}:
+            left, right = (
+                normalize(torch.cat([p[key][side] for p in self._validation_pairs]), dim=1)
+                [:MAX_VALIDATION_PAIRS].cpu().numpy()
+                for side in (0, 1)
+            )
+            if len(left) > 1:
+                scores.append(foscttm(left, right))
+        return float(np.mean(scores)) if scores else None

@@ -1,0 +1,139 @@
+"""Find the counts of a modality and refuse what is no count matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from cantata import _keys
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from mudata import MuData
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Counts of one modality (cells x features), and the layer in which they are kept."""
+
+    matrix: Any
+    layer: str
+
+
+def check_in_memory(mdata: MuData) -> None:
+    """Refuse data on disk.
+
+    Raises
+    ------
+    ValueError
+        If the MuData or one of its modalities is backed.
+    """
+    backed = [name for name, adata in mdata.mod.items() if adata.isbacked]
+    if mdata.isbacked or backed:
+        raise ValueError(
+            f"The MuData is backed ({', '.join(backed) or 'h5mu'}), and this function needs it in memory: "
+            "read it without backed=True, or bring each modality in with "
+            "mdata = mudata.MuData({m: mdata[m].to_memory() for m in mdata.mod})."
+        )
+
+
+def saved_record(adata: AnnData) -> dict[str, Any] | None:
+    """What :func:`cantata.pp.preprocess` recorded in a modality, or None."""
+    record = adata.uns.get(_keys.UNS, {}).get(_keys.PREPROCESS)
+    return None if record is None else dict(record)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
+    if sparse.issparse(a) and sparse.issparse(b):
+        return (abs(a - b)).max() == 0
+    dense = [m.toarray() if sparse.issparse(m) else np.asarray(m) for m in (a, b)]
+    return bool(np.array_equal(*dense))
+
+
+def find_counts(name: str, adata: AnnData, layers: Mapping[str, str | None]) -> Counts:
+    """Counts of a modality, checked.
+
+    A layer named by the user comes first, then the layer that an earlier run recorded, then ``.X``.
+
+    Parameters
+    ----------
+    name
+        Name of the modality.
+    adata
+        The modality; it is not modified.
+    layers
+        Layer of the counts, for the modalities that the user named.
+
+    Returns
+    -------
+    Matrix and the layer that holds it, or will hold it.
+
+    Raises
+    ------
+    KeyError
+        If the layer or ``.X`` does not exist.
+    TypeError
+        If the matrix is neither dense nor sparse in memory.
+    ValueError
+        If the values are no counts, or ``layers["counts"]`` holds something else.
+    """
+    layer = layers.get(name)
+    if name not in layers:
+        layer = (saved_record(adata) or {}).get("counts_layer")
+        layer = layer if layer in adata.layers else None
+    if layer is not None and layer not in adata.layers:
+        raise KeyError(
+            f"layers={{{name!r}: {layer!r}}}: modality {name!r} has the layers {list(adata.layers)}. "
+            "Use None for .X."
+        )
+    matrix: Any = adata.X if layer is None else adata.layers[layer]
+    where = ".X" if layer is None else f".layers[{layer!r}]"
+    if matrix is None:
+        raise KeyError(f"Modality {name!r} has no .X; name a layer: {list(adata.layers)}.")
+    if isinstance(matrix, pd.DataFrame):
+        matrix = matrix.to_numpy()
+    if not (isinstance(matrix, np.ndarray) or sparse.issparse(matrix)):
+        raise TypeError(
+            f"Modality {name!r}: {where} is a {type(matrix).__name__}; preprocess reads numpy arrays and "
+            "scipy sparse matrices. Load it first: mdata[m].to_memory()."
+        )
+    if sparse.issparse(matrix) and matrix.format != "csr":
+        matrix = matrix.tocsr()
+    _check_values(name, adata, matrix, where)
+    if layer is None and _keys.COUNTS in adata.layers:
+        if not _same(matrix, adata.layers[_keys.COUNTS]):
+            raise ValueError(
+                f"Modality {name!r}: .layers[{_keys.COUNTS!r}] and .X both exist and differ. Start from the "
+                f"layer with layers={{{name!r}: {_keys.COUNTS!r}}}, or delete it to start from .X."
+            )
+    return Counts(matrix, layer or _keys.COUNTS)
+
+
+def _check_values(name: str, adata: AnnData, matrix: Any, where: str) -> None:
+    from cantata.data._checks import matrix_stats
+
+    stats = matrix_stats(matrix, adata.obs_names, adata.n_vars)
+    for n, example, what in (
+        (stats.n_nonfinite, stats.nonfinite_example, "NaN or infinite values"),
+        (stats.n_negative, stats.negative_example, "negative values"),
+        (stats.n_noninteger, stats.noninteger_example, "values that are no integers"),
+    ):
+        if n:
+            raise ValueError(
+                f"Modality {name!r}: {where} has {n} {what}, e.g. in cell {example!r}; preprocess starts "
+                f"from counts. Name their layer with layers={{{name!r}: ...}} (there are "
+                f"{list(adata.layers)}), or leave the modality out with modalities={{...}}."
+            )
+    if stats.n_empty_cells:
+        raise ValueError(
+            f"Modality {name!r} has {stats.n_empty_cells} cells without counts, e.g. "
+            f"{stats.empty_cell_example!r}. Make them unmeasured there: mdata = "
+            "cantata.pp.drop_empty(mdata)."
+        )

@@ -1,0 +1,138 @@
+"""Cells without counts in a modality become cells that were not measured there."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from mudata import MuData
+
+logger = logging.getLogger(__name__)
+
+
+def _not_empty(name: str, adata: AnnData, layer: str | None) -> np.ndarray:
+    """Which cells have a value other than 0."""
+    if layer is not None and layer not in adata.layers:
+        raise KeyError(
+            f"layers={{{name!r}: {layer!r}}}: modality {name!r} has the layers {list(adata.layers)}."
+        )
+    matrix: Any = adata.X if layer is None else adata.layers[layer]
+    if matrix is None:
+        raise KeyError(f"Modality {name!r} has no .X; name a layer: {list(adata.layers)}.")
+    return np.asarray(abs(matrix).sum(axis=1)).ravel() != 0
+
+
+def drop_empty(
+    mdata: MuData,
+    *,
+    modalities: Sequence[str] | None = None,
+    layers: Mapping[str, str | None] | None = None,
+) -> MuData:
+    """Make cells without counts in a modality unmeasured there.
+
+    A row of zeros is not a measurement; models refuse it. Such cells leave that modality and stay in
+    the others. Cells that are then measured nowhere leave the MuData.
+
+    Parameters
+    ----------
+    mdata
+        In memory; it is not modified.
+    modalities
+        Modalities to look at; all by default.
+    layers
+        Layer that holds the counts of a modality; None or not named: ``.X``.
+
+    Returns
+    -------
+    New MuData with copies of the data, its cells in the order of `mdata`.
+
+    Raises
+    ------
+    TypeError
+        If `mdata` is no MuData.
+    KeyError
+        For unknown modalities or layers.
+    ValueError
+        If a modality keeps no cell, or the MuData is a view or backed.
+
+    Examples
+    --------
+    >>> import cantata
+    >>> mdata = cantata.datasets.simulate_mosaic()
+    >>> mdata["rna"].X[0] = 0
+    >>> smaller = cantata.pp.drop_empty(mdata)
+    >>> mdata["rna"].n_obs - smaller["rna"].n_obs
+    1
+    """
+    from cantata.data._checks import check_mapping, check_modalities
+    from cantata.data._pairing import row_table
+    from cantata.pp._counts import check_in_memory
+
+    names = check_modalities(mdata, modalities)
+    check_in_memory(mdata)
+    layers = dict(layers or {})
+    check_mapping("layers", layers, names)
+    keep = {name: _not_empty(name, mdata[name], layers.get(name)) for name in names}
+    for name, kept in keep.items():
+        if not kept.any():
+            raise ValueError(
+                f"Modality {name!r}: none of its {kept.size} cells has counts. Remove the modality, or "
+                "name the layer that holds its counts with layers={...}."
+            )
+        if not kept.all():
+            empty = mdata[name].obs_names[~kept]
+            logger.info(
+                "%d of %d cells have no counts in modality %r (e.g. %r); they are unmeasured there now.",
+                empty.size,
+                kept.size,
+                name,
+                empty[0],
+            )
+    measured = np.zeros(mdata.n_obs, dtype=bool)
+    for name, rows in row_table(mdata).items():
+        present = np.flatnonzero(rows >= 0)
+        measured[present[keep[name][rows[present]]] if name in keep else present] = True
+    if not measured.all():
+        gone = mdata.obs_names[~measured]
+        warnings.warn(
+            f"{gone.size} of {mdata.n_obs} cells have counts in no modality (e.g. {gone[0]!r}) and are not "
+            "in the result.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return _rebuild(mdata, keep, measured)
+
+
+def _rebuild(mdata: MuData, keep: Mapping[str, np.ndarray], measured: np.ndarray) -> MuData:
+    """MuData with these rows of each modality and these cells, annotations taken along."""
+    from mudata import MuData
+
+    from cantata._compat import no_pull
+
+    mod = {
+        name: (adata[keep[name]] if name in keep and not keep[name].all() else adata).copy()
+        for name, adata in mdata.mod.items()
+    }
+    obs = mdata.obs.loc[measured].copy()
+    with warnings.catch_warnings(), no_pull():
+        warnings.simplefilter("ignore", (UserWarning, FutureWarning))
+        new = MuData(mod, obs=obs.iloc[:, :0].copy())
+    new.obs = obs
+    new.var = mdata.var.copy()
+    for key in set(mdata.obsm) - set(mdata.mod):
+        new.obsm[key] = mdata.obsm[key][measured].copy()
+    for key in mdata.obsp:
+        new.obsp[key] = mdata.obsp[key][measured][:, measured].copy()
+    for key in set(mdata.varm) - set(mdata.mod):
+        new.varm[key] = mdata.varm[key].copy()
+    for key in mdata.varp:
+        new.varp[key] = mdata.varp[key].copy()
+    new.uns.update(deepcopy(dict(mdata.uns)))
+    return new

@@ -1,0 +1,130 @@
+"""Label cells of a MuData by their labelled nearest neighbours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from cantata._knn_labels import Metric, Weights, knn_labels
+from cantata.tl._representation import joint_rep, modality_rep
+
+if TYPE_CHECKING:
+    from mudata import MuData
+
+
+def transfer_labels(
+    mdata: MuData,
+    labels_key: str,
+    *,
+    use_rep: str,
+    source: str | None = None,
+    target: str | None = None,
+    k: int = 15,
+    metric: Metric = "euclidean",
+    weights: Weights = "uniform",
+    random_state: int = 0,
+) -> pd.DataFrame:
+    """Label cells by a vote of their nearest labelled neighbours in an embedding.
+
+    With `source` and `target`, cells of one modality label all cells of another, by
+    ``mdata[source].obsm[use_rep]`` and ``mdata[target].obsm[use_rep]``. Without, labelled cells
+    label the cells without a label, by the joint ``mdata.obsm[use_rep]``. Nothing is written; for
+    plain arrays use :func:`cantata.tl.knn_labels`.
+
+    Parameters
+    ----------
+    mdata
+        Any MuData with embeddings in one space, e.g. after ``model.write_results(mdata)``.
+    labels_key
+        Column with the labels: of ``mdata.obs``, of ``mdata.obs`` with the modality in front
+        (``"rna:cell_type"``), or of a modality's ``.obs``. With `source`, of that modality or of
+        ``mdata.obs``.
+    use_rep
+        Key of the embedding, e.g. ``"X_clue"``.
+    source
+        Modality whose labelled cells vote.
+    target
+        Modality whose cells are labelled, each one, also those that `source` holds as well.
+    k, metric, weights, random_state
+        As in :func:`cantata.tl.knn_labels`.
+
+    Returns
+    -------
+    A table with columns ``label`` (categorical) and ``confidence`` (the winner's share of the
+    votes), one row per cell: all cells of `target` in their order, or the cells of `mdata`
+    without a label in theirs. Its index are the cell names, so that
+    ``mdata["adt"].obs["predicted"] = table["label"]`` lines up.
+
+    Raises
+    ------
+    KeyError
+        If a modality, the embedding or the labels are not found.
+    TypeError, ValueError
+        If only one of `source` and `target` is given, sources of the labels contradict each other,
+        there is no labelled or no unlabelled cell, and as :func:`cantata.tl.knn_labels`.
+
+    Examples
+    --------
+    >>> import cantata, mudata, numpy as np
+    >>> from anndata import AnnData
+    >>> rna, adt = AnnData(np.ones((2, 3))), AnnData(np.ones((2, 4)))
+    >>> rna.obs_names, adt.obs_names = ["a", "b"], ["c", "d"]
+    >>> rna.obs["cell_type"] = ["B", "T"]
+    >>> rna.obsm["X_clue"] = np.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> adt.obsm["X_clue"] = np.array([[0.1, 0.9], [0.9, 0.1]])
+    >>> mdata = mudata.MuData({"rna": rna, "adt": adt})
+    >>> cantata.tl.transfer_labels(
+    ...     mdata, "cell_type", use_rep="X_clue", source="rna", target="adt", k=1
+    ... )
+      label  confidence
+    c     T         1.0
+    d     B         1.0
+    """
+    if (source is None) != (target is None):
+        raise ValueError(
+            "Give both source and target (one modality labels another), or none of them "
+            "(labelled cells label the others by the joint embedding)."
+        )
+    if source is not None and target is not None:
+        reference = modality_rep(mdata, source, use_rep)
+        labels = _labels(mdata, labels_key, source)
+        query, names = modality_rep(mdata, target, use_rep), mdata[target].obs_names
+    else:
+        embedding, every_label = joint_rep(mdata, use_rep), _labels(mdata, labels_key, None)
+        known = ~pd.isna(every_label)
+        if known.all():
+            raise ValueError(
+                f"All {mdata.n_obs} cells have a label in {labels_key!r}: none is left to label."
+            )
+        reference, labels = embedding[known], every_label[known]
+        query, names = embedding[~known], mdata.obs_names[~known]
+    if pd.isna(labels).all():
+        raise ValueError(
+            f"No cell{'' if source is None else f' of {source!r}'} has a label in {labels_key!r}."
+        )
+    return knn_labels(
+        reference,
+        labels,
+        query,
+        k=k,
+        metric=metric,
+        weights=weights,
+        query_names=names,
+        random_state=random_state,
+    )
+
+
+def _labels(mdata: MuData, key: str, modality: str | None) -> np.ndarray:
+    """Labels of the cells of a modality in its order, or of every cell of the MuData."""
+    from cantata.data._obs import coalesce_obs  # its package imports torch
+    from cantata.data._pairing import row_table
+
+    names = None if modality is None else [modality]
+    labels = coalesce_obs(mdata, key, names, argument="labels_key").to_numpy(dtype=object)
+    if modality is None:
+        return labels
+    rows = row_table(mdata, [modality])[modality]
+    cells = np.flatnonzero(rows >= 0)
+    return labels[cells[np.argsort(rows[cells])]]

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from mudata import MuData
+from scipy import sparse
+
+from cantata.metrics import matching_matrix
+from cantata.tl import match_cells
+
+
+@pytest.fixture
+def mosaic() -> MuData:
+    """Two modalities with other cells in other orders; two batches."""
+    rng = np.random.default_rng(0)
+    cells = pd.Index([f"cell{i}" for i in range(50)])
+    position = rng.normal(size=(50, 5))
+    mods = {}
+    for name, size in [("rna", 30), ("adt", 35)]:
+        rows = rng.permutation(50)[:size]
+        mods[name] = AnnData(
+            np.ones((size, 3), dtype=np.float32),
+            obs=pd.DataFrame({"batch": np.array(["b0", "b1"])[rows % 2]}, index=cells[rows]),
+            var=pd.DataFrame(index=[f"{name}{i}" for i in range(3)]),
+            obsm={"X_clue": position[rows]},
+        )
+    return MuData(mods)
+
+
+def naive_spread(mdata: MuData, source: str, target: str, matched) -> np.ndarray:
+    """The matrix of two modalities, entry by entry at the places of the cell names."""
+    names = list(mdata.obs_names)
+    spread = np.zeros((mdata.n_obs, mdata.n_obs))
+    for i, first in enumerate(mdata[source].obs_names):
+        for j, second in enumerate(mdata[target].obs_names):
+            spread[names.index(first), names.index(second)] = matched[i, j]
+    return spread
+
+
+@pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.parametrize("batch_key", [None, "batch"])
+@pytest.mark.parametrize(("source", "target"), [("rna", "adt"), ("adt", "rna")])
+def test_entries_stand_at_the_cells_of_the_mudata(mosaic, source, target, batch_key, k):
+    groups = {}
+    if batch_key:
+        groups = {"groups_x": mosaic[source].obs["batch"], "groups_y": mosaic[target].obs["batch"]}
+    expected = matching_matrix(
+        mosaic[source].obsm["X_clue"], mosaic[target].obsm["X_clue"], k=k, **groups
+    ).toarray()
+    result = match_cells(
+        mosaic, use_rep="X_clue", source=source, target=target, batch_key=batch_key, k=k, copy=True
+    )
+    assert sparse.issparse(result)
+    np.testing.assert_array_equal(result.toarray(), naive_spread(mosaic, source, target, expected))
+
+
+def test_cells_of_both_modalities_match_themselves(mosaic):
+    match_cells(mosaic, use_rep="X_clue", source="rna", target="adt")
+    both = mosaic.obs_names.isin(mosaic["rna"].obs_names) & mosaic.obs_names.isin(
+        mosaic["adt"].obs_names
+    )
+    assert both.sum() >= 10
+    diagonal = mosaic.obsp["clue_match"].diagonal()
+    assert (diagonal[both] >= 0.25).all()
+    assert (diagonal[~both] == 0).all()
+
+
+@pytest.mark.parametrize(("options", "key"), [({}, "clue_match"), ({"key_added": "mine"}, "mine")])
+def test_only_the_key_is_written_and_survives_a_file(mosaic, options, key, tmp_path):
+    uns, obsm = list(mosaic.uns), list(mosaic.obsm)
+    copied = match_cells(
+        mosaic, use_rep="X_clue", source="rna", target="adt", copy=True, **options
+    )
+    assert not list(mosaic.obsp)
+    assert match_cells(mosaic, use_rep="X_clue", source="rna", target="adt", **options) is None
+    assert list(mosaic.obsp) == [key]
+    assert (list(mosaic.uns), list(mosaic.obsm)) == (uns, obsm)
+    mosaic.write(tmp_path / "matched.h5mu")
+    read = mudata.read(tmp_path / "matched.h5mu").obsp[key]
+    assert sparse.issparse(read)
+    np.testing.assert_array_equal(read.toarray(), copied.toarray())
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"target": "rna"}, ValueError, "source and target are both 'rna'"),
+        ({"target": "atac"}, KeyError, "no modality 'atac'"),
+        ({"use_rep": "X_pca"}, KeyError, r"mdata\['rna'\].obsm\['X_pca'\] does not exist"),
+        ({"use_rep": "X_narrow"}, ValueError, "has 2 dimensions in 'rna' and 3 in 'adt'"),
+        ({"batch_key": "donor"}, KeyError, "batch_key='donor'"),
+        ({"batch_key": "half"}, ValueError, "30 of 30 cells of 'rna'|35 of 35 cells of 'adt'"),
+        ({"k": 31}, ValueError, "k=31 neighbours were asked of x"),
+        ({"union": "bag"}, ValueError, "union='bag'"),
+    ],
+)
+def test_bad_input_is_named_and_nothing_is_written(mosaic, change, error, message):
+    mosaic["rna"].obsm["X_narrow"], mosaic["adt"].obsm["X_narrow"] = (
+        np.ones((30, 2)),
+        np.ones((35, 3)),
+    )
+    mosaic["adt"].obs["half"] = None
+    options = {"use_rep": "X_clue", "source": "rna", "target": "adt", **change}
+    with pytest.raises(error, match=message):
+        match_cells(mosaic, **options)
+    assert not list(mosaic.obsp)

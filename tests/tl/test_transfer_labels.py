@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from mudata import MuData
+
+from cantata.tl import knn_labels, transfer_labels
+
+
+@pytest.fixture
+def mosaic() -> MuData:
+    """Two modalities with other cells in other orders, embedded in one space."""
+    rng = np.random.default_rng(0)
+    cells = pd.Index([f"cell{i}" for i in range(60)])
+    types = np.array(["B", "T"])[np.arange(60) % 2]
+    position = rng.normal(size=(60, 4)) + 4 * (types == "T")[:, None]
+    mods = {}
+    for name, size in [("rna", 40), ("adt", 35)]:
+        rows = rng.permutation(60)[:size]
+        mods[name] = AnnData(
+            rng.poisson(1.0, size=(size, 3)).astype(np.float32),
+            obs=pd.DataFrame({"cell_type": types[rows]}, index=cells[rows]),
+            var=pd.DataFrame(index=[f"{name}{i}" for i in range(3)]),
+            obsm={"X_clue": (position[rows] + 0.1).astype(np.float32)},
+        )
+    mdata = MuData(mods)
+    mdata.obsm["X_clue"] = position[cells.get_indexer(mdata.obs_names)].astype(np.float32)
+    return mdata
+
+
+def true_types(names: pd.Index) -> list[str]:
+    return ["B" if int(name.removeprefix("cell")) % 2 == 0 else "T" for name in names]
+
+
+def state(mdata: MuData) -> tuple:
+    return (
+        list(mdata.obs.columns),
+        list(mdata.uns),
+        *((list(a.obs.columns), list(a.obsm), list(a.uns)) for a in mdata.mod.values()),
+    )
+
+
+@pytest.mark.parametrize(("source", "target"), [("rna", "adt"), ("adt", "rna")])
+def test_one_modality_labels_another(mosaic, source, target):
+    before = state(mosaic)
+    table = transfer_labels(
+        mosaic, "cell_type", use_rep="X_clue", source=source, target=target, k=3
+    )
+    assert state(mosaic) == before
+    assert table.index.tolist() == mosaic[target].obs_names.tolist()
+    assert table["label"].tolist() == true_types(table.index)
+    expected = knn_labels(
+        mosaic[source].obsm["X_clue"],
+        mosaic[source].obs["cell_type"],
+        mosaic[target].obsm["X_clue"],
+        k=3,
+        query_names=mosaic[target].obs_names,
+    )
+    pd.testing.assert_frame_equal(table, expected)
+
+
+def test_labelled_cells_label_the_others(mosaic):
+    del mosaic["adt"].obs["cell_type"]
+    del mosaic["rna"].obs["cell_type"]
+    mosaic.obs["kind"] = pd.Series(true_types(mosaic.obs_names), index=mosaic.obs_names)
+    hidden = np.arange(mosaic.n_obs) % 3 == 0
+    mosaic.obs["kind"] = mosaic.obs["kind"].where(~hidden).astype("category")
+    table = transfer_labels(mosaic, "kind", use_rep="X_clue", k=5)
+    assert table.index.tolist() == mosaic.obs_names[hidden].tolist()
+    assert table["label"].tolist() == true_types(table.index)
+    assert (table["confidence"] > 0.5).all()
+
+
+def test_labels_of_one_modality_reach_the_cells_without_it(mosaic):
+    for column in ("cell_type", "adt:cell_type"):
+        if column in mosaic.obs:
+            del mosaic.obs[column]
+    del mosaic["adt"].obs["cell_type"]
+    table = transfer_labels(mosaic, "cell_type", use_rep="X_clue", k=5)
+    assert set(table.index) == set(mosaic["adt"].obs_names) - set(mosaic["rna"].obs_names)
+    assert table["label"].tolist() == true_types(table.index)
+
+
+def test_labels_line_up_with_permuted_cells(mosaic):
+    mosaic["rna"].obs["cell_type"] = mosaic["rna"].obs_names.to_numpy()
+    mosaic["rna"].obsm["X_clue"] = np.eye(40)
+    mosaic["adt"].obsm["X_clue"] = np.eye(40)[:35]
+    if "rna:cell_type" in mosaic.obs:
+        del mosaic.obs["rna:cell_type"]
+    table = transfer_labels(mosaic, "cell_type", use_rep="X_clue", source="rna", target="adt", k=1)
+    assert table["label"].tolist() == mosaic["rna"].obs_names[:35].tolist()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"labels_key": "type"}, KeyError, "labels_key='type' is neither"),
+        ({"use_rep": "X_pca"}, KeyError, r"mdata\['rna'\].obsm\['X_pca'\] does not exist"),
+        ({"source": "atac"}, KeyError, "no modality 'atac'; there are"),
+        ({"target": None}, ValueError, "both source and target"),
+        ({"source": None, "target": None}, ValueError, "All .* cells have a label"),
+        (
+            {"source": None, "target": None, "use_rep": "rna"},
+            KeyError,
+            r"mdata.obsm\['rna'\] does not exist; keys there: \['X_clue'\]",
+        ),
+        ({"k": 41}, ValueError, "k=41 neighbours .* has 40 cells"),
+        ({"labels_key": "empty"}, ValueError, "No cell of 'rna' has a label in 'empty'"),
+    ],
+)
+def test_bad_input_is_named(mosaic, change, error, message):
+    mosaic["rna"].obs["empty"] = None
+    options = {
+        "labels_key": "cell_type",
+        "use_rep": "X_clue",
+        "source": "rna",
+        "target": "adt",
+        **change,
+    }
+    with pytest.raises(error, match=message):
+        transfer_labels(mosaic, options.pop("labels_key"), **options)
