@@ -142,6 +142,7 @@ def _vote(
         cells = (np.arange(n_rows)[:, None] * n_classes + codes[rows]).ravel()
         closeness = _closeness(distances[rows]).ravel()
         near = np.bincount(cells, weights=closeness, minlength=n_rows * n_classes)
+        near = near.round(12)  # the order of summation decides no tie
         count = np.bincount(cells, minlength=n_rows * n_classes)
         near, count = near.reshape(n_rows, n_classes), count.reshape(n_rows, n_classes)
         votes = count if weights == "uniform" else near

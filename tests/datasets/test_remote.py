@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pooch
@@ -118,6 +121,53 @@ def test_without_network_the_error_names_the_address(monkeypatch, tmp_path):
     ) as caught:
         fetch("public", tmp_path)
     assert isinstance(caught.value.__cause__, ConnectionError)
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A web server on this machine with one file, and an empty cache."""
+    served = tmp_path / "served"
+    served.mkdir()
+    (served / "public.h5mu").write_bytes(CONTENT)
+    monkeypatch.setattr(pooch, "os_cache", lambda _: tmp_path / "cache")
+    handler = functools.partial(QuietHandler, directory=served)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{http.server_address[1]}"
+        http.shutdown()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        """Keep the test's output clean."""
+
+
+def _served(registry, address, filename="public.h5mu", sha256=CHECKSUM):
+    entry = RemoteFile(filename, "It is served.", sha256=sha256, url=f"{address}/{filename}")
+    registry["served"] = entry
+
+
+@pytest.mark.parametrize("sha256", [CHECKSUM, None])
+def test_a_download_is_kept_in_the_cache(registry, server, tmp_path, sha256):
+    _served(registry, server, sha256=sha256)
+    path = fetch("served", tmp_path)
+    assert path == tmp_path / "cache" / "public.h5mu"
+    assert path.read_bytes() == CONTENT
+    (tmp_path / "served" / "public.h5mu").unlink()
+    assert fetch("served", tmp_path) == path, "the second time from the cache"
+
+
+def test_a_download_with_another_content_is_refused(registry, server, tmp_path):
+    _served(registry, server, sha256="0" * 64)
+    with pytest.raises(ValueError, match="hash"):
+        fetch("served", tmp_path)
+    assert not (tmp_path / "cache" / "public.h5mu").exists()
+
+
+def test_an_address_that_is_gone_is_named(registry, server, tmp_path):
+    _served(registry, server, filename="gone.h5mu")
+    with pytest.raises(FileNotFoundError, match=re.escape(f"{server}/gone.h5mu")):
+        fetch("served", tmp_path)
 
 
 def test_unknown_names():

@@ -14,7 +14,7 @@ def naive_lists(reference, query, k, *, same):
     for i, cell in enumerate(query):
         order = sorted(
             range(len(reference)),
-            key=lambda j: (((cell - reference[j]) ** 2).sum(), not (same and i == j), j),  # noqa: B023
+            key=lambda j: (((cell - reference[j]) ** 2).sum(), not (same and i == j), j),
         )
         lists.append(order[:k])
     return lists

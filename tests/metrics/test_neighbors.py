@@ -121,6 +121,7 @@ def test_several_blocks_give_what_one_block_gives(monkeypatch):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow  # pynndescent is compiled anew in every process
 def test_search_above_the_limit_is_accurate_and_deterministic():
     rng = np.random.default_rng(0)
     reference, query = rng.normal(size=(3000, 8)), rng.normal(size=(400, 8))
@@ -135,6 +136,31 @@ def test_search_above_the_limit_is_accurate_and_deterministic():
     true = np.linalg.norm(query[:, None] - reference[found], axis=2)
     np.testing.assert_allclose(distances, true, rtol=1e-12)
     assert (distances >= exact_distances - 1e-12).all()
+
+
+def test_what_the_search_did_not_find_is_computed(monkeypatch):
+    reference, query = clouds("plain")
+    k = 4
+    exact = nearest_neighbors(reference, query, k)
+
+    class Search:
+        def __init__(self, data, *, n_neighbors, random_state):
+            assert data.dtype == np.float32
+            assert data.shape == reference.shape
+            assert n_neighbors >= k
+            assert random_state == 7
+
+        def query(self, data, *, k, epsilon):
+            assert data.dtype == np.float32
+            assert data.shape == query.shape
+            found = exact[0][:, ::-1].astype(np.int32)  # the farthest first
+            found[::3, 1:] = -1
+            return found, None
+
+    monkeypatch.setattr("pynndescent.NNDescent", Search)
+    found = nearest_neighbors(reference, query, k, max_exact=10, random_state=7)
+    np.testing.assert_array_equal(found[0], exact[0])
+    np.testing.assert_array_equal(found[1], exact[1])
 
 
 def test_copies_do_not_count_towards_the_limit():

@@ -107,7 +107,7 @@ class MosaicDataset(Dataset):
         """Minibatch of the cells at `index`, in that order."""
         if isinstance(index, slice):
             index = np.arange(self._n_obs)[index]
-        cells = np.atleast_1d(np.asarray(index, dtype=np.int64))
+        cells = np.ascontiguousarray(index, dtype=np.int64).reshape(-1)
         minibatch: dict[str, torch.Tensor] = {}
         for modality, readers in self._readers.items():
             rows = self._table[modality][cells]

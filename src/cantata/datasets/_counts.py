@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from scipy import sparse
 from scipy.special import expit
 
-from cantata.datasets._design import Kind
 from cantata.datasets._latent import ASSAYS, Features
+
+if TYPE_CHECKING:
+    from cantata.datasets._design import Kind
 
 BLOCK = 256
 BACKGROUND = 4.0
@@ -104,7 +108,7 @@ def draw_counts(
 
     Returns
     -------
-    Matrix (measured cells, p) of float32 integers, and the expected counts (dense float32) or None.
+    Matrix (measured cells, p) of float32 integers; the expected counts (dense float32) or None.
     """
     blocks, means = [], []
     for start in range(0, len(measured), BLOCK):

@@ -57,8 +57,8 @@ def resolve_kinds(names: Sequence[str], kinds: Mapping[str, Kind] | None) -> dic
         kind = stated.get(name, ALIASES.get(name.lower()))
         if kind is None:
             raise ValueError(
-                f"Nothing tells what modality {name!r} measures. Give kinds={{{name!r}: kind}} with "
-                f"one of {list(KINDS)}, or one of the names {list(ALIASES)}."
+                f"Nothing tells what modality {name!r} measures. Give kinds={{{name!r}: kind}} "
+                f"with one of {list(KINDS)}, or use one of the names {list(ALIASES)}."
             )
         if kind not in KINDS:
             raise ValueError(f"kinds[{name!r}] is {kind!r}; choose one of {list(KINDS)}.")
@@ -67,7 +67,7 @@ def resolve_kinds(names: Sequence[str], kinds: Mapping[str, Kind] | None) -> dic
 
 
 def resolve_pairing(pairing: Pairing, names: Sequence[str]) -> dict[tuple[str, ...], float]:
-    """Share of the cells for each pairing pattern; patterns list modalities in the order of `names`."""
+    """Share of the cells for each pairing pattern, a tuple in the order of `names`."""
     everything, singles = tuple(names), [(name,) for name in names]
     if isinstance(pairing, str):
         if pairing == "full" or (len(names) == 1 and pairing in ("partial", "none")):
@@ -115,8 +115,8 @@ def _checked_patterns(
     return shares
 
 
-def exact_shares(n: int, shares: Sequence[float]) -> np.ndarray:
-    """Integers that sum to `n` and differ from ``n * shares`` by less than one (largest remainder)."""
+def exact_shares(n: int, shares: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Integers that sum to `n`, each within one of ``n * shares`` (largest remainder)."""
     ideal = n * np.asarray(shares, dtype=float) / np.sum(shares)
     counts = np.floor(ideal + 1e-9).astype(np.int64)
     order = np.argsort(counts - ideal, kind="stable")

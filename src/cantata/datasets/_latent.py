@@ -18,7 +18,7 @@ LINK_COSINE = 0.95
 
 @dataclass(frozen=True)
 class Assay:
-    """Typical figures of one kind of measurement, set so that the difficulty is that of real data."""
+    """Typical figures of one kind of measurement, set for tasks as hard as on real data."""
 
     feature: str
     """What its features are called."""
@@ -85,7 +85,7 @@ def _directions(n: int, dim: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def type_centres(n_types: int, n_shared: int, rng: np.random.Generator) -> np.ndarray:
-    """(n_types, n_shared) centres: lineages far apart, the two types of a lineage close together."""
+    """(n_types, n_shared) centres: lineages far apart, the two types of a lineage close."""
     n_lineages = (n_types + 1) // 2
     vectors = _directions(2 * n_lineages, n_shared, rng)
     lineage, side = np.divmod(np.arange(n_types), 2)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scipy import sparse
 
 from cantata.datasets._counts import draw_counts, library_sizes
 from cantata.datasets._design import Kind, stream
 from cantata.datasets._latent import ASSAYS, Cells, Features, draw_features, link_to_genes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from scipy import sparse
 
 SparseFormat = Literal["csr", "csc", "dense"]
 

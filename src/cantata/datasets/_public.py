@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
-from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mudata
 import numpy as np
@@ -17,6 +15,11 @@ from scipy import sparse
 
 from cantata.datasets import _remote
 from cantata.datasets._assemble import assemble, expected_warnings
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+    from pathlib import Path
 
 PBMC_MOSAIC_CONTENT = "6b3322264fafc9b87e90d5cc860c67d9a08e0a57811dc0e9a987a4e271e4b021"
 """`content_digest` of ``pbmc_mosaic_midas.h5mu`` with its batches and labels."""
@@ -89,9 +92,9 @@ def pbmc_mosaic(*, data_dir: str | os.PathLike[str] | None = None) -> MuData:
 
     Returns
     -------
-    MuData with modalities ``"rna"`` (1200 x 500) and ``"adt"`` (1200 x 224), counts in ``X`` as CSR
-    float32, and at both levels ``obs["batch"]`` (p1_0 RNA only, p2_0 proteins only, p3_0 and p4_0
-    both) and ``obs["celltype"]`` (8 coarse classes).
+    MuData with modalities ``"rna"`` (1200 x 500) and ``"adt"`` (1200 x 224), counts in ``X`` as
+    CSR float32, and at both levels ``obs["batch"]`` (p1_0 RNA only, p2_0 proteins only, p3_0 and
+    p4_0 both) and ``obs["celltype"]`` (8 coarse classes).
 
     Raises
     ------
@@ -110,8 +113,9 @@ def pbmc_mosaic(*, data_dir: str | os.PathLike[str] | None = None) -> MuData:
     -----
     The data are the quick-start file of MIDAS [1]_ (MIT licence), a subset of the CITE-seq study
     of Hao et al. [2]_ (GSE164378). Without a local file it is downloaded once, from the commit of
-    the MIDAS repository that holds it. MIDAS publishes no checksum of it: what comes is compared
-    with the content of our copy, by :func:`content_digest`. The copy is checked by SHA-256.
+    the MIDAS repository that holds it. We know no checksum of that file, so what comes is compared
+    with our copy by content (a digest of names, counts and labels). The copy, smaller because
+    compressed, is checked by SHA-256.
 
     References
     ----------
@@ -133,8 +137,8 @@ def pbmc_mosaic(*, data_dir: str | os.PathLike[str] | None = None) -> MuData:
     mdata = _read(path, ("rna", "adt"), columns)
     if content_digest(mdata, columns) != PBMC_MOSAIC_CONTENT:
         warnings.warn(
-            f"{path} is readable but its names, counts or labels are not those that the figures in "
-            "cantata's documentation were made with; expect other figures.",
+            f"{path} is readable but its names, counts or labels are not those that the figures "
+            "in cantata's documentation were made with; expect other figures.",
             UserWarning,
             stacklevel=2,
         )
@@ -195,8 +199,8 @@ def snareseq_cortex(*, data_dir: str | os.PathLike[str] | None = None) -> MuData
     MuData with modalities ``"rna"`` and ``"atac"``, counts in ``X`` as CSR float32, at both levels
     ``obs["batch"]`` (8), ``obs["cell_type"]`` (14 classes and ``"Mis"``, unassigned: leave these
     cells out of scores) and ``obs["cell_type_fine"]``; intervals of the peaks in
-    ``mdata["atac"].var``, and ``uns["gene_peak_links"]``, a table (gene, peak). 1,623 peaks have no
-    count.
+    ``mdata["atac"].var``, and ``uns["gene_peak_links"]``, a table (gene, peak). 1,623 peaks have
+    no count.
 
     Raises
     ------

@@ -23,7 +23,7 @@ class RemoteFile:
     origin: str
     """Where the content comes from, a sentence for error messages."""
     sha256: str | None = None
-    """Checksum of the bytes; None where the source publishes none."""
+    """Checksum of the bytes; None where none is known."""
     url: str | None = None
     """Public address of exactly this file; None where there is none."""
 
@@ -45,8 +45,9 @@ REGISTRY: dict[str, RemoteFile] = {
     "pbmc5k_citeseq": RemoteFile(
         "pbmc5k_citeseq.h5mu",
         origin=(
-            "It joins, by barcode, the RNA in github.com/YosefLab/totalVI_reproducibility with the "
-            "proteins and labels in github.com/shuxiaoc/mario-py; no address holds the joined file."
+            "It joins, by barcode, the RNA in github.com/YosefLab/totalVI_reproducibility with "
+            "the proteins and labels in github.com/shuxiaoc/mario-py; no address holds the "
+            "joined file."
         ),
         sha256="9f3789fd3d3b56a182f0452b237dca362543838a83460e20bd802043e889690a",
     ),
@@ -100,8 +101,8 @@ def find(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path | No
             continue
         if entry.sha256 is not None and (found := sha256_of(path)) != entry.sha256:
             raise ValueError(
-                f"{path} is not the file that {name!r} stands for: its SHA-256 is {found}, expected "
-                f"{entry.sha256}. Replace or remove it."
+                f"{path} is not the file that {name!r} stands for: its SHA-256 is {found}, "
+                f"expected {entry.sha256}. Replace or remove it."
             )
         return path
     return None

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import pandas as pd
-from mudata import MuData
 
 from cantata.datasets._assemble import assemble
 from cantata.datasets._design import (
@@ -28,6 +27,9 @@ from cantata.datasets._modality import (
     links_table,
     var_table,
 )
+
+if TYPE_CHECKING:
+    from mudata import MuData
 
 
 def _check_numbers(batch_effect: float, sparse_format: str, **sizes: int) -> None:
@@ -97,9 +99,9 @@ def simulate_mosaic(
         Batches of equal size, independent of type and pairing.
     pairing
         ``"full"``: every cell has every modality. ``"none"``: every cell has one. ``"partial"``:
-        half of the cells have every modality, the rest one each. Or the share of each pattern, such
-        as ``{("rna",): 0.25, ("adt",): 0.25, ("rna", "adt"): 0.5}``; shares sum to 1 and are met
-        exactly up to rounding.
+        half of the cells have every modality, the rest one each. Or the share of each pattern,
+        such as ``{("rna",): 0.25, ("adt",): 0.25, ("rna", "adt"): 0.5}``; shares sum to 1 and are
+        met exactly up to rounding.
     batch_effect
         Standard deviation of the shift that a batch causes in the log rate of a feature.
     depth
@@ -159,8 +161,9 @@ def simulate_mosaic(
               \theta_j\bigr), \qquad y_{ij} \sim Bernoulli(\mathrm{logit}^{-1}(3 h_{ij})).
 
     The median library of p features is :math:`9\sqrt p` for RNA and :math:`2.5\sqrt p` for
-    chromatin. Links: 80 % of the proteins and 30 % of the peaks have :math:`w_j` turned to a cosine
-    of about 0.95 with that of a well expressed gene of the first RNA modality.
+    chromatin, so more features make an easier task; `depth` makes a harder one. Links: 80 % of
+    the proteins and 30 % of the peaks have :math:`w_j` turned to a cosine of about 0.95 with that
+    of a well expressed gene of the first RNA modality.
 
     Examples
     --------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
@@ -66,17 +65,27 @@ class MosaicTrainingPlan(LightningModule):
     def on_train_epoch_end(self) -> None:
         """Log the means of all terms over the epoch."""
         means = self._train_terms.pop("train")
+        broken = [name for name, value in means.items() if not torch.isfinite(value)]
+        if broken:
+            raise RuntimeError(
+                f"{', '.join(broken)} became NaN or infinite in epoch {self.current_epoch}. Lower the "
+                "learning rate, e.g. train(plan_kwargs={'lr': 5e-4}), or limit the gradient with "
+                "plan_kwargs={'gradient_clip': 5.0}."
+            )
         self.log_dict(means, on_epoch=True, batch_size=1)
         if "objective_train" in means:
             self.log("train_loss", means["objective_train"], prog_bar=True, batch_size=1)
 
     def on_validation_epoch_end(self) -> None:
         """Log the means of all terms over the validation cells."""
-        self.log_dict(self._validation_terms.pop("validation"), on_epoch=True, batch_size=1)
+        means = self._validation_terms.pop("validation")
+        self.log_dict(means, on_epoch=True, batch_size=1)
+        if "objective_validation" in means:
+            self.log("validation_loss", means["objective_validation"], batch_size=1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the random state."""
-        state: dict[str, Any] = {"torch": torch.get_rng_state(), "numpy": np.random.get_state()}  # noqa: NPY002
+        state: dict[str, Any] = {"torch": torch.get_rng_state()}
         if torch.cuda.is_available():
             state["cuda"] = torch.cuda.get_rng_state_all()
         checkpoint["random_state"] = state
@@ -90,7 +99,6 @@ class MosaicTrainingPlan(LightningModule):
         if self._random_state is None:
             return
         torch.set_rng_state(self._random_state["torch"].cpu())
-        np.random.set_state(self._random_state["numpy"])  # noqa: NPY002
         if "cuda" in self._random_state and torch.cuda.is_available():
             torch.cuda.set_rng_state_all([s.cpu() for s in self._random_state["cuda"]])
         self._random_state = None

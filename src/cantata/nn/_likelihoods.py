@@ -35,6 +35,8 @@ class LikelihoodHead(nn.Module):
 
     is_count = False
     """Whether the data must be counts."""
+    of_counts = True
+    """Whether the data are counts, even if other values could be modelled."""
     has_library = False
     """Whether the mean is a library size times proportions."""
 
@@ -176,6 +178,8 @@ class BernoulliHead(LikelihoodHead):
 
 class NormalHead(LikelihoodHead):
     """Continuous values with a standard deviation per batch and feature."""
+
+    of_counts = False
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]

@@ -22,9 +22,10 @@ FIRST_SD = 3.0
 class Components:
     """A linear map from normalised features to components.
 
-    `loadings` is features x components, and zero for features that are not used. The other three are
-    one number per feature. `factor` multiplies the principal components; `singular_values` (one per
-    component) divides those of latent semantic indexing, and is None for principal components.
+    `loadings` is features x components, and zero for features that are not used. The other three
+    are one number per feature. `factor` multiplies the principal components; `singular_values`
+    (one per component) divides those of latent semantic indexing, and is None for principal
+    components.
     """
 
     loadings: np.ndarray
@@ -51,7 +52,8 @@ def _moments(matrix: Any) -> tuple[np.ndarray, np.ndarray]:
 def _scale_and_clip(matrix: Any, mean: np.ndarray, sd: np.ndarray) -> Any:
     """Values divided by `sd`, such that the z-score (x - mean) / sd is at most :data:`CLIP`.
 
-    The mean is not subtracted, so that sparse stays sparse; the caller subtracts a centre afterwards.
+    The mean is not subtracted, so that sparse stays sparse; the caller subtracts a centre
+    afterwards.
     """
     scaled = scale_columns(matrix, 1 / sd)
     ceiling = (mean / sd + CLIP).astype(scaled.dtype)
@@ -150,7 +152,9 @@ def fit_lsi(name: str, normalised: Any, used: np.ndarray, n_comps: int) -> Compo
     return Components(loadings, nothing, nothing, nothing, 1.0, values.astype(np.float64))
 
 
-def project(components: Components, normalised: Any, source: np.ndarray | None = None) -> np.ndarray:
+def project(
+    components: Components, normalised: Any, source: np.ndarray | None = None
+) -> np.ndarray:
     """Components of cells.
 
     Parameters
@@ -160,22 +164,23 @@ def project(components: Components, normalised: Any, source: np.ndarray | None =
     normalised
         Values normalised as the reference's were, cells x features.
     source
-        For each feature of the reference the column of `normalised`, or -1 where it is absent, which
-        counts as 0. None: the same features in the same order.
+        For each feature of the reference the column of `normalised`, or -1 where it is absent,
+        which counts as 0. None: the same features in the same order.
 
     Returns
     -------
-    float32 array, cells x components. LSI rows are standardised (mean 0, standard deviation 1), which
-    removes the sequencing depth that the first component mostly is.
+    float32 array, cells x components. LSI components are divided by their singular values, and
+    each row by its root mean square: this removes most of the sequencing depth, which scales a
+    whole row, and unlike subtracting the row's mean it does not depend on the arbitrary signs of
+    the components.
     """
     columns = np.arange(normalised.shape[1]) if source is None else source
     loadings = components.loadings.astype(np.float64)
     if components.singular_values is not None:
         found = np.flatnonzero(columns >= 0)
         raw = normalised[:, columns[found]] @ (loadings[found] / components.singular_values)
-        raw = np.asarray(raw) - np.mean(raw, axis=1, keepdims=True)
-        spread = raw.std(axis=1, keepdims=True)
-        return (raw / np.where(spread > 0, spread, 1)).astype(np.float32)
+        size = np.sqrt(np.mean(np.square(raw), axis=1, keepdims=True))
+        return (raw / np.where(size > 0, size, 1)).astype(np.float32)
     found = np.flatnonzero((columns >= 0) & (components.sd > 0))
     scaled = _scale_and_clip(
         normalised[:, columns[found]], components.mean[found], components.sd[found]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,8 @@ from scipy import sparse
 from cantata import _keys
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from anndata import AnnData
     from mudata import MuData
 
@@ -36,7 +37,8 @@ def check_in_memory(mdata: MuData) -> None:
     backed = [name for name, adata in mdata.mod.items() if adata.isbacked]
     if mdata.isbacked or backed:
         raise ValueError(
-            f"The MuData is backed ({', '.join(backed) or 'h5mu'}), and this function needs it in memory: "
+            f"The MuData is backed ({', '.join(backed) or 'h5mu'}), and this function needs it in "
+            "memory: "
             "read it without backed=True, or bring each modality in with "
             "mdata = mudata.MuData({m: mdata[m].to_memory() for m in mdata.mod})."
         )
@@ -48,19 +50,24 @@ def saved_record(adata: AnnData) -> dict[str, Any] | None:
     return None if record is None else dict(record)
 
 
+def layer_names(adata: AnnData) -> list[str]:
+    """Names of the layers; anndata 0.13 lists ``.X`` among them, as None."""
+    return [layer for layer in adata.layers if layer is not None]
+
+
 def _same(a: Any, b: Any) -> bool:
     if a is b:
         return True
     if sparse.issparse(a) and sparse.issparse(b):
-        return (abs(a - b)).max() == 0
-    dense = [m.toarray() if sparse.issparse(m) else np.asarray(m) for m in (a, b)]
-    return bool(np.array_equal(*dense))
+        return abs(a - b).max() == 0
+    return not np.any(abs(a - b))
 
 
 def find_counts(name: str, adata: AnnData, layers: Mapping[str, str | None]) -> Counts:
     """Counts of a modality, checked.
 
-    A layer named by the user comes first, then the layer that an earlier run recorded, then ``.X``.
+    A layer named by the user comes first, then the layer that an earlier run recorded, then
+    ``.X``.
 
     Parameters
     ----------
@@ -90,29 +97,31 @@ def find_counts(name: str, adata: AnnData, layers: Mapping[str, str | None]) -> 
         layer = layer if layer in adata.layers else None
     if layer is not None and layer not in adata.layers:
         raise KeyError(
-            f"layers={{{name!r}: {layer!r}}}: modality {name!r} has the layers {list(adata.layers)}. "
+            f"layers={{{name!r}: {layer!r}}}: modality {name!r} has the layers "
+            f"{layer_names(adata)}. "
             "Use None for .X."
         )
     matrix: Any = adata.X if layer is None else adata.layers[layer]
     where = ".X" if layer is None else f".layers[{layer!r}]"
     if matrix is None:
-        raise KeyError(f"Modality {name!r} has no .X; name a layer: {list(adata.layers)}.")
+        raise KeyError(f"Modality {name!r} has no .X; name a layer: {layer_names(adata)}.")
     if isinstance(matrix, pd.DataFrame):
         matrix = matrix.to_numpy()
     if not (isinstance(matrix, np.ndarray) or sparse.issparse(matrix)):
         raise TypeError(
-            f"Modality {name!r}: {where} is a {type(matrix).__name__}; preprocess reads numpy arrays and "
+            f"Modality {name!r}: {where} is a {type(matrix).__name__}; preprocess reads numpy "
+            "arrays and "
             "scipy sparse matrices. Load it first: mdata[m].to_memory()."
         )
     if sparse.issparse(matrix) and matrix.format != "csr":
         matrix = matrix.tocsr()
     _check_values(name, adata, matrix, where)
-    if layer is None and _keys.COUNTS in adata.layers:
-        if not _same(matrix, adata.layers[_keys.COUNTS]):
-            raise ValueError(
-                f"Modality {name!r}: .layers[{_keys.COUNTS!r}] and .X both exist and differ. Start from the "
-                f"layer with layers={{{name!r}: {_keys.COUNTS!r}}}, or delete it to start from .X."
-            )
+    if layer is None and not _same(matrix, adata.layers.get(_keys.COUNTS, matrix)):
+        raise ValueError(
+            f"Modality {name!r}: .layers[{_keys.COUNTS!r}] and .X both exist and differ. "
+            "Start from the "
+            f"layer with layers={{{name!r}: {_keys.COUNTS!r}}}, or delete it to start from .X."
+        )
     return Counts(matrix, layer or _keys.COUNTS)
 
 
@@ -127,9 +136,10 @@ def _check_values(name: str, adata: AnnData, matrix: Any, where: str) -> None:
     ):
         if n:
             raise ValueError(
-                f"Modality {name!r}: {where} has {n} {what}, e.g. in cell {example!r}; preprocess starts "
+                f"Modality {name!r}: {where} has {n} {what}, e.g. in cell {example!r}; preprocess "
+                "starts "
                 f"from counts. Name their layer with layers={{{name!r}: ...}} (there are "
-                f"{list(adata.layers)}), or leave the modality out with modalities={{...}}."
+                f"{layer_names(adata)}), or leave the modality out with modalities={{...}}."
             )
     if stats.n_empty_cells:
         raise ValueError(

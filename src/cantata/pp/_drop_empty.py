@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cantata.pp._counts import check_in_memory, layer_names
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from anndata import AnnData
     from mudata import MuData
 
@@ -21,11 +24,12 @@ def _not_empty(name: str, adata: AnnData, layer: str | None) -> np.ndarray:
     """Which cells have a value other than 0."""
     if layer is not None and layer not in adata.layers:
         raise KeyError(
-            f"layers={{{name!r}: {layer!r}}}: modality {name!r} has the layers {list(adata.layers)}."
+            f"layers={{{name!r}: {layer!r}}}: modality {name!r} has the layers "
+            f"{layer_names(adata)}."
         )
     matrix: Any = adata.X if layer is None else adata.layers[layer]
     if matrix is None:
-        raise KeyError(f"Modality {name!r} has no .X; name a layer: {list(adata.layers)}.")
+        raise KeyError(f"Modality {name!r} has no .X; name a layer: {layer_names(adata)}.")
     return np.asarray(abs(matrix).sum(axis=1)).ravel() != 0
 
 
@@ -37,8 +41,8 @@ def drop_empty(
 ) -> MuData:
     """Make cells without counts in a modality unmeasured there.
 
-    A row of zeros is not a measurement; models refuse it. Such cells leave that modality and stay in
-    the others. Cells that are then measured nowhere leave the MuData.
+    A row of zeros is not a measurement; models refuse it. Such cells leave that modality and stay
+    in the others. Cells that are then measured nowhere leave the MuData.
 
     Parameters
     ----------
@@ -73,7 +77,6 @@ def drop_empty(
     """
     from cantata.data._checks import check_mapping, check_modalities
     from cantata.data._pairing import row_table
-    from cantata.pp._counts import check_in_memory
 
     names = check_modalities(mdata, modalities)
     check_in_memory(mdata)
@@ -83,13 +86,15 @@ def drop_empty(
     for name, kept in keep.items():
         if not kept.any():
             raise ValueError(
-                f"Modality {name!r}: none of its {kept.size} cells has counts. Remove the modality, or "
+                f"Modality {name!r}: none of its {kept.size} cells has counts. Remove the "
+                "modality, or "
                 "name the layer that holds its counts with layers={...}."
             )
         if not kept.all():
             empty = mdata[name].obs_names[~kept]
             logger.info(
-                "%d of %d cells have no counts in modality %r (e.g. %r); they are unmeasured there now.",
+                "%d of %d cells have no counts in modality %r (e.g. %r); they are unmeasured "
+                "there now.",
                 empty.size,
                 kept.size,
                 name,
@@ -102,7 +107,8 @@ def drop_empty(
     if not measured.all():
         gone = mdata.obs_names[~measured]
         warnings.warn(
-            f"{gone.size} of {mdata.n_obs} cells have counts in no modality (e.g. {gone[0]!r}) and are not "
+            f"{gone.size} of {mdata.n_obs} cells have counts in no modality (e.g. {gone[0]!r}) "
+            "and are not "
             "in the result.",
             UserWarning,
             stacklevel=2,

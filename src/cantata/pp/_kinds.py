@@ -15,11 +15,27 @@ logger = logging.getLogger(__name__)
 
 Kind = Literal["rna", "protein", "atac"]
 
-ALIASES: dict[str, Kind] = {"adt": "protein", "prot": "protein"}
-"""Other names that `modalities` accepts for a kind."""
+KINDS: dict[str, Kind] = {
+    "rna": "rna",
+    "protein": "protein",
+    "adt": "protein",
+    "prot": "protein",
+    "atac": "atac",
+}
+"""What `modalities` accepts, and the kind it means."""
 
 NAMES: dict[Kind, tuple[str, ...]] = {
-    "rna": ("rna", "gex", "gene", "genes", "transcriptome", "expression", "mrna", "scrna", "snrna"),
+    "rna": (
+        "rna",
+        "gex",
+        "gene",
+        "genes",
+        "transcriptome",
+        "expression",
+        "mrna",
+        "scrna",
+        "snrna",
+    ),
     "protein": ("adt", "prot", "protein", "proteins", "antibody", "cite", "ab", "abseq"),
     "atac": ("atac", "peak", "peaks", "chromatin", "accessibility", "scatac", "snatac"),
 }
@@ -51,8 +67,8 @@ def guess_kind(name: str, adata: AnnData) -> tuple[Kind, str]:
 
     Returns
     -------
-    The kind and the reason: by ``.var["feature_types"]``, then the name, then the feature names, then
-    the number of features.
+    The kind and the reason: by ``.var["feature_types"]``, then the name, then the feature names,
+    then the number of features.
 
     Raises
     ------
@@ -74,7 +90,8 @@ def guess_kind(name: str, adata: AnnData) -> tuple[Kind, str]:
         return "protein", f"it has only {adata.n_vars} features"
     raise ValueError(
         f"Cannot tell what modality {name!r} with {adata.n_vars} features measures. Say it: "
-        f"modalities={{{name!r}: 'rna', ...}} (or 'protein', 'atac'); modalities that are not named are "
+        f"modalities={{{name!r}: 'rna', ...}} (or 'protein', 'atac'); modalities that are not "
+        "named are "
         "left as they are."
     )
 
@@ -115,11 +132,13 @@ def resolve_kinds(mdata: MuData, modalities: Mapping[str, str] | None) -> dict[s
         )
     for name, value in modalities.items():
         if name not in mdata.mod:
-            raise KeyError(f"modalities: {name!r} is not in the MuData, which holds {list(mdata.mod)}.")
-        kind = ALIASES.get(value, value)
-        if kind not in get_args(Kind):
-            raise ValueError(
-                f"modalities={{{name!r}: {value!r}}}: the kinds are {', '.join(get_args(Kind))} (or adt)."
+            raise KeyError(
+                f"modalities: {name!r} is not in the MuData, which holds {list(mdata.mod)}."
             )
-        kinds[name] = kind
+        if value not in KINDS:
+            raise ValueError(
+                f"modalities={{{name!r}: {value!r}}}: the kinds are {', '.join(get_args(Kind))} "
+                "(or adt)."
+            )
+        kinds[name] = KINDS[value]
     return kinds

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from cantata.pp._kinds import Kind
+if TYPE_CHECKING:
+    from cantata.pp._kinds import Kind
+
+logger = logging.getLogger(__name__)
 
 RNA_TOTAL = 1e4
 """Total to which every RNA profile is scaled."""
 
+LEAST = 20
+"""Batches with fewer cells, or fewer genes that vary, have no say in which genes are variable."""
+
 ATAC_DEPTH = 10.0
-"""TF-IDF profiles are scaled to this multiple of the median count per cell before the logarithm."""
+"""TF-IDF profiles are scaled to this multiple of the median count per cell before the log."""
 
 
 def _float(matrix: Any) -> Any:
@@ -58,8 +65,9 @@ def log1p(matrix: Any) -> Any:
 def feature_statistics(kind: Kind, counts: Any) -> np.ndarray:
     """The statistic of each feature that normalisation needs, float64 of length ``n_features``.
 
-    Protein: the mean over cells of log(1 + x). ATAC: the inverse document frequency, number of cells
-    divided by the feature's total count, and 0 for a feature without counts. RNA: 0, none is needed.
+    Protein: the mean over cells of log(1 + x). ATAC: the inverse document frequency, number of
+    cells divided by the feature's total count, and 0 for a feature without counts. RNA: 0, none is
+    needed.
     """
     if kind == "protein":
         logs = log1p(_float(counts))
@@ -92,8 +100,8 @@ def normalise(kind: Kind, counts: Any, total: float) -> Any:
     Returns
     -------
     float32 matrix, CSR if the counts are sparse (always for ATAC). RNA: log(1 + counts scaled to
-    `total`). Protein: centred log ratio over cells, log(1 + x / exp(mean of log(1 + x))). ATAC: TF-IDF
-    without logarithms, scaled to `total` per cell, log(1 + x).
+    `total`). Protein: centred log ratio over cells, log(1 + x / exp(mean of log(1 + x))). ATAC:
+    TF-IDF without logarithms, scaled to `total` per cell, log(1 + x).
     """
     import scanpy as sc
 
@@ -151,18 +159,20 @@ def normalise_by(
 def variable_genes(
     name: str, counts: Any, normalised: Any, batches: np.ndarray | None, n_top: int
 ) -> np.ndarray:
-    """Flag highly variable genes by the variance-stabilised counts (``seurat_v3``), within batches.
+    """Flag highly variable genes by variance-stabilised counts (``seurat_v3``), by batch.
 
     Parameters
     ----------
     name
-        Name of the modality, for the warning.
+        Name of the modality, for warnings.
     counts, normalised
         Counts and log-normalised values, cells x genes.
     batches
-        Batch of each cell, or None.
+        Batch of each cell, or None. Batches with fewer than 20 cells, or 20 genes that vary,
+        have no say.
     n_top
-        Number of genes to flag. With no more genes than that, all that have counts are flagged.
+        Number of genes to flag. With no more genes than that, or fewer than 20 that vary, all
+        that vary are flagged.
 
     Returns
     -------
@@ -170,42 +180,82 @@ def variable_genes(
 
     Notes
     -----
-    The variance trend of ``seurat_v3`` is a local regression that can be singular for small batches
-    or few counts. It is then repeated with wider windows, and at last replaced by the ``seurat``
+    The variance trend of ``seurat_v3`` is a local regression that can be singular for few cells or
+    few counts. It is then repeated with wider windows, and at last replaced by the ``seurat``
     flavour, with a warning.
     """
     import scanpy as sc
 
-    if counts.shape[1] <= n_top:
-        return column_sums(counts) > 0
-    key = None if batches is None else "batch"
-    obs = pd.DataFrame(index=[str(i) for i in range(counts.shape[0])])
-    if batches is not None:
-        obs["batch"] = pd.Categorical(batches)
-    adata = AnnData(counts, obs=obs)
+    varies = _varies(counts)
+    if counts.shape[1] <= n_top or varies.sum() < LEAST:
+        return varies
+    rows, groups = _usable_batches(name, counts, batches)
+    obs = pd.DataFrame({"batch": pd.Categorical(groups)}, index=rows.astype(str))
+    chosen = counts[rows]
+    adata = AnnData(sparse.csr_matrix(chosen) if sparse.issparse(chosen) else chosen, obs=obs)
+    options = {
+        "n_top_genes": n_top,
+        "batch_key": "batch" if len(np.unique(groups)) > 1 else None,
+        "inplace": False,
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for span in (0.3, 0.6, 1.0):
             try:
                 table = sc.pp.highly_variable_genes(
-                    adata,
-                    flavor="seurat_v3",
-                    n_top_genes=n_top,
-                    span=span,
-                    batch_key=key,
-                    inplace=False,
+                    adata, flavor="seurat_v3", span=span, **options
                 )
             except ValueError:
                 continue
             return table["highly_variable"].to_numpy(dtype=bool)
-        adata = AnnData(normalised, obs=obs)
-        table = sc.pp.highly_variable_genes(
-            adata, flavor="seurat", n_top_genes=n_top, batch_key=key, inplace=False
-        )
+        adata = AnnData(normalised[rows], obs=obs)
+        table = sc.pp.highly_variable_genes(adata, flavor="seurat", **options)
     warnings.warn(
-        f"Modality {name!r}: the variance trend of seurat_v3 cannot be fitted (too few cells in a batch, or "
-        "too few counts); highly variable genes were chosen by the flavour 'seurat' instead.",
+        f"Modality {name!r}: the variance trend of seurat_v3 cannot be fitted (too few cells or "
+        "counts "
+        "in a batch); highly variable genes were chosen by the flavour 'seurat' instead.",
         UserWarning,
         stacklevel=4,
     )
     return table["highly_variable"].to_numpy(dtype=bool)
+
+
+def _usable_batches(
+    name: str, counts: Any, batches: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the cells whose batch says enough, and their batches; all rows if none does.
+
+    The local regression of ``seurat_v3`` does not raise but crash where it is given next to
+    nothing.
+    """
+    everything = np.arange(counts.shape[0])
+    together = np.full(counts.shape[0], "all", dtype=object)
+    if batches is None:
+        return everything, together
+    groups = {str(batch): np.flatnonzero(batches == batch) for batch in np.unique(batches)}
+    poor = [
+        batch
+        for batch, rows in groups.items()
+        if rows.size < LEAST or _varies(counts[rows]).sum() < LEAST
+    ]
+    if poor:
+        logger.info(
+            "Modality %r: %d of %d batches have fewer than %d cells or genes that vary (e.g. %r) "
+            "and "
+            "no say in which genes are highly variable.",
+            name,
+            len(poor),
+            len(groups),
+            LEAST,
+            poor[0],
+        )
+    rows = np.flatnonzero(~np.isin(batches, poor))
+    return (rows, batches[rows]) if rows.size else (everything, together)
+
+
+def _varies(counts: Any) -> np.ndarray:
+    """Which genes are not the same in all cells."""
+    lowest, highest = counts.min(axis=0), counts.max(axis=0)
+    if sparse.issparse(lowest):
+        lowest, highest = lowest.toarray(), highest.toarray()
+    return (np.asarray(highest) != np.asarray(lowest)).ravel()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import io
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,8 @@ import pandas as pd
 from cantata.pp._qualify import choose_model
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from mudata import MuData
     from rich.console import Group
 
@@ -117,6 +119,16 @@ class PairingReport:
         return f"<div>{table}<table>{facts}</table></div>"
 
 
+def natural_order(names: Iterable[str]) -> list[str]:
+    """Sort names such that numbers in them count as numbers: donor_2 before donor_10."""
+
+    def key(name: str) -> list[tuple[int, int, str]]:
+        parts = re.findall(r"\d+|\D+", name)
+        return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in parts]
+
+    return sorted(names, key=key)
+
+
 def _thousands(value: int) -> str:
     return f"{value:,}" if value else "·"
 
@@ -136,7 +148,7 @@ def pattern_counts(
     Returns
     -------
     The counts (patterns x batches; patterns with most modalities first, then in the order of the
-    modalities; batches in order of their first cell) and the modalities of each pattern.
+    modalities; batches in natural order) and the modalities of each pattern.
     """
     from cantata.data._obs import coalesce_obs
     from cantata.data._pairing import membership, pattern_codes, pattern_name
@@ -149,7 +161,7 @@ def pattern_counts(
         column = coalesce_obs(mdata, batch_key)
         batches = column.where(column.notna(), MISSING).astype(str).to_numpy(dtype=object)
     order = sorted(np.unique(codes).tolist(), key=lambda code: (-code.bit_count(), code))
-    counts = pd.crosstab(codes, batches).reindex(index=order, columns=pd.unique(batches))
+    counts = pd.crosstab(codes, batches).reindex(index=order, columns=natural_order(set(batches)))
     members = {
         pattern_name(code, names): tuple(m for bit, m in enumerate(names) if code >> bit & 1)
         for code in order
@@ -170,13 +182,15 @@ def _notes(mdata: MuData) -> tuple[str, ...]:
             order = np.argsort(rows[a][both])
             if np.any(np.diff(rows[b][both][order]) < 0):
                 notes.append(
-                    f"The rows of {a} and {b} are in different orders. That is no problem: cells are "
+                    f"The rows of {a} and {b} are in different orders. That is no problem: cells "
+                    "are "
                     "matched by name."
                 )
             common = mdata[a].var_names.intersection(mdata[b].var_names)
             if len(common):
                 notes.append(
-                    f"{len(common):,} feature names occur in both {a} and {b} (e.g. {common[0]}). That "
+                    f"{len(common):,} feature names occur in both {a} and {b} (e.g. {common[0]}). "
+                    "That "
                     "is harmless: features are told apart by modality."
                 )
     nowhere = int(np.all([r < 0 for r in rows.values()], axis=0).sum()) if names else 0
@@ -199,7 +213,8 @@ def pairing_report(mdata: MuData, *, batch_key: str | None = None) -> PairingRep
     Returns
     -------
     Report with ``counts`` (patterns x batches), ``n_obs``, ``n_vars``, ``model``, ``alternative``,
-    ``reason`` and ``notes``. It prints as a table in a terminal, with ``rich.print``, and in a notebook.
+    ``reason`` and ``notes``. It prints as a table in a terminal, with ``rich.print``, and in a
+    notebook.
 
     Raises
     ------
@@ -212,9 +227,9 @@ def pairing_report(mdata: MuData, *, batch_key: str | None = None) -> PairingRep
 
     Notes
     -----
-    No cell with two modalities: SCMODAL (planned). Some cells with several modalities and others with
-    fewer: CLUE. Every cell with every modality: CLUE for one embedding and later queries with one
-    modality, APOLLO (planned) to separate shared from private information.
+    No cell with two modalities: SCMODAL (planned). Some cells with several modalities and others
+    with fewer: CLUE. Every cell with every modality: CLUE for one embedding and later queries with
+    one modality, APOLLO (planned) to separate shared from private information.
 
     Examples
     --------
@@ -230,7 +245,8 @@ def pairing_report(mdata: MuData, *, batch_key: str | None = None) -> PairingRep
 
     if not isinstance(mdata, MuData):
         raise TypeError(
-            f"Expected a MuData, got {type(mdata).__name__}. Wrap it: mudata.MuData({{'rna': adata}})."
+            f"Expected a MuData, got {type(mdata).__name__}. Wrap it: "
+            f"mudata.MuData({{'rna': adata}})."
         )
     names = list(mdata.mod)
     counts, _ = pattern_counts(mdata, batch_key)

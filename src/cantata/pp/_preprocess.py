@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,8 @@ from cantata.pp._normalise import feature_statistics, normalise, target_total, v
 from cantata.pp._store import plain_copy, rep_key, write_fitted
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mudata import MuData
 
 logger = logging.getLogger(__name__)
@@ -48,46 +49,45 @@ def preprocess(
 ) -> MuData | None:
     """Normalise every modality and compute the representations that encoders read.
 
-    ======== ============================================ ==========================================
-    kind     ``.X``                                       representation
-    ======== ============================================ ==========================================
-    rna      counts scaled to 10,000 per cell, log1p      ``obsm["X_pca"]``: highly variable genes,
-                                                          z-scores clipped at 10, PCA, scaled
-    protein  centred log ratio of each protein over the   ``obsm["X_pca"]``: z-scores clipped at
-             cells                                        10, PCA, scaled
-    atac     TF-IDF without logarithms, scaled to ten     ``obsm["X_lsi"]``: truncated SVD, rows
-             times the median depth, log1p                standardised
-    ======== ============================================ ==========================================
+    - RNA: ``.X`` holds counts scaled to 10,000 per cell, log1p; ``obsm["X_pca"]`` the principal
+      components of the highly variable genes' z-scores, clipped at 10.
+    - Protein: ``.X`` holds the centred log ratio of each protein over the cells; ``obsm["X_pca"]``
+      the principal components of its z-scores, clipped at 10.
+    - ATAC: ``.X`` holds TF-IDF without logarithms, scaled to ten times the median count per cell,
+      log1p; ``obsm["X_lsi"]`` its singular vectors, each cell scaled to a root mean square of 1.
 
-    "Scaled" means by one factor for all components, such that the first has a standard deviation of 3.
+    Principal components are scaled by one factor, such that the first has a standard deviation
+    of 3.
 
     Parameters
     ----------
     mdata
-        In memory. Counts of each modality in ``.X``, in the layer named in `layers`, or in the layer
-        that an earlier run recorded.
+        In memory. Counts of each modality in ``.X``, in the layer named in `layers`, or in the
+        layer that an earlier run recorded.
     modalities
-        Modality to kind (``"rna"``, ``"protein"`` or ``"adt"``, ``"atac"``); others are left as they
-        are. None: all; kinds are guessed from ``.var["feature_types"]``, names and numbers of features,
-        and logged.
+        Modality to kind (``"rna"``, ``"protein"`` or ``"adt"``, ``"atac"``); others are left as
+        they are. None: all; kinds are guessed from ``.var["feature_types"]``, names and numbers of
+        features, and logged.
     batch_key
         Column at MuData or modality level; highly variable genes are then chosen within batches.
     layers
         Layer that holds the counts of a modality; None or not named: see `mdata`.
     n_top_genes
-        Number of highly variable genes, flagged in ``.var["highly_variable"]``; no gene is removed.
+        Number of highly variable genes, flagged in ``.var["highly_variable"]``; no gene is
+        removed.
     n_comps
         Number of components; a modality with fewer features gets one less than it has.
     reference
-        A preprocessed MuData. Its statistics and loadings are used instead of new ones: features are
-        matched by name in any order; absent ones count as 0. `batch_key`, `n_top_genes` and `n_comps`
-        must then be left alone.
+        A preprocessed MuData. Its statistics and loadings are used instead of new ones: features
+        are matched by name in any order; absent ones count as 0. `batch_key`, `n_top_genes` and
+        `n_comps` must then be left alone.
     copy
         Work on a copy and return it.
 
     Returns
     -------
-    None, or the copy. Nothing is written before all modalities have been computed; then, per modality:
+    None, or the copy. Nothing is written before all modalities have been computed; then, per
+    modality:
 
     - ``mdata[m].layers["counts"]``: the counts (not if they came from a layer, which stays),
     - ``mdata[m].X``: normalised values; sparse stays sparse,
@@ -95,7 +95,8 @@ def preprocess(
     - ``mdata[m].var["highly_variable"]`` (RNA),
     - ``mdata[m].varm["PCs"]`` or ``["LSI"]``, ``mdata[m].varm["cantata_moments"]`` and
       ``mdata[m].uns["cantata"]["preprocess"]``: what projects a query,
-    - ``mdata.uns["cantata"]["preprocess"][m]``: kind, representation, number of components, counts layer.
+    - ``mdata.uns["cantata"]["preprocess"][m]``: kind, representation, number of components, counts
+      layer.
 
     Raises
     ------
@@ -105,16 +106,18 @@ def preprocess(
         For unknown modalities, layers or batch columns, or a modality that the reference lacks.
     ValueError
         For a view or backed data, values that are no counts, cells without counts, cells without a
-        batch, unknown kinds, a reference that was not preprocessed, or a query that lacks more than
-        20 % of a modality's features.
+        batch, unknown kinds, a reference that was not preprocessed, or a query that lacks more
+        than 20 % of a modality's features.
 
     Notes
     -----
-    The centred log ratio is taken for each protein over the cells (Stoeckius et al. 2017, axis 0 of
-    :func:`muon.prot.pp.clr`): it keeps sparse matrices sparse, does not let one abundant protein of a
-    small panel move all others of the cell, and projects a query whose panel lacks a few proteins.
-    TF-IDF takes the logarithm once and last (Tu et al. 2022, competition entry). The first LSI component
-    is mostly sequencing depth; it is kept, and standardising the rows removes the depth.
+    The centred log ratio is taken for each protein over the cells (Stoeckius et al. 2017, axis 0
+    of :func:`muon.prot.pp.clr`): it keeps sparse matrices sparse, does not let one abundant
+    protein of a small panel move all others of the cell, and projects a query whose panel lacks a
+    few proteins. TF-IDF takes the logarithm once and last (Tu et al. 2022, competition entry). The
+    first LSI component is mostly sequencing depth; it is kept, and scaling the rows removes the
+    depth. The decomposition is exact (ARPACK): a randomised one loses much of the later components
+    of sparse chromatin data.
 
     Examples
     --------
@@ -135,7 +138,8 @@ def preprocess(
 
         if (batch_key, n_top_genes, n_comps) != (None, 4000, 50):
             raise ValueError(
-                "batch_key, n_top_genes and n_comps are those of the reference; leave them out when "
+                "batch_key, n_top_genes and n_comps are those of the reference; leave them out "
+                "when "
                 "reference is given."
             )
         return preprocess_query(mdata, reference, modalities, layers, copy=copy)
@@ -143,10 +147,9 @@ def preprocess(
         raise ValueError(f"n_comps={n_comps}, n_top_genes={n_top_genes}: both must be at least 2.")
     kinds = resolve_kinds(mdata, modalities)
     batches = _batches(mdata, batch_key, [name for name, kind in kinds.items() if kind == "rna"])
-    fitted = {
-        name: _fit(name, mdata, kind, layers, batches.get(name), n_top_genes, n_comps)
-        for name, kind in kinds.items()
-    }
+    fitted = {}
+    for name, kind in kinds.items():
+        fitted[name] = _fit(name, mdata, kind, layers, batches.get(name), n_top_genes, n_comps)
     target = plain_copy(mdata) if copy else mdata
     for name, result in fitted.items():
         write_fitted(target, name, result)
@@ -177,7 +180,8 @@ def _batches(mdata: MuData, batch_key: str | None, names: list[str]) -> dict[str
         if own.isna().any():
             missing = own.index[own.isna()]
             raise ValueError(
-                f"batch_key={batch_key!r}: {missing.size} cells of modality {name!r} have no batch, e.g. "
+                f"batch_key={batch_key!r}: {missing.size} cells of modality {name!r} have no "
+                "batch, e.g. "
                 f"{missing[0]!r}. Fill the column in, e.g. with 'unknown'."
             )
         found[name] = own.astype(str).to_numpy(dtype=object)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,8 @@ from cantata.pp._normalise import feature_statistics, normalise_by
 from cantata.pp._store import Recipe, plain_copy, read_recipe, write_common, write_projected
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pandas as pd
     from mudata import MuData
 
@@ -31,15 +32,17 @@ def _match_features(name: str, have: pd.Index, want: pd.Index) -> np.ndarray:
     absent = np.flatnonzero(source < 0)
     if absent.size > MAX_ABSENT * len(want):
         raise ValueError(
-            f"The query's modality {name!r} lacks {absent.size} of the reference's {len(want)} features, "
+            f"The query's modality {name!r} lacks {absent.size} of the reference's {len(want)} "
+            "features, "
             f"e.g. {want[absent[0]]!r}. At most {MAX_ABSENT:.0%} may be absent."
         )
     if absent.size:
         warnings.warn(
-            f"The query's modality {name!r} lacks {absent.size} of the reference's {len(want)} features, "
+            f"The query's modality {name!r} lacks {absent.size} of the reference's {len(want)} "
+            "features, "
             f"e.g. {want[absent[0]]!r}; they are taken as 0.",
             UserWarning,
-            stacklevel=5,
+            stacklevel=4,
         )
     return source
 
@@ -49,8 +52,8 @@ def _project_modality(
 ) -> tuple[Any, np.ndarray]:
     """Normalised values of all the query's features, and its representation.
 
-    Features that the reference lacks are normalised by the query's own statistics and enter neither
-    the totals of the cells nor the representation.
+    Features that the reference lacks are normalised by the query's own statistics and enter
+    neither the totals of the cells nor the representation.
     """
     statistics = feature_statistics(recipe.kind, counts.matrix)
     found = source >= 0
@@ -78,7 +81,8 @@ def preprocess_query(
     unknown = [name for name in names if name not in reference.mod]
     if unknown:
         raise KeyError(
-            f"The reference has no modality {unknown[0]!r}; it holds {list(reference.mod)}. Name those to "
+            f"The reference has no modality {unknown[0]!r}; it holds {list(reference.mod)}. Name "
+            "those to "
             "project with modalities={...}."
         )
     results = {}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True)
@@ -69,22 +72,26 @@ def choose_model(member: np.ndarray, modalities: Sequence[str]) -> Choice:
         return Choice(
             "SCMODAL",
             None,
-            f"None of the {n_cells:,} cells has two modalities ({sizes}): only linked features can tell "
+            f"None of the {n_cells:,} cells has two modalities ({sizes}): only linked features "
+            "can tell "
             "which cells belong together, which is what SCMODAL (planned) uses.",
         )
     if several == n_cells and bool((width == n_mod).all()):
         return Choice(
             "CLUE",
             "APOLLO",
-            f"All {n_cells:,} cells have all {n_mod} modalities: CLUE gives one embedding and also takes "
-            "later cells with one modality; APOLLO (planned) separates what the modalities share from "
+            f"All {n_cells:,} cells have all {n_mod} modalities: CLUE gives one embedding and "
+            "also takes "
+            "later cells with one modality; APOLLO (planned) separates what the modalities share "
+            "from "
             "what is private to each.",
         )
     full = int((width == n_mod).sum())
     detail = "" if n_mod == 2 else f" ({full:,} have all {n_mod})"
     groups = linked_groups(member, modalities)
     reason = (
-        f"{several:,} of {n_cells:,} cells ({several / n_cells:.1%}) have several modalities{detail}, "
+        f"{several:,} of {n_cells:,} cells ({several / n_cells:.1%}) have several "
+        f"modalities{detail}, "
         f"the others fewer: CLUE learns from the paired cells and embeds every cell"
     )
     if len(groups) == 1:
@@ -93,6 +100,7 @@ def choose_model(member: np.ndarray, modalities: Sequence[str]) -> Choice:
     return Choice(
         "CLUE",
         "SCMODAL",
-        f"{reason}, but no cell connects these groups of modalities: {apart}. CLUE can align within a "
+        f"{reason}, but no cell connects these groups of modalities: {apart}. CLUE can align "
+        "within a "
         "group only; across groups SCMODAL (planned) needs linked features.",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,8 @@ def plain_copy(mdata: MuData) -> MuData:
     """Copy that has the columns of the original and no more."""
     from cantata._compat import no_pull
 
-    with no_pull():
+    with warnings.catch_warnings(), no_pull():
+        warnings.simplefilter("ignore", (UserWarning, FutureWarning))
         return mdata.copy()
 
 
@@ -64,7 +66,7 @@ def _set_record(uns: Any, key: str | None, record: dict[str, Any]) -> None:
 def write_common(
     mdata: MuData, name: str, kind: Kind, counts: Counts, normalised: Any, rep: np.ndarray
 ) -> dict[str, Any]:
-    """Write counts, normalised values, representation and the MuData's record; return the record."""
+    """Write counts, normalised values, representation and the MuData's record, and return it."""
     key, adata = rep_key(kind), mdata[name]
     if counts.layer not in adata.layers:
         adata.layers[counts.layer] = counts.matrix
@@ -129,12 +131,14 @@ def read_recipe(name: str, adata: AnnData) -> Recipe:
         )
     if MOMENTS not in adata.varm or LOADINGS[record["rep"]] not in adata.varm:
         raise ValueError(
-            f"The reference's modality {name!r} holds no loadings: it was itself projected, or they were "
+            f"The reference's modality {name!r} holds no loadings: it was itself projected, or "
+            "they were "
             "deleted. Pass the MuData on which cantata.pp.preprocess was fitted."
         )
     if adata.n_vars != record["n_vars"]:
         raise ValueError(
-            f"The reference's modality {name!r} has {adata.n_vars} features but was preprocessed with "
+            f"The reference's modality {name!r} has {adata.n_vars} features but was preprocessed "
+            "with "
             f"{record['n_vars']}. Pass it with all of them."
         )
     statistics, mean, sd, centre = np.asarray(adata.varm[MOMENTS], dtype=np.float64).T

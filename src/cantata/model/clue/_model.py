@@ -16,6 +16,7 @@ from cantata.losses import fuse_mean, product_of_experts
 from cantata.model._callbacks import BestWeights
 from cantata.model.base import MosaicModelClass, to_numpy
 from cantata.model.clue._impute import ImputeMixin
+from cantata.model.clue._input import fit_component_inputs
 from cantata.model.clue._module import Alignment, CLUEModule, Fusion, Library
 from cantata.model.clue._pairing import check_linked, measured_batches
 from cantata.model.clue._plan import CLUETrainingPlan
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from mudata import MuData
     from torch import Tensor
 
-N_STEPS = 800
+N_STEPS = 600
 """Planned generator steps of the default schedule, within the limits on epochs below."""
 MIN_EPOCHS, MAX_EPOCHS = 10, 60
 
@@ -53,6 +54,10 @@ class CLUE(ImputeMixin, TransferMixin, MosaicModelClass):
     likelihoods
         Likelihood of all modalities or of each: ``"nb"``, ``"zinb"``, ``"poisson"``,
         ``"bernoulli"`` or ``"normal"``. Modalities not named are ``"nb"``.
+    n_components
+        Encoders of modalities without a registered representation read this many principal (chromatin:
+        latent semantic) components, which the model fits when it is trained and keeps; None for all
+        normalised log counts, as in the reference implementation.
     n_hidden_encoder, n_layers_encoder
         Width and number of hidden layers of each encoder.
     n_hidden_decoder, n_layers_decoder
@@ -109,6 +114,7 @@ class CLUE(ImputeMixin, TransferMixin, MosaicModelClass):
         n_latent: int = 20,
         likelihoods: str | Mapping[str, str] = "nb",
         *,
+        n_components: int | None = 50,
         n_hidden_encoder: int = 256,
         n_layers_encoder: int = 2,
         n_hidden_decoder: int = 128,
@@ -147,6 +153,7 @@ class CLUE(ImputeMixin, TransferMixin, MosaicModelClass):
             **arguments,
         )
         self.likelihoods_ = named
+        self.has_inputs_ = not self.module.inputs
         self.measured_batches_ = measured_batches(self.adata_manager, self.modalities, self.module.n_batch)
         self._model_summary_string = self.summary()
 
@@ -184,7 +191,7 @@ class CLUE(ImputeMixin, TransferMixin, MosaicModelClass):
         Parameters
         ----------
         max_epochs
-            Epochs that the schedule is planned for; by default 800 steps, but at least 10 and at most
+            Epochs that the schedule is planned for; by default 600 steps, but at least 10 and at most
             60 epochs.
         batch_size
             Cells per minibatch.
@@ -214,6 +221,9 @@ class CLUE(ImputeMixin, TransferMixin, MosaicModelClass):
         """
         if max_epochs is None:
             max_epochs = self._planned_epochs(batch_size)
+        if not self.has_inputs_:
+            fit_component_inputs(self)
+            self.has_inputs_ = True
         kwargs.setdefault("check_val_every_n_epoch", 1)
         if early_stopping:
             self._add_early_stopping(kwargs, max_epochs, train_size, validation_size)

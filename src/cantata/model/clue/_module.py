@@ -24,13 +24,16 @@ from cantata.losses import (
     product_of_experts,
     squared_to_fused,
 )
-from cantata.nn import LIKELIHOODS, CrossEncoder, Decoder, LikelihoodHead, mlp
+from cantata.nn import LIKELIHOODS, ComponentInput, CrossEncoder, Decoder, LikelihoodHead, mlp
 from cantata.nn._encoder import normalised_log_counts
 from cantata.nn._likelihoods import MIN_LIBRARY
 
 Fusion = Literal["mean", "poe"]
 Alignment = Literal["cosine", "mse"]
 Library = Literal["observed", "learned"]
+
+MIN_FEATURES = 3
+"""A modality with no more features is read as it is, not by components."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class LossWeights:
     """Closeness of a cell's embeddings (eq. 9)."""
     lambda_d: float = 2.0
     """Modality discriminator (eq. 12)."""
-    lambda_contrastive: float = 0.0
+    lambda_contrastive: float = 0.3
     """Finding a cell among those of another modality; not in the paper."""
     lambda_label: float = 0.02
     """Label classifier, where labels are registered."""
@@ -93,6 +96,9 @@ class CLUEModule(BaseModuleClass):
         Batches, labels (0: no classifier), categories of further covariates, continuous covariates.
     n_latent
         Width d of each subspace.
+    n_components
+        Components that encoders read of modalities without a representation; None for normalised log
+        counts.
     n_hidden_encoder, n_layers_encoder, n_hidden_decoder, n_layers_decoder
         Width and depth of encoders and decoders.
     n_hidden_discriminator, n_layers_discriminator
@@ -123,6 +129,7 @@ class CLUEModule(BaseModuleClass):
         n_categories: list[int] | None = None,
         n_continuous: int = 0,
         n_latent: int = 20,
+        n_components: int | None = 50,
         n_hidden_encoder: int = 256,
         n_layers_encoder: int = 2,
         n_hidden_decoder: int = 128,
@@ -147,12 +154,18 @@ class CLUEModule(BaseModuleClass):
         self.frozen = False
         covariates = n_categories or []
         k = len(self.modalities)
+        self.inputs = nn.ModuleDict()
+        if n_components is not None:
+            for name, p in n_features.items():
+                if name not in n_input and p > MIN_FEATURES:
+                    self.inputs[name] = ComponentInput(p, min(n_components, p - 1))
+        widths = {name: layer.loadings.shape[1] for name, layer in self.inputs.items()}
         self.encoders = nn.ModuleDict()
         self.decoders = nn.ModuleDict()
         self.heads = nn.ModuleDict()
         for name, p in n_features.items():
             self.encoders[name] = CrossEncoder(
-                n_input.get(name, p),
+                n_input.get(name, widths.get(name, p)),
                 k,
                 n_latent,
                 n_hidden_encoder,
@@ -197,11 +210,13 @@ class CLUEModule(BaseModuleClass):
         return slice(k * self.n_latent, (k + 1) * self.n_latent)
 
     def encoder_input(self, tensors: Mapping[str, Tensor], modality: str) -> Tensor:
-        """Registered representation, or normalised log counts, or the values as they are."""
+        """Registered representation, or components, or normalised log counts, or plain values."""
         if modality in self.reps:
             return tensors[rep_key(modality)]
         values = tensors[modality]
-        if self.head(modality).is_count:
+        if modality in self.inputs:
+            return self.inputs[modality](values)
+        if self.head(modality).of_counts:
             return normalised_log_counts(values)
         return values
 

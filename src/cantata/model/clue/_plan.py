@@ -107,18 +107,23 @@ class CLUETrainingPlan(MosaicTrainingPlan):
                 group["lr"] = self.lr * share
 
     @property
+    def _plays_adversary(self) -> bool:
+        several = len(self.module.modalities) > 1
+        return several and self.weights.lambda_d > 0 and not self.module.frozen
+
+    @property
     def noise(self) -> float:
         """Standard deviation of the noise on the discriminator's input in this epoch."""
         burn_in = self.noise_epochs * self.trainer.max_epochs
         return max(1 - self.current_epoch / burn_in, 0.0) if burn_in > 0 else 0.0
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """One step of the discriminator, then one of the encoders and decoders."""
         self._set_learning_rate(batch_idx)
         generator, adversary = self.optimizers()
         inferred = self.module.inference(batch)
         noise = self.noise
-        if self.weights.lambda_d and len(self.module.modalities) > 1:
+        if self._plays_adversary:
             seen = self.module.discriminator_loss(batch, inferred, noise, detach=True)
             adversary.zero_grad()
             self.manual_backward(seen)
@@ -130,11 +135,12 @@ class CLUETrainingPlan(MosaicTrainingPlan):
         output = self.module.loss(batch, inferred, nll, self.weights, noise, self.temperature)
         generator.zero_grad()
         self.manual_backward(output.loss)
-        self.module.discriminator.requires_grad_(True)
+        self.module.discriminator.requires_grad_(not self.module.frozen)
         if self.gradient_clip is not None:
             self.clip_gradients(generator, self.gradient_clip, "norm")
         generator.step()
         self._train_terms.add(output.extra_metrics, output.n_obs_minibatch)
+        return {"loss": output.loss.detach()}
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """All terms at the posterior means, without noise."""

@@ -212,6 +212,7 @@ def _grown(reference: Any, mdata: MuData) -> Any:
         seen[:known] = [
             a or b for a, b in zip(seen[:known], reference.measured_batches_[name], strict=False)
         ]
+    model.has_inputs_ = reference.has_inputs_
     model.to_device(reference.device)
     return model
 

@@ -1,0 +1,124 @@
+"""What encoders read where no representation is registered: components fitted by the model itself."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from cantata.data._rows import row_reader
+from cantata.pp._components import CLIP, Components, fit_lsi, fit_pca
+from cantata.pp._kinds import Kind, guess_kind
+from cantata.pp._normalise import feature_statistics, normalise, target_total, variable_genes
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+logger = logging.getLogger(__name__)
+
+MAX_CELLS = 20_000
+"""Cells that components are fitted on; more are sampled."""
+N_TOP_GENES = 4000
+"""Highly variable genes that enter, as in :func:`cantata.pp.preprocess`."""
+
+
+def fit_component_inputs(model: Any) -> None:
+    """Fit the component inputs of a model on its registered cells, by the recipe of ``pp.preprocess``.
+
+    Parameters
+    ----------
+    model
+        Model whose module has ``inputs``; they are set.
+
+    Raises
+    ------
+    ValueError
+        If a modality has too few cells or features that vary.
+    """
+    for name, layer in model.module.inputs.items():
+        adata = model.adata[name]
+        key = model.setup_args["layers"][name]
+        matrix = _sample(adata.X if key is None else adata.layers[key], adata.n_obs)
+        kind = _kind(name, adata) if model.module.head(name).of_counts else None
+        layer.set(fit_component_input(name, matrix, kind, layer.loadings.shape[1]))
+        logger.info("Encoders of %r read components fitted on %d cells.", name, matrix.shape[0])
+
+
+def _kind(name: str, adata: AnnData) -> Kind:
+    try:
+        return guess_kind(name, adata)[0]
+    except ValueError:
+        return "rna"
+
+
+def _sample(matrix: Any, n_obs: int) -> Any:
+    """Rows to fit on, in memory; sparse stays sparse."""
+    in_memory = sparse.issparse(matrix) or isinstance(matrix, np.ndarray)
+    if n_obs <= MAX_CELLS and in_memory:
+        return matrix
+    rows = np.arange(n_obs)
+    if n_obs > MAX_CELLS:
+        rows = np.sort(np.random.default_rng(0).choice(n_obs, MAX_CELLS, replace=False))
+    if sparse.issparse(matrix):
+        return matrix.tocsr()[rows]
+    read = row_reader(matrix)
+    blocks = [sparse.csr_matrix(read(rows[i : i + 1024])) for i in range(0, len(rows), 1024)]
+    return sparse.vstack(blocks, format="csr")
+
+
+def fit_component_input(
+    name: str, values: Any, kind: Kind | None, n_components: int
+) -> dict[str, np.ndarray | float | bool]:
+    """State of a :class:`~cantata.nn.ComponentInput` fitted on values.
+
+    Parameters
+    ----------
+    name
+        Name of the modality, for errors.
+    values
+        Cells x features, sparse or dense.
+    kind
+        What counts measure; None for values that are no counts.
+    n_components
+        Wanted number of components.
+
+    Returns
+    -------
+    Values by buffer name.
+    """
+    n_features = values.shape[1]
+    state: dict[str, np.ndarray | float | bool] = {"use_log": kind is not None}
+    if kind is None:
+        components = fit_pca(name, values, np.ones(n_features, dtype=bool), n_components)
+        return state | _linear(components)
+    total = target_total(kind, values)
+    normalised = normalise(kind, values, total)
+    statistics = feature_statistics(kind, values)
+    state["total"] = total
+    if kind == "atac":
+        state["weight"] = statistics
+        return state | _linear(fit_lsi(name, normalised, statistics > 0, n_components))
+    used = np.ones(n_features, dtype=bool)
+    if kind == "protein":
+        state["weight"] = np.exp(-statistics)
+    else:
+        used = variable_genes(name, values, normalised, None, N_TOP_GENES)
+    return state | _linear(fit_pca(name, normalised, used, n_components))
+
+
+def _linear(components: Components) -> dict[str, np.ndarray | float | bool]:
+    """The linear part of the map."""
+    loadings = components.loadings.astype(np.float64)
+    if components.singular_values is not None:
+        return {"loadings": loadings / components.singular_values, "unit_rows": True}
+    used = components.sd > 0
+    inverse = np.divide(1.0, components.sd, out=np.zeros_like(components.sd), where=used)
+    return {
+        "inverse_sd": inverse,
+        "ceiling": components.mean * inverse + CLIP,
+        "loadings": loadings * components.factor,
+        "offset": components.centre @ loadings * components.factor,
+    }
+

@@ -1,0 +1,122 @@
+"""Values and colours of the cells of a MuData."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mudata import MuData
+
+PAIRING = "pairing"
+"""Special value of `color`: the modalities that a cell has."""
+
+MISSING_COLOR = "#d9d9d9"
+"""Colour of cells without a value."""
+
+
+def palette(n: int) -> list[str]:
+    """At least `n` distinguishable colours, as hexadecimal codes."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+    from scanpy.plotting import palettes
+
+    for colors in (palettes.vega_10_scanpy, palettes.default_20, palettes.default_28):
+        if n <= len(colors):
+            return [to_hex(color) for color in colors]
+    if n <= len(palettes.default_102):
+        return [to_hex(color) for color in palettes.default_102]
+    return [to_hex(color) for color in colormaps["hsv"](np.linspace(0, 1, n, endpoint=False))]
+
+
+def _spread(mdata: MuData, name: str, column: pd.Series) -> pd.Series:
+    """Column of a modality as a column of the MuData, missing where the cell is not measured."""
+    from cantata.data._pairing import row_table
+
+    rows = row_table(mdata, [name])[name]
+    taken = column.iloc[np.maximum(rows, 0)].reset_index(drop=True)
+    return taken.where(pd.Series(rows >= 0)).set_axis(mdata.obs_names)
+
+
+def _level_order(mdata: MuData, key: str) -> list[str] | None:
+    """Order of the levels, from the first categorical column of that name."""
+    found = [mdata.obs[key]] if key in mdata.obs else []
+    for name, adata in mdata.mod.items():
+        prefix, _, rest = key.partition(":")
+        own = rest if rest and prefix == name else key
+        if own in adata.obs:
+            found.append(adata.obs[own])
+    for column in found:
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            return [str(level) for level in column.cat.categories]
+    return None
+
+
+def _pairing_values(mdata: MuData) -> pd.Series:
+    from cantata.data._pairing import membership, pattern_codes, pattern_name
+
+    names = list(mdata.mod)
+    codes = pattern_codes(membership(mdata))
+    order = sorted(np.unique(codes).tolist(), key=lambda code: (-code.bit_count(), code))
+    levels = [pattern_name(code, names) for code in order]
+    place = {code: i for i, code in enumerate(order)}
+    values = pd.Categorical.from_codes([place[code] for code in codes.tolist()], levels)
+    return pd.Series(values, index=mdata.obs_names, name=PAIRING)
+
+
+def cell_values(mdata: MuData, key: str) -> pd.Series:
+    """One value per cell: numbers, or a categorical with its levels in order.
+
+    Parameters
+    ----------
+    mdata
+        Any MuData; it is not modified.
+    key
+        ``"pairing"``, a column at MuData or modality level, or ``"<modality>:<column>"`` for the
+        column of one modality.
+
+    Returns
+    -------
+    Series indexed by ``mdata.obs_names``, float64 or categorical with text levels. Levels keep the
+    order of a categorical column; others are in natural order.
+
+    Raises
+    ------
+    KeyError
+        If the column is nowhere.
+    ValueError
+        If two columns of that name disagree about a cell.
+    """
+    from cantata.data._obs import coalesce_obs
+    from cantata.pp._pairing_report import natural_order
+
+    prefix, _, rest = key.partition(":")
+    if key == PAIRING and key not in mdata.obs:
+        return _pairing_values(mdata)
+    if key not in mdata.obs and prefix in mdata.mod and rest in mdata[prefix].obs:
+        values = _spread(mdata, prefix, mdata[prefix].obs[rest])
+    else:
+        values = coalesce_obs(mdata, key, argument="color")
+    order = _level_order(mdata, key)
+    plain = values.astype(object).infer_objects()
+    numeric = pd.api.types.is_numeric_dtype(plain) and not pd.api.types.is_bool_dtype(plain)
+    if order is None and numeric:
+        return pd.Series(plain.to_numpy(dtype=np.float64), index=mdata.obs_names, name=key)
+    text = plain.where(plain.isna(), plain.astype(str))
+    present = set(text.dropna())
+    levels = (
+        natural_order(present) if order is None else [level for level in order if level in present]
+    )
+    return pd.Series(pd.Categorical(text, categories=levels), index=mdata.obs_names, name=key)
+
+
+def level_colors(mdata: MuData, key: str, levels: Sequence[str]) -> list[str]:
+    """Colours of the levels: those that scanpy stored for this column if they fit, or new ones."""
+    stored = mdata.uns.get(f"{key}_colors")
+    if stored is not None and len(stored) == len(levels):
+        return [str(color) for color in stored]
+    return palette(len(levels))[: len(levels)]

@@ -1,0 +1,58 @@
+"""Splits keep rare pairing patterns in every part."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from mosaics import counts_mosaic
+
+from cantata.data import membership, stratified_split
+from cantata.data._pairing import pattern_codes, pattern_name
+
+
+def rare_pairs():
+    member = np.ones((200, 2), dtype=bool)
+    member[:98, 0] = False
+    member[98:196, 1] = False
+    return counts_mosaic(member=member, n_cells=200)
+
+
+@pytest.mark.parametrize("train_size", [0.5, 0.9])
+def test_rare_paired_cells_are_in_both_parts(train_size: float) -> None:
+    mdata = rare_pairs()
+    train, valid, test = stratified_split(mdata, ["rna", "adt"], train_size)
+    paired = membership(mdata).all(axis=1)
+    assert paired.sum() == 4
+    assert paired[train].sum() >= 1
+    assert paired[valid].sum() >= 1
+    assert len(test) == 0
+    assert sorted(np.concatenate([train, valid])) == list(range(200))
+
+
+def test_test_part_and_seed() -> None:
+    mdata = rare_pairs()
+    parts = stratified_split(mdata, ["rna", "adt"], 0.6, 0.2, seed=1)
+    assert sorted(np.concatenate(parts)) == list(range(200))
+    assert len(parts[2]) > 20
+    again = stratified_split(mdata, ["rna", "adt"], 0.6, 0.2, seed=1)
+    other = stratified_split(mdata, ["rna", "adt"], 0.6, 0.2, seed=2)
+    assert all((a == b).all() for a, b in zip(parts, again, strict=True))
+    assert not np.array_equal(parts[0], other[0])
+
+
+def test_all_cells_can_be_trained_on() -> None:
+    mdata = rare_pairs()
+    train, valid, test = stratified_split(mdata, ["rna", "adt"], 1.0)
+    assert len(train) == 200
+    assert len(valid) == len(test) == 0
+
+
+@pytest.mark.parametrize(("train", "valid"), [(0.0, None), (1.2, None), (0.9, 0.3), (0.5, -0.1)])
+def test_fractions_out_of_range(train: float, valid: float | None) -> None:
+    with pytest.raises(ValueError, match="train_size"):
+        stratified_split(rare_pairs(), ["rna", "adt"], train, valid)
+
+
+def test_pattern_names() -> None:
+    codes = pattern_codes(np.array([[True, False], [True, True], [False, False]]))
+    assert [pattern_name(c, ["rna", "adt"]) for c in codes] == ["rna only", "rna + adt", "none"]
