@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from mosaics import mosaic
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mosaics import mosaic
 from scipy import sparse
 from scvi.data.fields import MuDataLayerField
 
@@ -75,7 +75,9 @@ def test_random_mosaics_line_up(data: st.DataObject) -> None:
     mdata = id_mosaic(member, seed, formats)
     batch_size = data.draw(st.integers(1, n + 3), label="batch size")
     seen = []
-    for minibatch in MosaicLoader(registered(mdata), batch_size=batch_size, shuffle=True, seed=seed):
+    for minibatch in MosaicLoader(
+        registered(mdata), batch_size=batch_size, shuffle=True, seed=seed
+    ):
         assert_lined_up(mdata, minibatch)
         seen += minibatch["cell"].tolist()
     assert sorted(seen) == list(range(mdata.n_obs))

@@ -51,7 +51,9 @@ def test_product_of_experts_eq_6(mosaic) -> None:
         means, stds = of_cell(loc, rows, cell), of_cell(scale, rows, cell)
         for d in range(3):
             precision = sum(1 / float(s[d]) ** 2 for s in stds)
-            weighted = sum(float(m[d]) / float(s[d]) ** 2 for m, s in zip(means, stds, strict=True))
+            weighted = sum(
+                float(m[d]) / float(s[d]) ** 2 for m, s in zip(means, stds, strict=True)
+            )
             assert abs(float(mean[cell, d]) - weighted / precision) < 1e-5
             assert abs(float(std[cell, d]) - precision**-0.5) < 1e-5
 
@@ -135,9 +137,7 @@ def test_discriminator_eq_12() -> None:
     logits = {"a": torch.randn(3, 3), "b": torch.randn(5, 3), "c": torch.zeros(0, 3)}
     terms = []
     for k, value in enumerate(logits.values()):
-        per_cell = [
-            math.log(sum(math.exp(v) for v in row)) - row[k] for row in value.tolist()
-        ]
+        per_cell = [math.log(sum(math.exp(v) for v in row)) - row[k] for row in value.tolist()]
         if per_cell:
             terms.append(sum(per_cell) / len(per_cell))
     expected = sum(terms) / len(terms)
@@ -169,9 +169,7 @@ def test_negative_binomial_beside_loops_and_autograd(per_cell_theta: bool) -> No
     grads = torch.autograd.grad((value * weight).sum(), (logits, library, log_theta))
     mu = torch.softmax(logits, 1) * library[:, None]
     reference = NegativeBinomial(mu=mu, theta=log_theta.exp(), validate_args=False).log_prob(x)
-    expected = torch.autograd.grad(
-        (reference.sum(1) * weight).sum(), (logits, library, log_theta)
-    )
+    expected = torch.autograd.grad((reference.sum(1) * weight).sum(), (logits, library, log_theta))
     for one, two in zip(grads, expected, strict=True):
         assert torch.allclose(one, two, atol=1e-4)
 

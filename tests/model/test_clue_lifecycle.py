@@ -50,7 +50,9 @@ def test_indices_and_batch_size_change_nothing(mdata) -> None:
     clue = trained(mdata)
     joint = clue.get_latent_representation()
     some = np.array([7, 2, 55])
-    np.testing.assert_allclose(clue.get_latent_representation(indices=some), joint[some], atol=1e-6)
+    np.testing.assert_allclose(
+        clue.get_latent_representation(indices=some), joint[some], atol=1e-6
+    )
     np.testing.assert_allclose(clue.get_latent_representation(batch_size=7), joint, atol=1e-6)
     rna = clue.get_latent_representation(modality="rna")
     part = clue.get_latent_representation(modality="rna", indices=[3, 1])
@@ -148,7 +150,9 @@ def test_query_with_one_modality_and_without_batch(mdata) -> None:
     alone = mosaic({"adt": counts_mosaic(seed=2)["adt"].copy()})
     del alone["adt"].obs["batch"]
     own = clue.get_latent_representation(alone)
-    np.testing.assert_allclose(own, clue.get_latent_representation(alone, modality="adt"), atol=1e-6)
+    np.testing.assert_allclose(
+        own, clue.get_latent_representation(alone, modality="adt"), atol=1e-6
+    )
     with pytest.raises(ValueError, match="transform_batch"):
         clue.impute("rna", alone)
     assert clue.impute("rna", alone, transform_batch="b0").shape == (alone.n_obs, 12)
@@ -159,7 +163,9 @@ def test_query_with_one_modality_and_without_batch(mdata) -> None:
 def test_query_lacking_features(mdata) -> None:
     clue = trained(mdata)
     few = mosaic({"rna": mdata["rna"][:, :11].copy(), "adt": mdata["adt"].copy()})
-    with pytest.warns(UserWarning, match=r"'rna' lacks 1 of the model's 12 features, e.g. 'rna_11'"):
+    with pytest.warns(
+        UserWarning, match=r"'rna' lacks 1 of the model's 12 features, e.g. 'rna_11'"
+    ):
         assert np.isfinite(clue.get_latent_representation(few)).all()
     fewer = mosaic({"rna": mdata["rna"][:, :5].copy(), "adt": mdata["adt"].copy()})
     with pytest.raises(ValueError, match=r"'rna' lacks 7 of the model's 12 features"):
@@ -182,7 +188,7 @@ def test_write_results_writes_the_documented_keys(mdata, tmp_path) -> None:
             mdata[name].obsm["X_clue"], clue.get_latent_representation(modality=name)
         )
         assert mdata[name].layers["clue_denoised"].shape == mdata[name].shape
-        assert (mdata[name].X != values[name]).nnz == 0
+        assert (values[name] != mdata[name].X).nnz == 0
     denoised = mdata["adt"].to_df("clue_denoised")
     imputed = clue.impute("adt").to_df().loc[denoised.index]
     np.testing.assert_allclose(denoised, imputed, rtol=1e-4)

@@ -11,6 +11,7 @@ from mudata import MuData
 from scipy import sparse
 
 from cantata import pp
+from cantata._compat import no_pull
 
 REPS = {"rna": "X_pca", "adt": "X_pca", "atac": "X_lsi"}
 
@@ -333,6 +334,20 @@ def test_views_backed_files_and_batches_are_checked(make, tmp_path):
         pp.preprocess(backed)
     with pytest.raises(TypeError, match="AnnData"):
         pp.preprocess(make("full")["rna"])
+
+
+@pytest.mark.filterwarnings("ignore::anndata.ImplicitModificationWarning")
+def test_modalities_that_are_views_of_an_anndata(make):
+    source = make("full")
+    with no_pull():
+        mdata = MuData({m: source[m][:80] for m in REPS})
+        plain = MuData({m: source[m][:80].copy() for m in REPS})
+    pp.preprocess(mdata, n_comps=6)
+    pp.preprocess(plain, n_comps=6)
+    for name, rep in _reps(plain).items():
+        np.testing.assert_array_equal(_reps(mdata)[name], rep)
+        assert "counts" not in source[name].layers
+        assert (_dense(source[name].X) % 1 == 0).all()
 
 
 def test_no_warning_on_good_data(make):

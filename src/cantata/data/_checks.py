@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,8 @@ from cantata.data._pairing import row_table
 from cantata.data._rows import iter_blocks
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from anndata import AnnData
 
 
@@ -117,7 +118,10 @@ def matrix_stats(matrix: Any, obs_names: Any, n_features: int) -> MatrixStats:
     for start, block in iter_blocks(matrix, len(obs_names)):
         if sparse.issparse(block):
             block = block.tocsr()
-            values, row_of = block.data, np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
+            values, row_of = (
+                block.data,
+                np.repeat(np.arange(block.shape[0]), np.diff(block.indptr)),
+            )
         else:
             block = np.asarray(block)
             values, row_of = block.ravel(), np.repeat(np.arange(block.shape[0]), block.shape[1])
@@ -232,7 +236,9 @@ def check_matrix_keys(
                 f"{list(mdata[name].layers)}. Use None for .X."
             )
         if layer is None and mdata[name].X is None:
-            raise KeyError(f"Modality {name!r} has no .X; name a layer: {list(mdata[name].layers)}.")
+            raise KeyError(
+                f"Modality {name!r} has no .X; name a layer: {list(mdata[name].layers)}."
+            )
     for name, rep in reps.items():
         if rep not in mdata[name].obsm:
             raise KeyError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +13,8 @@ from cantata.data._pairing import row_table
 from cantata.data._rows import row_reader
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cantata.data._manager import MosaicManager
 
 CELL = "cell"
@@ -106,7 +107,7 @@ class MosaicDataset(Dataset):
     def __getitem__(self, index: int | slice | Sequence[int]) -> dict[str, torch.Tensor]:
         """Minibatch of the cells at `index`, in that order."""
         if isinstance(index, slice):
-            index = np.arange(self._n_obs)[index]
+            index = range(self._n_obs)[index]
         cells = np.ascontiguousarray(index, dtype=np.int64).reshape(-1)
         minibatch: dict[str, torch.Tensor] = {}
         for modality, readers in self._readers.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +11,8 @@ from scvi.data.fields import BaseAnnDataField
 from cantata.data._obs import coalesce_obs
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import rich.table
     from mudata import MuData
 

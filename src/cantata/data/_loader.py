@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Sized
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +10,8 @@ from scvi import settings
 from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence, Sized
+
     from cantata.data._manager import MosaicManager
 
 
@@ -106,9 +107,7 @@ class MosaicLoader(DataLoader):
         **kwargs: Any,
     ) -> None:
         if distributed_sampler:
-            raise ValueError(
-                "Training over several devices is not supported yet; pass devices=1."
-            )
+            raise ValueError("Training over several devices is not supported yet; pass devices=1.")
         dataset = adata_manager.create_torch_dataset(
             indices=indices,
             data_and_attributes=data_and_attributes,
@@ -116,7 +115,8 @@ class MosaicLoader(DataLoader):
         )
         if seed is None:
             seed = settings.seed or 0
-        order = EpochSampler(dataset, seed) if shuffle else SequentialSampler(dataset)
+        cells: Sized = dataset  # type: ignore[assignment]
+        order = EpochSampler(cells, seed) if shuffle else SequentialSampler(cells)
         kwargs.setdefault("num_workers", settings.dl_num_workers)
         kwargs.setdefault("persistent_workers", bool(kwargs["num_workers"]))
         super().__init__(

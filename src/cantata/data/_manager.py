@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scvi.data import AnnDataManager, AnnDataManagerValidationCheck
@@ -11,6 +10,9 @@ from torch.utils.data import Dataset, Subset
 
 from cantata.data._dataset import MosaicDataset
 from cantata.data._fields import MosaicObsField
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class MosaicManager(AnnDataManager):
@@ -33,7 +35,9 @@ class MosaicManager(AnnDataManager):
     >>> import cantata
     >>> from scvi.data.fields import MuDataLayerField
     >>> mdata = cantata.datasets.simulate_mosaic(n_cells=200)
-    >>> fields = [MuDataLayerField(m, None, mod_key=m, correct_data_format=False) for m in mdata.mod]
+    >>> fields = [
+    ...     MuDataLayerField(m, None, mod_key=m, correct_data_format=False) for m in mdata.mod
+    ... ]
     >>> manager = cantata.data.MosaicManager(fields)
     >>> manager.register_fields(mdata)
     >>> sorted(manager.create_torch_dataset()[[0, 1]])
@@ -80,8 +84,9 @@ class MosaicManager(AnnDataManager):
         dataset = MosaicDataset(self, keys=data_and_attributes)
         if indices is None:
             return dataset
-        indices = np.asarray(indices)
-        return Subset(dataset, np.flatnonzero(indices) if indices.dtype == bool else indices)
+        chosen = np.asarray(indices)
+        cells = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
+        return Subset(dataset, cells.tolist())
 
     def get_from_registry(self, registry_key: str) -> Any:
         """Data of a field; annotations of cells come as the values that minibatches carry."""

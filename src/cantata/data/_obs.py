@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +10,8 @@ import pandas as pd
 from cantata.data._pairing import row_table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mudata import MuData
 
 
@@ -34,7 +35,11 @@ def _candidates(mdata: MuData, key: str, modalities: Sequence[str]) -> list[tupl
 
 
 def coalesce_obs(
-    mdata: MuData, key: str, modalities: Sequence[str] | None = None, *, argument: str = "batch_key"
+    mdata: MuData,
+    key: str,
+    modalities: Sequence[str] | None = None,
+    *,
+    argument: str = "batch_key",
 ) -> pd.Series:
     """One value per cell of an annotation, wherever it is stored.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,10 +78,10 @@ def stratified_split(
         cells = np.flatnonzero(codes == code)
         if shuffle:
             cells = rng.permutation(cells)
-        n_valid = int(round(validation_size * cells.size))
+        n_valid = round(validation_size * cells.size)
         n_valid = min(max(n_valid, int(validation_size > 0)), cells.size - 1)
         all_used = train_size + validation_size > 1 - 1e-9
-        n_train = max(1, int(round(train_size * cells.size)))
+        n_train = max(1, round(train_size * cells.size))
         n_train = cells.size - n_valid if all_used else min(n_train, cells.size - n_valid)
         bounds = [n_train, n_train + n_valid]
         for part, chosen in zip(parts, np.split(cells, bounds), strict=True):
@@ -126,14 +127,17 @@ class MosaicSplitter(DataSplitter):
                 seed=settings.seed or 0,
                 shuffle=shuffle_set_split,
             )
-        super().__init__(
-            adata_manager,
-            train_size=train_size,
-            validation_size=validation_size,
-            shuffle_set_split=shuffle_set_split,
-            external_indexing=external_indexing,
-            **kwargs,
-        )
+        with warnings.catch_warnings():
+            # scvi-tools warns of networks that cannot take a small last minibatch; ours can
+            warnings.filterwarnings("ignore", message="Last batch will have a small size")
+            super().__init__(
+                adata_manager,
+                train_size=train_size,
+                validation_size=validation_size,
+                shuffle_set_split=shuffle_set_split,
+                external_indexing=external_indexing,
+                **kwargs,
+            )
 
     def train_dataloader(self) -> MosaicLoader:
         """Loader of the training cells, its order set for the trainer's current epoch."""
@@ -141,4 +145,3 @@ class MosaicSplitter(DataSplitter):
         if self.trainer is not None and isinstance(loader.sampler, EpochBatchSampler):
             loader.sampler.set_epoch(self.trainer.current_epoch)
         return loader
-

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy, normalize
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def cosine_to_fused(

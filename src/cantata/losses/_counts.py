@@ -138,9 +138,7 @@ def negative_binomial_log_prob(
     tensor([-1.9095])
     """
     with torch.autocast(device_type=logits.device.type, enabled=False):
-        return _NegativeBinomial.apply(
-            logits.float(), library.float(), log_theta.float(), counts
-        )
+        return _NegativeBinomial.apply(logits.float(), library.float(), log_theta.float(), counts)
 
 
 def poisson_log_prob(logits: Tensor, library: Tensor, counts: SparseCounts) -> Tensor:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
-def mean_over_modalities(values: Mapping[str, Tensor], rows: Mapping[str, Tensor], n: int) -> Tensor:
+
+def mean_over_modalities(
+    values: Mapping[str, Tensor], rows: Mapping[str, Tensor], n: int
+) -> Tensor:
     """Mean of each cell's rows over the modalities that it has.
 
     Source: Tu et al. 2022, eq. 11.

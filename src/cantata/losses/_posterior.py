@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def kl_to_standard_normal(loc: Tensor, scale: Tensor) -> Tensor:

@@ -62,9 +62,8 @@ class MosaicTrainingPlan(LightningModule):
         self._validation_terms = TermMeans()
         self._random_state: dict[str, Any] | None = None
 
-    def on_train_epoch_end(self) -> None:
-        """Log the means of all terms over the epoch."""
-        means = self._train_terms.pop("train")
+    def _finite(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Stop with advice once a term is NaN or infinite."""
         broken = [name for name, value in means.items() if not torch.isfinite(value)]
         if broken:
             raise RuntimeError(
@@ -72,13 +71,18 @@ class MosaicTrainingPlan(LightningModule):
                 "learning rate, e.g. train(plan_kwargs={'lr': 5e-4}), or limit the gradient with "
                 "plan_kwargs={'gradient_clip': 5.0}."
             )
+        return means
+
+    def on_train_epoch_end(self) -> None:
+        """Log the means of all terms over the epoch."""
+        means = self._finite(self._train_terms.pop("train"))
         self.log_dict(means, on_epoch=True, batch_size=1)
         if "objective_train" in means:
             self.log("train_loss", means["objective_train"], prog_bar=True, batch_size=1)
 
     def on_validation_epoch_end(self) -> None:
         """Log the means of all terms over the validation cells."""
-        means = self._validation_terms.pop("validation")
+        means = self._finite(self._validation_terms.pop("validation"))
         self.log_dict(means, on_epoch=True, batch_size=1)
         if "objective_validation" in means:
             self.log("validation_loss", means["objective_validation"], batch_size=1)

@@ -150,7 +150,7 @@ class MosaicModelClass(UnsupervisedTrainingMixin, BaseModelClass):
         cls._check_pairs(pairs)
         check_mapping("layers", layers or {}, names)
         check_mapping("reps", reps or {}, names)
-        arguments = {
+        arguments: dict[str, Any] = {
             "modalities": names,
             "layers": {name: (layers or {}).get(name) for name in names},
             "reps": recorded_reps(mdata, names) if reps is None else dict(reps),
@@ -171,7 +171,9 @@ class MosaicModelClass(UnsupervisedTrainingMixin, BaseModelClass):
     def _check_pairs(cls, pairs: Sequence[tuple[str, str]] | None) -> None:
         """Refuse links where the model has no use for them."""
         if pairs is not None:
-            raise ValueError(f"{cls.__name__} does not use links between features; leave out pairs.")
+            raise ValueError(
+                f"{cls.__name__} does not use links between features; leave out pairs."
+            )
 
     # What was registered ------------------------------------------------------------------------
 
@@ -217,9 +219,7 @@ class MosaicModelClass(UnsupervisedTrainingMixin, BaseModelClass):
                 for key in (_compat.MODEL_NAME, _compat.SETUP_METHOD, _compat.SETUP_ARGS)
             },
         )
-        manager.register_fields(
-            aligned, self.registry_, extend_categories=True, allow_absent=True
-        )
+        manager.register_fields(aligned, self.registry_, extend_categories=True, allow_absent=True)
         position = aligned.obs_names.get_indexer(mdata.obs_names)
         if (position < 0).any():
             cell = mdata.obs_names[np.flatnonzero(position < 0)[0]]
@@ -260,7 +260,7 @@ class MosaicModelClass(UnsupervisedTrainingMixin, BaseModelClass):
 
     def get_latent_representation(
         self, mdata: MuData | None = None, *, modality: str | None = None, **kwargs: Any
-    ) -> np.ndarray:
+    ) -> Any:
         """Embedding of cells; see the model."""
         raise NotImplementedError
 
@@ -391,9 +391,7 @@ def registered_fields(arguments: Mapping[str, Any]) -> list[Any]:
         ("continuous", MosaicNumericalField),
     ):
         argument = f"{kind}_covariate_keys"
-        fields += [
-            field_cls(f"{kind}_{key}", key, names, argument) for key in arguments[argument]
-        ]
+        fields += [field_cls(f"{kind}_{key}", key, names, argument) for key in arguments[argument]]
     return fields
 
 

@@ -25,7 +25,14 @@ class BatchNorm1d(nn.BatchNorm1d):
     def forward(self, x: Tensor) -> Tensor:
         if self.training and len(x) < 2:
             return functional.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+                x,
+                self.running_mean,
+                self.running_var,
+                self.weight,
+                self.bias,
+                False,
+                0.0,
+                self.eps,
             )
         return super().forward(x)
 
@@ -98,7 +105,9 @@ class Covariates(nn.Module):
     torch.Size([2, 8])
     """
 
-    def __init__(self, n_categories: list[int], n_continuous: int, n_out: int, fan_in: int) -> None:
+    def __init__(
+        self, n_categories: list[int], n_continuous: int, n_out: int, fan_in: int
+    ) -> None:
         super().__init__()
         bound = 1 / math.sqrt(fan_in + sum(n_categories) + n_continuous)
         self.categorical = nn.ParameterList(

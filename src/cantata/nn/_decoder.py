@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -44,12 +46,10 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         widths = [n_latent] + [n_hidden] * n_layers
-        self.linears = nn.ModuleList(
-            nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         self.covariates = nn.ModuleList(
             Covariates(n_categories, n_continuous, b, fan_in=a)
-            for a, b in zip(widths[:-1], widths[1:], strict=True)
+            for a, b in itertools.pairwise(widths)
         )
         self.norms = nn.ModuleList(BatchNorm1d(b) for b in widths[1:])
         self.dropout = dropout
@@ -57,7 +57,9 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor, codes: Tensor, values: Tensor | None) -> Tensor:
         """(n, n_hidden) hidden layer of cells with latent `z`, covariate `codes` and `values`."""
-        for linear, covariates, norm in zip(self.linears, self.covariates, self.norms, strict=True):
+        for linear, covariates, norm in zip(
+            self.linears, self.covariates, self.norms, strict=True
+        ):
             z = functional.leaky_relu(linear(z) + covariates(codes, values), 0.2)
             z = functional.dropout(norm(z), self.dropout, self.training)
         return z

@@ -171,9 +171,9 @@ class BernoulliHead(LikelihoodHead):
         self, location: Tensor, library: Tensor | None, codes: Tensor, target: SparseCounts
     ) -> Tensor:
         seen = (target.dense > 0).float()
-        return -functional.binary_cross_entropy_with_logits(
-            location, seen, reduction="none"
-        ).sum(dim=1)
+        return -functional.binary_cross_entropy_with_logits(location, seen, reduction="none").sum(
+            dim=1
+        )
 
 
 class NormalHead(LikelihoodHead):

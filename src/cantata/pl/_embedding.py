@@ -85,6 +85,7 @@ def embedding(
     Examples
     --------
     >>> import cantata
+    >>> import numpy as np
     >>> mdata = cantata.datasets.simulate_mosaic()
     >>> mdata.obsm["X_demo"] = np.random.default_rng(0).normal(size=(mdata.n_obs, 2))
     >>> len(cantata.pl.embedding(mdata, "demo", color=["pairing"]))

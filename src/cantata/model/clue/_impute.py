@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 import anndata
 import numpy as np
 import pandas as pd
 import torch
+import zarr
 from anndata import AnnData
 
 from cantata.data._dataset import BATCH, rows_key
 from cantata.losses import fuse_mean, mean_over_modalities
-from cantata.model.base import Cells
 from cantata.model.clue._library import LibrarySize, fit_library_weights, predict_log_library
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mudata import MuData
     from torch import Tensor
 
+    from cantata.model.base import Cells
     from cantata.model.clue._module import CLUEModule
 
 LibraryChoice = Literal["auto", "observed", "predicted"]
@@ -111,7 +114,8 @@ class ImputeMixin:
         batches = self._batch_indices(transform_batch)
         library = LibrarySize(library_size, len(chosen))
         writer = _Writer(cells, chosen, names, out, with_std=n_samples > 0)
-        columns = pd.Index(self.feature_names(modality)).get_indexer(names)  # type: ignore[attr-defined]
+        known = pd.Index(self.feature_names(modality))  # type: ignore[attr-defined]
+        columns = known.get_indexer(pd.Index(names))
         for tensors in self._minibatches(cells, chosen, batch_size):  # type: ignore[attr-defined]
             part = slice(writer.start, writer.start + len(tensors["cell"]))
             sizes = self._library_sizes(tensors, modality, source, library, part)
@@ -160,7 +164,9 @@ class ImputeMixin:
         known = self.batch_categories  # type: ignore[attr-defined]
         unknown = [name for name in wanted if name not in known]
         if unknown or not wanted:
-            raise KeyError(f"transform_batch={unknown or wanted} is not one of the batches {known}.")
+            raise KeyError(
+                f"transform_batch={unknown or wanted} is not one of the batches {known}."
+            )
         return [known.index(name) for name in wanted]
 
     # One minibatch ------------------------------------------------------------------------------
@@ -202,7 +208,11 @@ class ImputeMixin:
         """Mean, and with samples standard deviation, of the expected values of a minibatch."""
         loc, scale, rows = self.module.encode(tensors)
         if source is not None:
-            loc, scale, rows = {source: loc[source]}, {source: scale[source]}, {source: rows[source]}
+            loc, scale, rows = (
+                {source: loc[source]},
+                {source: scale[source]},
+                {source: rows[source]},
+            )
         n = len(tensors["cell"])
         if not n_samples:
             z = self._embedding(loc, scale, rows, n)
@@ -214,7 +224,8 @@ class ImputeMixin:
             value = self._decode_mean(modality, z, tensors, weights, library)
             total = value if total is None else total + value
             square = value.square() if square is None else square + value.square()
-        assert total is not None and square is not None
+        assert total is not None
+        assert square is not None
         mean = total / n_samples
         return mean, (square / n_samples - mean.square()).clamp(min=0).sqrt()
 
@@ -309,7 +320,13 @@ class _Writer:
     """Collects imputed values in memory or in a zarr store."""
 
     def __init__(
-        self, cells: Cells, chosen: np.ndarray, names: np.ndarray, out: str | None, *, with_std: bool
+        self,
+        cells: Cells,
+        chosen: np.ndarray,
+        names: np.ndarray,
+        out: str | None,
+        *,
+        with_std: bool,
     ) -> None:
         obs = cells.mdata.obs.iloc[chosen].copy()
         self.adata = AnnData(obs=obs, var=pd.DataFrame(index=pd.Index(names, dtype=str)))
@@ -338,25 +355,33 @@ class _Writer:
         if self.sizes:
             self.adata.obs["library_size"] = np.concatenate(self.sizes)
             if self.out is not None:
-                import zarr
-
-                anndata.io.write_elem(zarr.open_group(self.out, mode="a"), "obs", self.adata.obs)
+                anndata.io.write_elem(_open_zarr(self.out), "obs", self.adata.obs)
+        if self.out is not None:
+            _consolidate(self.out)
         self.adata.X = self.arrays["X"]
         if "std" in self.arrays:
             self.adata.layers["std"] = self.arrays["std"]
         return self.adata
 
 
+def _open_zarr(path: str) -> zarr.Group:
+    return zarr.open_group(path, mode="a", use_consolidated=False)
+
+
+def _consolidate(path: str) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*[Cc]onsolidated metadata.*")
+        zarr.consolidate_metadata(path)
+
+
 def _zarr_arrays(
     adata: AnnData, out: str, keys: list[str], shape: tuple[int, int]
 ) -> dict[str, Any]:
     """Empty arrays, in anndata's on-disk format, for values that are written block by block."""
-    import zarr
-
     if not out.endswith(".zarr"):
         raise ValueError(f"out={out!r} must end in '.zarr'.")
     adata.write_zarr(out)
-    group = zarr.open_group(out, mode="a")
+    group = _open_zarr(out)
     arrays = {}
     for key in keys:
         path = key if key == "X" else f"layers/{key}"

@@ -121,4 +121,3 @@ def _linear(components: Components) -> dict[str, np.ndarray | float | bool]:
         "loadings": loadings * components.factor,
         "offset": components.centre @ loadings * components.factor,
     }
-

@@ -9,8 +9,6 @@ import torch
 from sklearn.linear_model import RidgeCV
 from torch import Tensor
 
-from cantata.data._dataset import rows_key
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 

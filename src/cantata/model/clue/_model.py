@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 
-from cantata import _compat
 from cantata.data import membership
 from cantata.data._checks import check_counts, check_mapping
-from cantata.data._dataset import BATCH, LABELS, rep_key, rows_key
+from cantata.data._dataset import LABELS, rep_key
 from cantata.losses import fuse_mean, product_of_experts
 from cantata.model._callbacks import BestWeights
 from cantata.model.base import MosaicModelClass, to_numpy
@@ -25,12 +23,14 @@ from cantata.model.clue._transfer import TransferMixin
 from cantata.nn import LIKELIHOODS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from mudata import MuData
     from torch import Tensor
 
-N_STEPS = 600
+N_STEPS = 500
 """Planned generator steps of the default schedule, within the limits on epochs below."""
-MIN_EPOCHS, MAX_EPOCHS = 10, 60
+MIN_EPOCHS, MAX_EPOCHS = 6, 60
 
 
 class CLUE(ImputeMixin, TransferMixin, MosaicModelClass):
@@ -131,7 +131,9 @@ class CLUE(ImputeMixin, TransferMixin, MosaicModelClass):
     ) -> None:
         self.init_params_ = {
             "kwargs": {},
-            "non_kwargs": {k: v for k, v in locals().items() if k not in ("self", "mdata", "__class__")},
+            "non_kwargs": {
+                k: v for k, v in locals().items() if k not in ("self", "mdata", "__class__")
+            },
         }
         super().__init__(mdata)
         named = _per_modality(likelihoods, self.modalities)
@@ -154,7 +156,9 @@ class CLUE(ImputeMixin, TransferMixin, MosaicModelClass):
         )
         self.likelihoods_ = named
         self.has_inputs_ = not self.module.inputs
-        self.measured_batches_ = measured_batches(self.adata_manager, self.modalities, self.module.n_batch)
+        self.measured_batches_ = measured_batches(
+            self.adata_manager, self.modalities, self.module.n_batch
+        )
         self._model_summary_string = self.summary()
 
     def _n_labels(self) -> int:
@@ -191,7 +195,7 @@ class CLUE(ImputeMixin, TransferMixin, MosaicModelClass):
         Parameters
         ----------
         max_epochs
-            Epochs that the schedule is planned for; by default 600 steps, but at least 10 and at most
+            Epochs that the schedule is planned for; by default 500 steps, but at least 6 and at most
             60 epochs.
         batch_size
             Cells per minibatch.
@@ -225,6 +229,7 @@ class CLUE(ImputeMixin, TransferMixin, MosaicModelClass):
             fit_component_inputs(self)
             self.has_inputs_ = True
         kwargs.setdefault("check_val_every_n_epoch", 1)
+        kwargs.setdefault("log_every_n_steps", 1)
         if early_stopping:
             self._add_early_stopping(kwargs, max_epochs, train_size, validation_size)
         super().train(
@@ -357,7 +362,9 @@ class CLUE(ImputeMixin, TransferMixin, MosaicModelClass):
         return mean, (variance / count.unsqueeze(1)).sqrt()
 
 
-def _per_modality(likelihoods: str | Mapping[str, str], modalities: Sequence[str]) -> dict[str, str]:
+def _per_modality(
+    likelihoods: str | Mapping[str, str], modalities: Sequence[str]
+) -> dict[str, str]:
     """Name of the likelihood of every modality."""
     if isinstance(likelihoods, str):
         named = dict.fromkeys(modalities, likelihoods)

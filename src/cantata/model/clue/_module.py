@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from scvi.module.base import BaseModuleClass, LossOutput
@@ -27,6 +26,9 @@ from cantata.losses import (
 from cantata.nn import LIKELIHOODS, ComponentInput, CrossEncoder, Decoder, LikelihoodHead, mlp
 from cantata.nn._encoder import normalised_log_counts
 from cantata.nn._likelihoods import MIN_LIBRARY
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Fusion = Literal["mean", "poe"]
 Alignment = Literal["cosine", "mse"]
@@ -155,17 +157,17 @@ class CLUEModule(BaseModuleClass):
         covariates = n_categories or []
         k = len(self.modalities)
         self.inputs = nn.ModuleDict()
-        if n_components is not None:
-            for name, p in n_features.items():
-                if name not in n_input and p > MIN_FEATURES:
-                    self.inputs[name] = ComponentInput(p, min(n_components, p - 1))
-        widths = {name: layer.loadings.shape[1] for name, layer in self.inputs.items()}
+        widths = dict(n_input)
+        for name, p in n_features.items():
+            if n_components is not None and name not in n_input and p > MIN_FEATURES:
+                widths[name] = min(n_components, p - 1)
+                self.inputs[name] = ComponentInput(p, widths[name])
         self.encoders = nn.ModuleDict()
         self.decoders = nn.ModuleDict()
         self.heads = nn.ModuleDict()
         for name, p in n_features.items():
             self.encoders[name] = CrossEncoder(
-                n_input.get(name, widths.get(name, p)),
+                widths.get(name, p),
                 k,
                 n_latent,
                 n_hidden_encoder,
@@ -173,7 +175,7 @@ class CLUEModule(BaseModuleClass):
                 dropout_rate,
                 shared_first_layer,
             )
-            self.decoders[name] = Decoder(
+            decoder = Decoder(
                 n_latent,
                 [n_batch, *covariates],
                 n_continuous,
@@ -181,8 +183,9 @@ class CLUEModule(BaseModuleClass):
                 n_layers_decoder,
                 dropout_rate,
             )
+            self.decoders[name] = decoder
             self.heads[name] = LIKELIHOODS[likelihoods[name]](
-                self.decoders[name].n_out, p, n_batch, covariates, n_continuous
+                decoder.n_out, p, n_batch, covariates, n_continuous
             )
         n_extra = n_batch if discriminator_batch else 0
         self.discriminator = mlp(
@@ -194,8 +197,11 @@ class CLUEModule(BaseModuleClass):
         )
         self.classifier = nn.Linear(k * n_latent, n_labels) if n_labels else None
         self.library_encoders = nn.ModuleDict(
-            {name: nn.Linear(p, k) for name, p in n_features.items()} if library == "learned" else {}
+            {name: nn.Linear(p, k) for name, p in n_features.items()}
+            if library == "learned"
+            else {}
         )
+        self.library_weights: Tensor
         self.register_buffer("library_weights", torch.zeros(k, k, k * n_latent + 2))
 
     # What the modules below read from a minibatch -----------------------------------------------
@@ -293,10 +299,12 @@ class CLUEModule(BaseModuleClass):
     def learned_library(self, source: str, target: str, counts: Tensor) -> Tensor:
         """(n,) library sizes of `target` that the counts of `source` predict."""
         column = self.modalities.index(target)
-        weight, bias = self.library_encoders[source].weight, self.library_encoders[source].bias
-        return functional.relu(counts @ weight[column] + bias[column]).clamp(min=MIN_LIBRARY)
+        sizes = functional.relu(self.library_encoders[source](counts))
+        return sizes[:, column].clamp(min=MIN_LIBRARY)
 
-    def _library(self, source: str, target: str, source_counts: Tensor, target_counts: Tensor):
+    def _library(
+        self, source: str, target: str, source_counts: Tensor, target_counts: Tensor
+    ) -> Tensor | None:
         if not self.head(target).has_library:
             return None
         if self.library == "learned":
@@ -448,7 +456,9 @@ class CLUEModule(BaseModuleClass):
             extra_metrics={name: value.detach() for name, value in terms.items()},
         )
 
-    def _label_loss(self, tensors: Mapping[str, Tensor], inferred: Inference, noise: float):
+    def _label_loss(
+        self, tensors: Mapping[str, Tensor], inferred: Inference, noise: float
+    ) -> Tensor:
         assert self.classifier is not None
         noisy = self.noisy_means(inferred, noise)
         labels = torch.cat([tensors[LABELS][inferred.rows[name]] for name in noisy])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +12,8 @@ from cantata.data import membership
 from cantata.data._dataset import BATCH
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cantata.data import MosaicManager
 
 
@@ -35,7 +36,9 @@ def check_linked(member: np.ndarray, modalities: Sequence[str]) -> None:
     n_groups, group = connected_components(csr_matrix(shared > 0), directed=False)
     if n_groups < 2:
         return
-    groups = [[m for m, g in zip(modalities, group, strict=True) if g == i] for i in range(n_groups)]
+    groups = [
+        [m for m, g in zip(modalities, group, strict=True) if g == i] for i in range(n_groups)
+    ]
     raise ValueError(
         f"No cell connects the modalities {groups}: 0 of {len(member)} cells have one of each. CLUE "
         "learns from paired cells. For unpaired data use SCMODAL, which aligns linked features; if "

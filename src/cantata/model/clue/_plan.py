@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 from itertools import combinations
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.nn.functional import normalize
-from torch.optim import Optimizer
 
 from cantata.data._dataset import CELL
 from cantata.losses import paired_rows
 from cantata.metrics import foscttm
 from cantata.model._plan import MosaicTrainingPlan
 from cantata.model.clue._module import CLUEModule, LossWeights
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
 
 OPTIMIZERS = {"rmsprop": torch.optim.RMSprop, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 MAX_VALIDATION_PAIRS = 2000
@@ -58,6 +61,8 @@ class CLUETrainingPlan(MosaicTrainingPlan):
     >>> CLUETrainingPlan(module, lambda_cross=1.0).weights.lambda_cross
     1.0
     """
+
+    module: CLUEModule
 
     def __init__(
         self,
@@ -101,10 +106,21 @@ class CLUETrainingPlan(MosaicTrainingPlan):
         if self.lr_schedule == "constant":
             return
         progress = self.current_epoch + batch_idx / max(1, self.trainer.num_training_batches)
-        share = 0.5 * (1 + math.cos(math.pi * min(progress / self.trainer.max_epochs, 1.0)))
-        for optimizer in self.optimizers():
+        share = 0.5 * (1 + math.cos(math.pi * min(progress / self._max_epochs, 1.0)))
+        for optimizer in self._both():
             for group in optimizer.param_groups:
                 group["lr"] = self.lr * share
+
+    @property
+    def _max_epochs(self) -> int:
+        """Planned epochs; a trainer without a limit plans as scvi-tools does."""
+        return self.trainer.max_epochs or 1
+
+    def _both(self) -> list[LightningOptimizer]:
+        """Optimisers of encoders and decoders, and of the discriminator."""
+        optimizers = self.optimizers()
+        assert isinstance(optimizers, list)
+        return optimizers
 
     @property
     def _plays_adversary(self) -> bool:
@@ -114,13 +130,13 @@ class CLUETrainingPlan(MosaicTrainingPlan):
     @property
     def noise(self) -> float:
         """Standard deviation of the noise on the discriminator's input in this epoch."""
-        burn_in = self.noise_epochs * self.trainer.max_epochs
+        burn_in = self.noise_epochs * self._max_epochs
         return max(1 - self.current_epoch / burn_in, 0.0) if burn_in > 0 else 0.0
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """One step of the discriminator, then one of the encoders and decoders."""
         self._set_learning_rate(batch_idx)
-        generator, adversary = self.optimizers()
+        generator, adversary = self._both()
         inferred = self.module.inference(batch)
         noise = self.noise
         if self._plays_adversary:
@@ -137,7 +153,7 @@ class CLUETrainingPlan(MosaicTrainingPlan):
         self.manual_backward(output.loss)
         self.module.discriminator.requires_grad_(not self.module.frozen)
         if self.gradient_clip is not None:
-            self.clip_gradients(generator, self.gradient_clip, "norm")
+            torch.nn.utils.clip_grad_norm_(generator.param_groups[0]["params"], self.gradient_clip)
         generator.step()
         self._train_terms.add(output.extra_metrics, output.n_obs_minibatch)
         return {"loss": output.loss.detach()}
@@ -167,8 +183,11 @@ class CLUETrainingPlan(MosaicTrainingPlan):
         scores = []
         for key in self._validation_pairs[0] if self._validation_pairs else {}:
             left, right = (
-                normalize(torch.cat([p[key][side] for p in self._validation_pairs]), dim=1)
-                [:MAX_VALIDATION_PAIRS].cpu().numpy()
+                normalize(torch.cat([p[key][side] for p in self._validation_pairs]), dim=1)[
+                    :MAX_VALIDATION_PAIRS
+                ]
+                .cpu()
+                .numpy()
                 for side in (0, 1)
             )
             if len(left) > 1:

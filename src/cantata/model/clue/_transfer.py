@@ -7,7 +7,6 @@ import warnings
 from typing import TYPE_CHECKING, Any, Self
 
 import anndata
-import numpy as np
 import pandas as pd
 import torch
 from mudata import MuData
@@ -117,7 +116,7 @@ class TransferMixin:
         'new'
         """
         reference = _loaded(cls, reference_model)
-        prepared = cls.prepare_query_mudata(query_mdata, reference)  # type: ignore[arg-type]
+        prepared = cls.prepare_query_mudata(query_mdata, reference)
         model = _grown(reference, prepared)
         if freeze:
             model.module.freeze_all_but_covariates()
@@ -201,7 +200,10 @@ def _grown(reference: Any, mdata: MuData) -> Any:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*have no count in any cell.*")
         cls.setup_mudata(
-            mdata, source_registry=reference.registry_, extend_categories=True, **reference.setup_args
+            mdata,
+            source_registry=reference.registry_,
+            extend_categories=True,
+            **reference.setup_args,
         )
         model = cls(mdata, **reference.init_params_["non_kwargs"])
     state = reference.module.state_dict()
@@ -245,7 +247,7 @@ def _concatenate(model: Any, query: MuData) -> MuData:
     with warnings.catch_warnings(), _compat.no_pull():
         warnings.simplefilter("ignore", (UserWarning, FutureWarning))
         union = MuData(parts)
-    for key in _covariate_columns(model.setup_args) + [model.setup_args["labels_key"]]:
+    for key in [*_covariate_columns(model.setup_args), model.setup_args["labels_key"]]:
         if key is None:
             continue
         columns = [coalesce_obs(model.adata, key)]

@@ -1,0 +1,100 @@
+"""Command line: ``python -m cantata demo``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class _Parser(argparse.ArgumentParser):
+    """Parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
+
+
+def _number(least: int) -> type:
+    class Number(int):
+        def __new__(cls, text: str) -> Number:
+            value = super().__new__(cls, text)
+            if value < least:
+                raise argparse.ArgumentTypeError(f"{text} is less than {least}")
+            return value
+
+    return Number
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m cantata", description="Integration of multimodal data.")
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+    demo = commands.add_parser(
+        "demo",
+        help="integrate a mosaic from beginning to end",
+        description="Integrate a mosaic from beginning to end: pairing report, preprocessing, "
+        "training, embedding, scores beside simple methods and chance. Writes demo.h5mu and "
+        "demo.png. Without --data a mosaic is simulated.",
+    )
+    demo.add_argument(
+        "--data", type=Path, metavar="FILE.h5mu", help="your own data, counts in .X or 'counts'"
+    )
+    demo.add_argument("--model", choices=["clue"], default="clue", help="model (default: clue)")
+    demo.add_argument(
+        "--label-key", metavar="COL", help="column with cell types (default: common names)"
+    )
+    demo.add_argument(
+        "--batch-key", metavar="COL", help="column with batches (default: common names)"
+    )
+    demo.add_argument(
+        "--out", type=Path, default=Path(), metavar="DIR", help="where to write (default: here)"
+    )
+    demo.add_argument("--seed", type=_number(0), default=0, metavar="N", help="(default: 0)")
+    demo.add_argument(
+        "--epochs", type=_number(1), metavar="N", help="planned epochs (default: by data size)"
+    )
+    demo.add_argument(
+        "--accelerator", choices=["auto", "cpu", "gpu", "mps"], default="auto", help="(default: auto)"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status.
+
+    Parameters
+    ----------
+    argv
+        Arguments; those of the command line by default.
+
+    Returns
+    -------
+    0, or 2 where the data or an option cannot be used.
+
+    Raises
+    ------
+    SystemExit
+        By the parser: status 2 for wrong arguments, 0 after ``--help``.
+
+    Examples
+    --------
+    >>> main(["demo", "--data", "nowhere.h5mu"])
+    2
+    """
+    arguments = vars(_parser().parse_args(argv))
+    del arguments["command"]
+    from cantata._demo import DemoError, Options, run
+
+    try:
+        run(Options(**arguments))
+    except DemoError as error:
+        sys.stderr.write(f"python -m cantata demo: error: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

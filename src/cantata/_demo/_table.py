@@ -1,0 +1,53 @@
+"""The scores as a table in the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from cantata._demo._scores import Score
+
+
+def _figure(value: float, other: float, *, higher: bool) -> str:
+    """Three digits, bold where the value is at least as good as the other."""
+    text = f"{value:.3f}"
+    return f"[bold]{text}[/bold]" if (value >= other if higher else value <= other) else text
+
+
+def score_table(scores: Sequence[Score], model: str) -> Table:
+    """Table for a rich console; the better of the model and the simple method is bold.
+
+    Parameters
+    ----------
+    scores
+        Scores; those of one section belong together.
+    model
+        Name of the model.
+    """
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title="Scores", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("score")
+    for name in ("cells", model, "simple", "chance", "better"):
+        table.add_column(name, justify="right")
+    section = None
+    for score in scores:
+        if score.section != section:
+            section = score.section
+            table.add_row(f"[italic]{section}[/italic]")
+        higher = score.higher_is_better
+        simple = _figure(score.simple, score.model, higher=higher)
+        table.add_row(
+            f"  {score.name}",
+            score.cells,
+            _figure(score.model, score.simple, higher=higher),
+            f"{simple} {score.method:<4}",
+            f"{score.chance:.3f}",
+            "high" if higher else "low",
+        )
+    return table

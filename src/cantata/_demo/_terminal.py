@@ -1,0 +1,117 @@
+"""What the demo says while it runs, and what it keeps from being said."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.callbacks import Callback
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from lightning.pytorch import LightningModule, Trainer
+    from rich.console import Console
+
+CHATTY = ("lightning.pytorch", "lightning.fabric", "scvi")
+"""Loggers whose remarks on seeds, devices and names of columns tell a user of the demo nothing."""
+
+
+class Step:
+    """A step of the demo; `detail` is what its line says when it is done."""
+
+    def __init__(self) -> None:
+        self.detail = ""
+
+
+@contextmanager
+def step(console: Console, title: str) -> Iterator[Step]:
+    """A spinner while a step runs, and one line with its result and its seconds afterwards."""
+    start, current = time.perf_counter(), Step()
+    with console.status(f"{title} ..."):
+        yield current
+    seconds = time.perf_counter() - start
+    console.print(
+        f"[bold]{title:<11}[/bold] {current.detail} [dim]({seconds:.1f} s)[/dim]", highlight=False
+    )
+
+
+@contextmanager
+def quiet(console: Console) -> Iterator[None]:
+    """Silence remarks of other packages, and print warnings of cantata as notes.
+
+    Parameters
+    ----------
+    console
+        Where the notes go.
+    """
+    loggers = [logging.getLogger(name) for name in CHATTY]
+    levels = [logger.level for logger in loggers]
+
+    def note(message: Warning | str, *_args: Any, **_kwargs: Any) -> None:
+        console.print(f"[yellow]note[/yellow]        {message}", highlight=False)
+
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("always", category=UserWarning, module=r"cantata(\.|$)")
+            warnings.showwarning = note
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def shown(path: Path) -> str:
+    """Path as short as it can be told from here."""
+    here = path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+class EpochBar(Callback):
+    """Progress bar over the epochs of a training, with the quantity that early stopping watches.
+
+    Parameters
+    ----------
+    console
+        Where the bar is drawn; without a terminal it is drawn once, at the end.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("[bold]Train      [/bold] epoch"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[score]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the bar."""
+        self._task = self._progress.add_task("", total=trainer.max_epochs, score="")
+        self._progress.start()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Advance the bar."""
+        value = trainer.callback_metrics.get("foscttm_validation")
+        score = "" if value is None else f"FOSCTTM {float(value):.3f}"
+        self._progress.update(self._task, advance=1, score=score)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remove the bar."""
+        self._progress.stop()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Remove the bar."""
+        self._progress.stop()

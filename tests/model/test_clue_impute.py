@@ -1,0 +1,167 @@
+"""Imputation: units, library sizes, batches, uncertainty, files."""
+
+from __future__ import annotations
+
+import anndata
+import numpy as np
+import pytest
+import scvi
+import torch
+from mosaics import counts_mosaic
+
+from cantata import CLUE
+
+SMALL = {"n_latent": 4, "n_hidden_encoder": 16, "n_hidden_decoder": 8, "n_hidden_discriminator": 8}
+
+
+@pytest.fixture(scope="module")
+def clue() -> CLUE:
+    scvi.settings.seed = 0
+    mdata = counts_mosaic(n_cells=120)
+    CLUE.setup_mudata(mdata, batch_key="batch")
+    model = CLUE(mdata, **SMALL)
+    model.train(8, batch_size=16, enable_progress_bar=False, accelerator="cpu")
+    return model
+
+
+def test_every_cell_in_the_order_of_the_data(clue) -> None:
+    proteins = clue.impute("adt")
+    assert list(proteins.obs_names) == list(clue.adata.obs_names)
+    assert list(proteins.var_names) == list(clue.adata["adt"].var_names)
+    assert proteins.X.dtype == np.float32
+    np.testing.assert_allclose(proteins.X.sum(1), proteins.obs["library_size"], rtol=1e-4)
+
+
+def test_auto_library_is_observed_where_it_can_be(clue) -> None:
+    proteins = clue.impute("adt")
+    adt = clue.adata["adt"]
+    total = np.asarray(adt.X.sum(1)).ravel()
+    np.testing.assert_allclose(proteins[adt.obs_names].obs["library_size"], total, rtol=1e-5)
+    from_rna = clue.impute("adt", source="rna")
+    shared = adt.obs_names.intersection(from_rna.obs_names)
+    differs = from_rna[shared].obs["library_size"].to_numpy() - total[adt.obs_names.isin(shared)]
+    assert np.abs(differs).max() > 0.1
+
+
+def test_predicted_library_beats_the_mean_on_new_cells() -> None:
+    mdata = counts_mosaic(n_cells=500, member=np.ones((500, 2), dtype=bool))
+    seen = np.isin(np.arange(500), np.arange(400))
+    train, test = mdata[seen].copy(), mdata[~seen].copy()
+    CLUE.setup_mudata(train)
+    model = CLUE(train, **SMALL)
+    model.train(10, batch_size=32, enable_progress_bar=False, accelerator="cpu")
+    predicted = model.impute("adt", test, source="rna").obs["library_size"]
+    total = np.log(test["adt"].to_df().sum(axis=1).loc[predicted.index])
+    error = np.mean((np.log(predicted) - total) ** 2)
+    assert error < 0.9 * np.var(total)
+
+
+def test_given_library_sizes(clue) -> None:
+    np.testing.assert_allclose(clue.impute("rna", library_size=50.0).X.sum(1), 50, rtol=1e-4)
+    sizes = np.linspace(10, 20, clue.adata.n_obs)
+    np.testing.assert_allclose(clue.impute("rna", library_size=sizes).X.sum(1), sizes, rtol=1e-4)
+    for wrong in (0.0, np.ones(3), "median"):
+        with pytest.raises(ValueError, match="library_size"):
+            clue.impute("rna", library_size=wrong)
+    with pytest.raises(ValueError, match="have no 'adt'"):
+        clue.impute("adt", library_size="observed")
+
+
+def test_source_uses_that_modality_alone(clue) -> None:
+    mdata = clue.adata.copy()
+    before = clue.impute("adt", mdata, source="rna").to_df()
+    mdata["adt"].X = mdata["adt"].X * 7
+    np.testing.assert_allclose(clue.impute("adt", mdata, source="rna").to_df(), before, rtol=1e-5)
+    assert list(before.index) == [
+        c for c in clue.adata.obs_names if c in clue.adata["rna"].obs_names
+    ]
+    lacking = np.flatnonzero(~clue.adata.obs_names.isin(clue.adata["rna"].obs_names))
+    with pytest.raises(ValueError, match="1 of the chosen cells have no 'rna'"):
+        clue.impute("adt", source="rna", indices=[0, lacking[0]] if lacking[0] else [lacking[0]])
+
+
+def test_features_and_indices(clue) -> None:
+    whole = clue.impute("rna").to_df()
+    part = clue.impute("rna", features=["rna_5", "rna_2"], indices=[9, 4], batch_size=1)
+    expected = whole.iloc[[9, 4]][["rna_5", "rna_2"]]
+    np.testing.assert_allclose(part.to_df(), expected, rtol=1e-4)
+    with pytest.raises(KeyError, match="1 features are not in modality 'rna', e.g. 'CD4'"):
+        clue.impute("rna", features=["CD4"])
+    with pytest.raises(KeyError, match="modality='atac'"):
+        clue.impute("atac")
+
+
+def test_transform_batch(clue) -> None:
+    zero, one = (clue.impute("rna", transform_batch=b).X for b in ("b0", "b1"))
+    own = clue.impute("rna")
+    is_zero = np.array([int(name[1:]) % 2 == 0 for name in own.obs_names])
+    np.testing.assert_allclose(own.X, np.where(is_zero[:, None], zero, one), rtol=1e-4)
+    both = clue.impute("rna", transform_batch=["b0", "b1"]).X
+    np.testing.assert_allclose(both, (zero + one) / 2, rtol=1e-4)
+    with pytest.raises(KeyError, match="transform_batch"):
+        clue.impute("rna", transform_batch="b9")
+
+
+def test_batch_in_which_the_modality_was_not_measured_takes_the_mean_of_others() -> None:
+    member = np.ones((90, 2), dtype=bool)
+    batch_two = np.arange(90) % 3 == 2
+    member[batch_two, 1] = False
+    mdata = counts_mosaic(member=member, n_cells=90, n_batches=3)
+    CLUE.setup_mudata(mdata, batch_key="batch")
+    clue = CLUE(mdata, **SMALL)
+    clue.train(1, batch_size=16, enable_progress_bar=False, accelerator="cpu")
+    default = clue.impute("adt").to_df()
+    mean = clue.impute("adt", transform_batch=["b0", "b1"]).to_df()
+    unmeasured = [c for c in default.index if int(c[1:]) % 3 == 2]
+    np.testing.assert_allclose(default.loc[unmeasured], mean.loc[unmeasured], rtol=1e-4)
+
+
+def test_posterior_samples_give_uncertainty(clue) -> None:
+    torch.manual_seed(0)
+    sampled = clue.impute("rna", n_samples=30)
+    point = clue.impute("rna")
+    assert (sampled.layers["std"] >= 0).all()
+    assert sampled.layers["std"].mean() > 0
+    assert np.corrcoef(sampled.X.ravel(), point.X.ravel())[0, 1] > 0.95
+
+
+def test_written_in_blocks(clue, tmp_path) -> None:
+    path = str(tmp_path / "adt.zarr")
+    imputed = clue.impute("adt", out=path, batch_size=17, n_samples=2)
+    assert not isinstance(imputed.X, np.ndarray)
+    again = anndata.read_zarr(path)
+    assert again.shape == (120, 6)
+    np.testing.assert_allclose(again.X.sum(1), again.obs["library_size"], rtol=1e-3)
+    assert again.layers["std"].shape == again.shape
+    with pytest.raises(ValueError, match="zarr"):
+        clue.impute("adt", out=str(tmp_path / "adt.h5ad"))
+
+
+def test_spatial_coordinates_are_kept(clue) -> None:
+    mdata = clue.adata.copy()
+    mdata.obsm["spatial"] = np.arange(2 * mdata.n_obs).reshape(-1, 2)
+    picked = clue.impute("adt", mdata, indices=[3, 1])
+    np.testing.assert_array_equal(picked.obsm["spatial"], mdata.obsm["spatial"][[3, 1]])
+
+
+@pytest.mark.parametrize("likelihood", ["zinb", "poisson", "bernoulli", "normal"])
+def test_units_of_every_likelihood(likelihood: str) -> None:
+    mdata = counts_mosaic()
+    CLUE.setup_mudata(mdata)
+    clue = CLUE(mdata, likelihoods={"adt": likelihood}, **SMALL)
+    clue.train(1, batch_size=16, enable_progress_bar=False, accelerator="cpu")
+    values = clue.impute("adt", source="rna").X
+    assert np.isfinite(values).all()
+    if likelihood == "bernoulli":
+        assert values.min() >= 0
+        assert values.max() <= 1
+    has_library = "library_size" in clue.impute("adt").obs
+    assert has_library == (likelihood in ("zinb", "poisson"))
+
+
+def test_learned_library() -> None:
+    mdata = counts_mosaic()
+    CLUE.setup_mudata(mdata)
+    clue = CLUE(mdata, library="learned", **SMALL)
+    clue.train(1, batch_size=16, enable_progress_bar=False, accelerator="cpu")
+    assert np.isfinite(clue.impute("adt", source="rna").X).all()

@@ -1,0 +1,301 @@
+"""The objective beside the paper's equations, and every option of the model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from mosaics import counts_mosaic
+from scvi.distributions import NegativeBinomial
+
+import cantata
+from cantata import CLUE
+from cantata.model.clue import CLUEModule, LossWeights
+from cantata.model.clue._plan import CLUETrainingPlan
+
+SMALL = {"n_latent": 4, "n_hidden_encoder": 16, "n_hidden_decoder": 8, "n_hidden_discriminator": 8}
+FEATURES = {"rna": 6, "adt": 4}
+
+
+def minibatch(seed: int = 0) -> dict[str, torch.Tensor]:
+    """Six cells: two with RNA only, one with protein only, three with both."""
+    torch.manual_seed(seed)
+    rows = {"rna": [0, 1, 3, 4, 5], "adt": [2, 3, 4, 5]}
+    tensors = {"cell": torch.arange(6), "batch": torch.tensor([0, 1, 0, 1, 0, 1])}
+    for name, r in rows.items():
+        tensors[f"{name}_rows"] = torch.tensor(r)
+        tensors[name] = torch.poisson(torch.rand(len(r), FEATURES[name]) * 4) + 1
+    return tensors
+
+
+def module(**options) -> CLUEModule:
+    torch.manual_seed(0)
+    return CLUEModule(
+        FEATURES,
+        {},
+        {"rna": "nb", "adt": "nb"},
+        n_batch=2,
+        dropout_rate=0.0,
+        **(SMALL | {"n_components": None} | options),
+    ).eval()
+
+
+def loop_nll(net: CLUEModule, name: str, z, counts, batch, library) -> float:
+    """Negative log-likelihood of one cell and feature, by scvi-tools' distribution."""
+    codes = torch.tensor([[batch]])
+    location = net.decode(name, z[None], codes, None)
+    mu = torch.softmax(location, 1) * library
+    theta = net.heads[name].log_theta[batch].exp()
+    return float(
+        -NegativeBinomial(mu=mu, theta=theta, validate_args=False).log_prob(counts).mean().detach()
+    )
+
+
+def unit(x: torch.Tensor) -> torch.Tensor:
+    return x / x.norm()
+
+
+@pytest.mark.parametrize("fusion", ["mean", "poe"])
+@pytest.mark.parametrize("alignment", ["cosine", "mse"])
+def test_objective_is_the_sum_over_cells_and_modalities(fusion: str, alignment: str) -> None:
+    net = module(fusion=fusion, alignment=alignment)
+    tensors = minibatch()
+    weights = LossWeights(
+        lambda_self=1.1,
+        lambda_kl=0.7,
+        lambda_cross=1.3,
+        lambda_mse=0.9,
+        lambda_d=0.4,
+        lambda_contrastive=0.0,
+    )
+    with torch.no_grad():
+        inferred = net.inference(tensors, sample=False)
+        out = net.loss(tensors, inferred, net.generative(tensors, inferred), weights)
+        own = {"rna": {}, "adt": {}}
+        for m in own:
+            for i, cell in enumerate(tensors[f"{m}_rows"].tolist()):
+                own[m][cell] = (inferred.loc[m][i], inferred.scale[m][i], tensors[m][i])
+        nll, cross, kl, close, logits = ({m: [] for m in own} for _ in range(5))
+        fused_kl = {m: [] for m in own}
+        cell_close = []
+        for cell in range(6):
+            has = [m for m in own if cell in own[m]]
+            if fusion == "poe":
+                precision = sum(own[m][cell][1] ** -2 for m in has)
+                mean = sum(own[m][cell][0] * own[m][cell][1] ** -2 for m in has) / precision
+                std = precision**-0.5
+                fused = unit(mean)
+                for k, m in enumerate(own):
+                    part = slice(4 * k, 4 * k + 4)
+                    terms = 0.5 * (mean[part] ** 2 + std[part] ** 2 - 1 - 2 * std[part].log())
+                    fused_kl[m].append(float(terms.sum()) / FEATURES[m])
+            else:
+                fused = unit(sum(unit(own[m][cell][0]) for m in has) / len(has))
+            distances = []
+            for k, m in enumerate(own):
+                if m not in has:
+                    continue
+                loc, scale, counts = own[m][cell]
+                z, total = unit(loc), counts.sum()
+                batch = int(tensors["batch"][cell])
+                nll[m].append(loop_nll(net, m, z, counts, batch, total))
+                source = fused if len(has) > 1 else z
+                cross[m].append(loop_nll(net, m, source, counts, batch, total))
+                part = slice(4 * k, 4 * k + 4) if fusion == "poe" else slice(None)
+                terms = 0.5 * (loc**2 + scale**2 - 1 - 2 * scale.log())[part]
+                kl[m].append(float(terms.sum()) / FEATURES[m])
+                close[m].append(float(1 - z @ fused))
+                distances.append(float(((z - fused) ** 2).sum()))
+                score = net.discriminator(loc[None])[0]
+                logits[m].append(float(score.logsumexp(0) - score[k]))
+            cell_close.append(np.mean(distances))
+    mean_of = {
+        key: sum(np.mean(v) for v in value.values())
+        for key, value in {"nll": nll, "cross": cross, "kl": kl, "close": close}.items()
+    }
+    closeness = mean_of["close"] if alignment == "cosine" else np.mean(cell_close)
+    of_fused = sum(np.mean(v) for v in fused_kl.values()) if fusion == "poe" else 0.0
+    expected = (
+        1.1 * (mean_of["nll"] + 0.7 * mean_of["kl"])
+        + 1.3 * (mean_of["cross"] + 0.7 * of_fused)
+        + 0.9 * closeness
+        - 0.4 * np.mean([np.mean(v) for v in logits.values()])
+    )
+    assert float(out.loss) == pytest.approx(expected, abs=1e-4)
+
+
+def test_real_cross_decodes_from_the_other_modality_alone() -> None:
+    net, tensors = module(), minibatch()
+    with torch.no_grad():
+        inferred = net.inference(tensors, sample=False)
+        values = net.generative(tensors, inferred, real_cross=True)["real_cross"]
+    for m, source in (("rna", "adt"), ("adt", "rna")):
+        rows = tensors[f"{m}_rows"].tolist()
+        for got, cell in zip(values[m].tolist(), [3, 4, 5], strict=True):
+            z = inferred.samples[source][tensors[f"{source}_rows"].tolist().index(cell)]
+            counts = tensors[m][rows.index(cell)]
+            batch = int(tensors["batch"][cell])
+            assert got == pytest.approx(loop_nll(net, m, z, counts, batch, counts.sum()), abs=1e-4)
+
+
+def test_steps_of_the_two_players_leave_the_other_alone() -> None:
+    """The discriminator's step moves only the discriminator, the generator's only the rest."""
+    mdata = counts_mosaic()
+    CLUE.setup_mudata(mdata)
+    clue = CLUE(mdata, **SMALL)
+    plan = CLUETrainingPlan(clue.module)
+    generator, adversary = plan.configure_optimizers()
+    ours = {id(p) for g in adversary.param_groups for p in g["params"]}
+    theirs = {id(p) for g in generator.param_groups for p in g["params"]}
+    assert ours == {id(p) for p in clue.module.discriminator.parameters()}
+    assert not ours & theirs
+    assert ours | theirs == {id(p) for p in clue.module.parameters()}
+
+
+@pytest.mark.parametrize("present", ["none", "one"])
+@pytest.mark.parametrize("options", [{}, {"fusion": "poe"}, {"alignment": "mse"}])
+def test_minibatches_with_no_row_or_one_row_of_a_modality(present: str, options: dict) -> None:
+    tensors = minibatch()
+    keep = 0 if present == "none" else 1
+    tensors["adt"], tensors["adt_rows"] = tensors["adt"][:keep], tensors["adt_rows"][:keep]
+    if present == "none":
+        cells = [0, 1, 3, 4, 5]
+        tensors = {
+            "cell": torch.arange(5),
+            "batch": tensors["batch"][cells],
+            "rna": tensors["rna"],
+            "rna_rows": torch.arange(5),
+            "adt": tensors["adt"],
+            "adt_rows": tensors["adt_rows"],
+        }
+    net = module(**options).train()
+    inferred = net.inference(tensors)
+    out = net.loss(tensors, inferred, net.generative(tensors, inferred, real_cross=True))
+    assert torch.isfinite(out.loss)
+    out.loss.backward()
+    for parameter in net.encoders["rna"].parameters():
+        assert torch.isfinite(parameter.grad).all()
+
+
+OPTIONS = {
+    "product of experts": ({"fusion": "poe"}, {}),
+    "squared distance": ({"alignment": "mse"}, {}),
+    "not normalised": ({"normalize_latent": False}, {}),
+    "shared first layer": ({"shared_first_layer": True}, {}),
+    "learned library": ({"library": "learned"}, {}),
+    "discriminator knows the batch": ({"discriminator_batch": True}, {}),
+    "real cross": ({}, {"lambda_real_cross": 0.5}),
+    "no adversary": ({}, {"lambda_d": 0.0}),
+    "adam, clipped, constant": (
+        {},
+        {"optimizer": "adam", "gradient_clip": 1.0, "lr_schedule": "constant"},
+    ),
+    "no hidden noise": ({}, {"noise_epochs": 0.0}),
+}
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_options_train(case: str, accelerator: str) -> None:
+    options, plan = OPTIONS[case]
+    mdata = counts_mosaic()
+    mdata.obs["age"] = np.arange(60) / 10
+    CLUE.setup_mudata(
+        mdata,
+        batch_key="batch",
+        labels_key="group",
+        categorical_covariate_keys=["group"],
+        continuous_covariate_keys=["age"],
+    )
+    clue = CLUE(mdata, **SMALL, **options)
+    clue.train(
+        2, batch_size=16, plan_kwargs=plan, enable_progress_bar=False, accelerator=accelerator
+    )
+    assert np.isfinite(clue.get_latent_representation()).all()
+    assert np.isfinite(clue.impute("adt").X).all()
+    assert "label_train" in clue.history
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_two_epochs_on_a_gpu(precision: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    mdata = counts_mosaic()
+    CLUE.setup_mudata(mdata, batch_key="batch")
+    clue = CLUE(mdata, **SMALL)
+    clue.train(2, batch_size=16, precision=precision, accelerator="gpu", enable_progress_bar=False)
+    assert np.isfinite(clue.get_latent_representation()).all()
+
+
+def test_bf16_on_the_processor() -> None:
+    mdata = counts_mosaic()
+    CLUE.setup_mudata(mdata, batch_key="batch")
+    clue = CLUE(mdata, **SMALL)
+    clue.train(
+        2, batch_size=16, precision="bf16-mixed", accelerator="cpu", enable_progress_bar=False
+    )
+    assert np.isfinite(clue.get_latent_representation()).all()
+
+
+def test_three_modalities_no_cell_with_all() -> None:
+    member = np.ones((90, 3), dtype=bool)
+    member[:45, 2] = False
+    member[45:, 0] = False
+    mdata = counts_mosaic({"rna": 9, "adt": 5, "atac": 14}, member, n_cells=90)
+    CLUE.setup_mudata(mdata)
+    clue = CLUE(mdata, likelihoods={"atac": "poisson"}, **SMALL)
+    clue.train(2, batch_size=16, enable_progress_bar=False, accelerator="cpu")
+    assert clue.get_latent_representation().shape == (90, 12)
+    assert np.isfinite(clue.impute("atac", source="rna").X).all()
+
+
+def test_one_modality_is_an_autoencoder() -> None:
+    mdata = counts_mosaic({"rna": 9}, np.ones((60, 1), dtype=bool))
+    CLUE.setup_mudata(mdata)
+    clue = CLUE(mdata, **SMALL)
+    clue.train(2, batch_size=16, enable_progress_bar=False, accelerator="cpu")
+    assert clue.get_latent_representation().shape == (60, 4)
+
+
+def test_presets_are_accepted() -> None:
+    mdata = counts_mosaic()
+    CLUE.setup_mudata(mdata, batch_key="batch")
+    for preset in CLUE.presets.values():
+        clue = CLUE(mdata, **preset["model"])
+        clue.train(
+            1, batch_size=16, enable_progress_bar=False, accelerator="cpu", **preset["train"]
+        )
+
+
+def test_nan_ends_training_with_advice() -> None:
+    mdata = counts_mosaic()
+    CLUE.setup_mudata(mdata)
+    clue = CLUE(mdata, **SMALL)
+    with torch.no_grad():
+        clue.module.encoders["rna"].head.bias.fill_(torch.nan)
+    with pytest.raises(RuntimeError, match=r"became NaN.*learning rate"):
+        clue.train(2, batch_size=16, enable_progress_bar=False, accelerator="cpu")
+
+
+@pytest.mark.slow
+def test_known_answer_on_a_simulated_mosaic() -> None:
+    """Held-out cells find their other half, types transfer, hidden counts are predicted."""
+    full = cantata.datasets.simulate_mosaic(1200, pairing="full")
+    held = np.arange(full.n_obs) >= 1000
+    train, test = full[~held].copy(), full[held].copy()
+    CLUE.setup_mudata(train, batch_key="batch")
+    clue = CLUE(train)
+    clue.train(enable_progress_bar=False, accelerator="cpu")
+    rows = {m: test[m].obs_names.get_indexer(test.obs_names) for m in test.mod}
+    own = {m: clue.get_latent_representation(test, modality=m)[rows[m]] for m in test.mod}
+    assert cantata.metrics.foscttm(own["rna"], own["adt"]) < 0.12
+    types = test.obs["cell_type"].to_numpy().astype(str)
+    accuracy = cantata.metrics.label_transfer_accuracy(own["rna"], types, own["adt"], types)
+    assert accuracy > 0.75
+    imputed = clue.impute("adt", test, source="rna").to_df()
+    hidden = test["adt"].to_df().loc[imputed.index]
+    r = [np.corrcoef(np.log1p(imputed[c]), np.log1p(hidden[c]))[0, 1] for c in hidden]
+    shuffled = hidden.sample(frac=1, random_state=0)
+    chance = [np.corrcoef(np.log1p(imputed[c]), np.log1p(shuffled[c]))[0, 1] for c in hidden]
+    assert np.mean(r) > 0.3
+    assert abs(np.mean(chance)) < 0.05
