@@ -121,6 +121,7 @@ class Recorder:
         self.folder = Path(self.config["out"])
         self.folder.mkdir(parents=True, exist_ok=True)
         self.load_at_start = os.getloadavg()
+        self.memory_at_start = peak_memory()
         self.started = datetime.now(UTC)
 
     def epoch_end(self, embed: Callable[[], Arrays] | None) -> bool:
@@ -157,6 +158,7 @@ class Recorder:
             "total_seconds": self.watch.seconds,
             "cpu_seconds": self.watch.cpu_seconds,
             "peak_memory": memory,
+            "memory_at_start": self.memory_at_start,
             "points": self.points,
             **self.extra,
         }

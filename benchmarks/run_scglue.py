@@ -152,7 +152,13 @@ def main() -> None:
     look = None if inputs.kind == "timing" else lambda: embed(model, inputs)
     # SCCLUEModel.fit has no argument for plugins, the trainer behind it has
     model.trainer.fit = partial(model.trainer.fit, plugins=[Watch(recorder, look)])
-    model.fit(adatas, batch_size=128, val_split=0.1, **schedule(config))
+    model.fit(
+        adatas,
+        batch_size=128,
+        val_split=0.1,
+        directory=recorder.folder / "training",
+        **schedule(config),
+    )
     recorder.finish(
         look,
         metric="cosine",

@@ -112,6 +112,8 @@ def score(folder: Path) -> None:
     inputs = Inputs.read(result["config"]["inputs"])
     scorer = score_mosaic if inputs.kind == "mosaic" else score_halves
     for point in result["points"]:
+        if "scores" in point:
+            continue
         with np.load(folder / point["file"]) as arrays:
             point["scores"] = scorer(dict(arrays), inputs, result["metric"])
     imputation = folder / "imputation.npz"

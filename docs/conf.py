@@ -67,6 +67,7 @@ autosummary_generate = True
 napoleon_google_docstring = False
 napoleon_use_rtype = True
 typehints_defaults = "braces"
+typehints_document_rtype_none = False
 always_use_bars_union = True
 
 bibtex_bibfiles = ["references.bib"]

@@ -24,7 +24,7 @@ def counts_mosaic(
     n_batches: int = 2,
     seed: int = 0,
 ) -> mudata.MuData:
-    """Small mosaic of Poisson counts in which groups of cells differ, rows shuffled per modality."""
+    """Small mosaic of Poisson counts in which groups of cells differ, rows shuffled."""
     sizes = sizes or {"rna": 12, "adt": 6}
     rng = np.random.default_rng(seed)
     names = np.array([f"c{i}" for i in range(n_cells)])

@@ -57,7 +57,10 @@ def _parser() -> argparse.ArgumentParser:
         "--epochs", type=_number(1), metavar="N", help="planned epochs (default: by data size)"
     )
     demo.add_argument(
-        "--accelerator", choices=["auto", "cpu", "gpu", "mps"], default="auto", help="(default: auto)"
+        "--accelerator",
+        choices=["auto", "cpu", "gpu", "mps"],
+        default="auto",
+        help="(default: auto)",
     )
     return parser
 

@@ -34,8 +34,8 @@ __all__ = [
 def no_pull() -> AbstractContextManager[Any]:
     """Build or update a MuData without copying columns of the modalities to the top level.
 
-    mudata 0.3 copies them by default and re-orders views when they are copied; mudata 0.4 never does
-    and has no such option.
+    mudata 0.3 copies them by default and re-orders views when they are copied; mudata 0.4 never
+    does and has no such option.
     """
     if hasattr(mudata, "set_options"):
         return mudata.set_options(pull_on_update=False)

@@ -9,7 +9,7 @@ COUNTS = "counts"
 """Layer in which :func:`cantata.pp.preprocess` keeps the counts."""
 
 PREPROCESS = "preprocess"
-"""Entry of ``mdata.uns["cantata"]`` and ``mdata[m].uns["cantata"]`` written by :func:`cantata.pp.preprocess`."""
+"""Entry of ``uns["cantata"]`` written by :func:`cantata.pp.preprocess`."""
 
 PCA = "X_pca"
 """Representation of RNA and protein modalities, in ``mdata[m].obsm``."""
@@ -24,7 +24,7 @@ def embedding(method: str) -> str:
 
 
 def denoised(method: str) -> str:
-    """Layer of ``mdata[m]`` with the reconstruction of observed cells, e.g. ``"clue_denoised"``."""
+    """Layer of ``mdata[m]`` with reconstructions of observed cells, e.g. ``"clue_denoised"``."""
     return f"{method}_denoised"
 
 

@@ -85,7 +85,7 @@ def test_features_and_indices(clue) -> None:
     part = clue.impute("rna", features=["rna_5", "rna_2"], indices=[9, 4], batch_size=1)
     expected = whole.iloc[[9, 4]][["rna_5", "rna_2"]]
     np.testing.assert_allclose(part.to_df(), expected, rtol=1e-4)
-    with pytest.raises(KeyError, match="1 features are not in modality 'rna', e.g. 'CD4'"):
+    with pytest.raises(KeyError, match=r"1 features are not in modality 'rna', e.g. 'CD4'"):
         clue.impute("rna", features=["CD4"])
     with pytest.raises(KeyError, match="modality='atac'"):
         clue.impute("atac")

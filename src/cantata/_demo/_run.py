@@ -27,7 +27,7 @@ from cantata._demo._scores import (
     embedding_scores,
 )
 from cantata._demo._table import score_table
-from cantata._demo._terminal import EpochBar, quiet, shown, step
+from cantata._demo._terminal import EpochBar, few_threads, quiet, shown, step
 from cantata.data._obs import coalesce_obs
 from cantata.data._pairing import row_table
 
@@ -161,7 +161,10 @@ def _prepare(options: Options, console: Console) -> Prepared:
 def _train(model: CLUE, options: Options, console: Console) -> int | None:
     """Train, and return the epoch whose weights were kept."""
     start = time.perf_counter()
-    with contextlib.redirect_stdout(io.StringIO()):  # the trainer prints why it stopped
+    with (
+        few_threads(model.adata.n_vars),
+        contextlib.redirect_stdout(io.StringIO()),  # the trainer prints why it stopped
+    ):
         model.train(
             options.epochs,
             accelerator=options.accelerator,
@@ -189,7 +192,8 @@ def _embed(ready: Prepared, options: Options, console: Console) -> Embedding:
     target = target_modality(mdata, ready.kinds)
     with step(console, "Embed") as current:
         imputed = [target] if mdata[target].n_vars <= 1000 else []
-        ready.model.write_results(mdata, imputed=imputed)
+        with few_threads(mdata.n_vars):
+            ready.model.write_results(mdata, imputed=imputed)
         mdata.obs[HELD_OUT] = ready.held
         sc.pp.neighbors(mdata, use_rep="X_clue", random_state=seed)
         sc.tl.umap(mdata, random_state=seed)
@@ -226,9 +230,7 @@ def _clusters(embedding: np.ndarray, seed: int) -> np.ndarray:
     return data.obs[CLUSTERS].to_numpy()
 
 
-def _scores(
-    ready: Prepared, simple: Embedding, options: Options, console: Console
-) -> list[Score]:
+def _scores(ready: Prepared, simple: Embedding, options: Options, console: Console) -> list[Score]:
     """All scores, those of one section together."""
     mosaic, mdata = ready.mosaic, ready.mosaic.mdata
     rows = row_table(mdata, list(ready.records))
@@ -247,7 +249,8 @@ def _scores(
             scores.append(cluster_score(cells, clusters, theirs, SIMPLE, seed=options.seed))
         target = target_modality(mdata, ready.kinds)
         imputation = Imputation(ready.model, mdata, cells, target, ready.records)
-        scores += imputation.scores(mosaic.truth)
+        with few_threads(mdata.n_vars):
+            scores += imputation.scores(mosaic.truth)
         scores.sort(key=lambda score: SECTIONS.index(score.section))
         current.detail = f"{len(scores)} scores; {ready.held.sum():,} paired cells were held out"
     return scores

@@ -33,7 +33,7 @@ def score_table(scores: Sequence[Score], model: str) -> Table:
 
     table = Table(title="Scores", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("score")
-    for name in ("cells", model, "simple", "chance", "better"):
+    for name in ("cells", model, "simple", "chance"):
         table.add_column(name, justify="right")
     section = None
     for score in scores:
@@ -43,11 +43,10 @@ def score_table(scores: Sequence[Score], model: str) -> Table:
         higher = score.higher_is_better
         simple = _figure(score.simple, score.model, higher=higher)
         table.add_row(
-            f"  {score.name}",
+            f"  {score.name}{'' if higher else ' (low is good)'}",
             score.cells,
             _figure(score.model, score.simple, higher=higher),
             f"{simple} {score.method:<4}",
             f"{score.chance:.3f}",
-            "high" if higher else "low",
         )
     return table

@@ -8,6 +8,7 @@ import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch.callbacks import Callback
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 CHATTY = ("lightning.pytorch", "lightning.fabric", "scvi")
 """Loggers whose remarks on seeds, devices and names of columns tell a user of the demo nothing."""
+
+FEATURES_PER_THREAD = 2000
 
 
 class Step:
@@ -67,6 +70,26 @@ def quiet(console: Console) -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextmanager
+def few_threads(n_features: int) -> Iterator[None]:
+    """Let torch use as many threads as its products are worth, and no more than it uses already.
+
+    Small products gain nothing from a second thread, and lose a hundredfold where another program
+    keeps it waiting.
+
+    Parameters
+    ----------
+    n_features
+        Features of all modalities.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, max(1, n_features // FEATURES_PER_THREAD)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def shown(path: Path) -> str:

@@ -48,7 +48,8 @@ def check_modalities(
     absent = [name for name in names if name not in mdata.mod]
     if absent or not names:
         raise KeyError(
-            f"modalities={names}: {absent or 'nothing'} is not in the MuData, which holds {list(mdata.mod)}."
+            f"modalities={names}: {absent or 'nothing'} is not in the MuData, which holds "
+            f"{list(mdata.mod)}."
         )
     taken = RESERVED | {f(name) for f in (rows_key, rep_key) for name in names}
     clash = [name for name in names if name in taken]
@@ -63,7 +64,8 @@ def check_modalities(
 def _check_names(name: str, adata: AnnData, allow_empty: bool) -> None:
     if (adata.n_obs == 0 and not allow_empty) or adata.n_vars == 0:
         raise ValueError(
-            f"Modality {name!r} has {adata.n_obs} cells and {adata.n_vars} features. Leave it out with "
+            f"Modality {name!r} has {adata.n_obs} cells and {adata.n_vars} features. Leave it out "
+            f"with "
             "modalities=[...]."
         )
     for axis, index, remedy in (
@@ -73,7 +75,8 @@ def _check_names(name: str, adata: AnnData, allow_empty: bool) -> None:
         if not index.is_unique:
             repeated = index[index.duplicated()].unique()
             raise ValueError(
-                f"Modality {name!r} has {len(repeated)} duplicate {axis} names, e.g. {repeated[0]!r}. "
+                f"Modality {name!r} has {len(repeated)} duplicate {axis} names, e.g. "
+                f"{repeated[0]!r}. "
                 f"Make them unique: {remedy.replace('[m]', f'[{name!r}]')}."
             )
 
@@ -162,7 +165,8 @@ def check_finite(name: str, stats: MatrixStats) -> None:
     if stats.n_nonfinite:
         raise ValueError(
             f"Modality {name!r} has {stats.n_nonfinite} NaN or infinite values, e.g. in cell "
-            f"{stats.nonfinite_example!r}. Cells that were not measured are left out of the modality, "
+            f"{stats.nonfinite_example!r}. Cells that were not measured are left out of the "
+            f"modality, "
             "not filled with NaN: mdata.mod[name] = mdata[name][measured].copy(); mdata.update()."
         )
 
@@ -178,13 +182,16 @@ def check_counts(name: str, stats: MatrixStats, likelihood: str) -> None:
     if stats.n_negative:
         raise ValueError(
             f"Modality {name!r} has {stats.n_negative} negative values, e.g. in cell "
-            f"{stats.negative_example!r}, which likelihood {likelihood!r} cannot model. Register the "
+            f"{stats.negative_example!r}, which likelihood {likelihood!r} cannot model. Register "
+            f"the "
             f"counts (layers={{{name!r}: ...}}) or pass likelihoods={{{name!r}: 'normal'}}."
         )
     if stats.n_noninteger:
         raise ValueError(
-            f"Modality {name!r} has {stats.n_noninteger} values that are no integers, e.g. in cell "
-            f"{stats.noninteger_example!r}, which likelihood {likelihood!r} cannot model. Register the "
+            f"Modality {name!r} has {stats.n_noninteger} values that are no integers, e.g. in "
+            f"cell "
+            f"{stats.noninteger_example!r}, which likelihood {likelihood!r} cannot model. "
+            f"Register the "
             f"counts (layers={{{name!r}: 'counts'}}) or pass likelihoods={{{name!r}: 'normal'}}."
         )
     if stats.n_empty_cells:
@@ -195,7 +202,8 @@ def check_counts(name: str, stats: MatrixStats, likelihood: str) -> None:
         )
     if stats.n_empty_features:
         warnings.warn(
-            f"Modality {name!r}: {stats.n_empty_features} of {stats.n_features} features have no count "
+            f"Modality {name!r}: {stats.n_empty_features} of {stats.n_features} features have no "
+            f"count "
             "in any cell. They are modelled as they are; consider filtering them out.",
             UserWarning,
             stacklevel=4,
@@ -213,7 +221,8 @@ def check_mapping(argument: str, mapping: Mapping[str, Any], modalities: Sequenc
     unknown = [name for name in mapping if name not in modalities]
     if unknown:
         raise KeyError(
-            f"{argument} names modalities that are not used: {unknown}. Used are {list(modalities)}."
+            f"{argument} names modalities that are not used: {unknown}. Used are "
+            f"{list(modalities)}."
         )
 
 

@@ -38,8 +38,8 @@ def rep_key(modality: str) -> str:
 class MosaicDataset(Dataset):
     """The union of all cells, a whole minibatch per item.
 
-    A minibatch of ``n`` cells is a flat dictionary of tensors. For each modality ``m`` it holds the
-    rows that exist, and only those:
+    A minibatch of ``n`` cells is a flat dictionary of tensors. For each modality ``m`` it holds
+    the rows that exist, and only those:
 
     ============================== =========== ====================================================
     key                            shape       content

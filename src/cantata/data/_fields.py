@@ -1,4 +1,4 @@
-"""Annotations of cells as scvi-tools fields that read, but never write, a partially paired MuData."""
+"""Annotations of cells as scvi-tools fields that read, but never write, a mosaic MuData."""
 
 from __future__ import annotations
 
@@ -88,7 +88,8 @@ class MosaicObsField(BaseAnnDataField):
         if missing.size:
             raise ValueError(
                 f"{self.argument}={self.key!r} has no value for {missing.size} of {len(column)} "
-                f"cells, e.g. {column.index[missing[0]]!r}. Fill the column in before setup_mudata."
+                f"cells, e.g. {column.index[missing[0]]!r}. Fill the column in before "
+                f"setup_mudata."
             )
         return column
 
@@ -156,7 +157,8 @@ class MosaicCategoricalField(MosaicObsField):
             return self._state(known)
         if new and not extend_categories:
             raise ValueError(
-                f"{self.argument}={self.key!r} holds {len(new)} categories that the model does not "
+                f"{self.argument}={self.key!r} holds {len(new)} categories that the model does "
+                f"not "
                 f"know, e.g. {new[0]!r}. Map new batches with load_query_data."
             )
         return self._state(known + new)
@@ -175,7 +177,7 @@ class MosaicCategoricalField(MosaicObsField):
 
 
 class MosaicNumericalField(MosaicObsField):
-    """A number per cell, standardised with the mean and deviation of the cells it was set up with."""
+    """A number per cell, standardised by the moments of the cells it was set up with."""
 
     def _numbers(self, mdata: MuData) -> np.ndarray:
         column = self._complete_column(mdata)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class EpochSampler(Sampler[int]):
     """A new permutation every epoch, a function of `seed` and the epoch only.
 
-    Training that is resumed at an epoch sees the order that uninterrupted training would have seen,
-    and drawing the order does not touch the global random state.
+    Training that is resumed at an epoch sees the order that uninterrupted training would have
+    seen, and drawing the order does not touch the global random state.
 
     Parameters
     ----------

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 class MosaicManager(AnnDataManager):
     """scvi-tools' :class:`~scvi.data.AnnDataManager` for modalities that hold different cells.
 
-    It differs from its parent in two points: the pairing check is off, and datasets line rows up by
-    ``mdata.obsmap`` instead of by position. Saving, loading and transfer to new data are inherited.
+    It differs from its parent in two points: the pairing check is off, and datasets line rows up
+    by ``mdata.obsmap`` instead of by position. Saving, loading and transfer to new data are
+    inherited.
 
     Parameters
     ----------
@@ -68,7 +69,8 @@ class MosaicManager(AnnDataManager):
         Parameters
         ----------
         indices
-            Cells of the union, as positions in ``mdata.obs_names`` or a boolean mask; all by default.
+            Cells of the union, as positions in ``mdata.obs_names`` or a boolean mask; all by
+            default.
         data_and_attributes
             Registry keys to load; all by default.
         load_sparse_tensor

@@ -59,8 +59,8 @@ def coalesce_obs(
 
     Returns
     -------
-    Series of length ``mdata.n_obs``, indexed by ``mdata.obs_names``, of dtype ``object`` with NaN where
-    no source has a value.
+    Series of length ``mdata.n_obs``, indexed by ``mdata.obs_names``, of dtype ``object`` with NaN
+    where no source has a value.
 
     Raises
     ------

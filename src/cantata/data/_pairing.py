@@ -43,7 +43,7 @@ def membership(mdata: MuData, modalities: Sequence[str] | None = None) -> np.nda
 
 
 def pattern_codes(member: np.ndarray) -> np.ndarray:
-    """One integer per cell for its pairing pattern: bit ``j`` is set where modality ``j`` is measured."""
+    """Integer per cell for its pairing pattern: bit ``j`` is set if it has modality ``j``."""
     return member.astype(np.int64) @ (1 << np.arange(member.shape[1], dtype=np.int64))
 
 

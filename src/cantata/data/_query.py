@@ -31,7 +31,8 @@ def align_query(
 ) -> MuData:
     """A MuData with the reference's modalities and features, sharing memory with `mdata`.
 
-    Features are matched by name and re-ordered. A modality that `mdata` lacks is present with no cell.
+    Features are matched by name and re-ordered. A modality that `mdata` lacks is present with no
+    cell.
 
     Parameters
     ----------
@@ -88,7 +89,8 @@ def _align_modality(
         obs = adata.obs
         if layer is not None and layer not in adata.layers:
             raise KeyError(
-                f"The query's modality {name!r} lacks the layer {layer!r} that the model reads; it has "
+                f"The query's modality {name!r} lacks the layer {layer!r} that the model reads; "
+                f"it has "
                 f"{list(adata.layers)}."
             )
         matrix = adata.X if layer is None else adata.layers[layer]
@@ -102,13 +104,15 @@ def _align_modality(
 def _representation(name: str, adata: AnnData, key: str, width: int) -> np.ndarray:
     if key not in adata.obsm:
         raise KeyError(
-            f"The query's modality {name!r} lacks .obsm[{key!r}], which the model's encoder reads. Project "
+            f"The query's modality {name!r} lacks .obsm[{key!r}], which the model's encoder "
+            f"reads. Project "
             "the query as the reference was: cantata.pp.preprocess(query, reference=mdata)."
         )
     values = np.asarray(adata.obsm[key], dtype=np.float32)
     if values.shape[1] != width:
         raise ValueError(
-            f"The query's mdata[{name!r}].obsm[{key!r}] has {values.shape[1]} columns, the model's {width}."
+            f"The query's mdata[{name!r}].obsm[{key!r}] has {values.shape[1]} columns, the "
+            f"model's {width}."
         )
     return values
 
@@ -126,12 +130,14 @@ def _select_features(name: str, matrix: Any, have: pd.Index, want: pd.Index) -> 
     absent = np.flatnonzero(source < 0)
     if absent.size > MAX_ABSENT * len(want):
         raise ValueError(
-            f"The query's modality {name!r} lacks {absent.size} of the model's {len(want)} features, e.g. "
+            f"The query's modality {name!r} lacks {absent.size} of the model's {len(want)} "
+            f"features, e.g. "
             f"{want[absent[0]]!r}. At most {MAX_ABSENT:.0%} may be absent."
         )
     if absent.size:
         warnings.warn(
-            f"The query's modality {name!r} lacks {absent.size} of the model's {len(want)} features, e.g. "
+            f"The query's modality {name!r} lacks {absent.size} of the model's {len(want)} "
+            f"features, e.g. "
             f"{want[absent[0]]!r}; they are taken as 0.",
             UserWarning,
             stacklevel=6,

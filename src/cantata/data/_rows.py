@@ -69,7 +69,7 @@ def _read_ordered(matrix: Any, rows: np.ndarray) -> np.ndarray:
 
 
 def iter_blocks(matrix: Any, n_rows: int, block_rows: int = 4096) -> Any:
-    """Yield ``(first row, block)`` over a matrix; sparse blocks stay sparse, disk is read in order."""
+    """Yield ``(first row, block)`` over a matrix, in order; sparse blocks stay sparse."""
     if isinstance(matrix, pd.DataFrame):
         matrix = matrix.to_numpy()
     for start in range(0, n_rows, block_rows):

@@ -69,7 +69,8 @@ def stratified_split(
         validation_size = 1 - train_size
     if validation_size < 0 or train_size + validation_size > 1 + 1e-9:
         raise ValueError(
-            f"train_size + validation_size must be at most 1, got {train_size} + {validation_size}."
+            f"train_size + validation_size must be at most 1, got {train_size} + "
+            f"{validation_size}."
         )
     codes = pattern_codes(membership(mdata, modalities))
     rng = np.random.default_rng(seed)

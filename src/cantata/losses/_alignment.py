@@ -80,8 +80,8 @@ def contrastive(
 ) -> Tensor:
     """Cross-entropy of finding a cell among the minibatch's cells from another modality.
 
-    InfoNCE in both directions on the cells that have both modalities of a pair, averaged over pairs.
-    Beyond Tu et al. 2022.
+    InfoNCE in both directions on the cells that have both modalities of a pair, averaged over
+    pairs. Beyond Tu et al. 2022.
 
     Parameters
     ----------

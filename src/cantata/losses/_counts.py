@@ -7,11 +7,14 @@ computed at the non-zero counts only, which is exact and pays because most count
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class SparseCounts(NamedTuple):
@@ -25,12 +28,16 @@ class SparseCounts(NamedTuple):
     """(nnz,) column of each non-zero count."""
     value: Tensor
     """(nnz,) non-zero counts."""
+    log_factorial: Tensor
+    """(n,) sums over features of the log factorials."""
 
     @classmethod
     def from_dense(cls, counts: Tensor) -> SparseCounts:
         """Find the non-zero counts of a dense minibatch."""
         row, column = counts.nonzero(as_tuple=True)
-        return cls(counts, row, column, counts[row, column])
+        value = counts[row, column]
+        log_factorial = value.new_zeros(len(counts)).index_add_(0, row, torch.lgamma(value + 1))
+        return cls(counts, row, column, value, log_factorial)
 
 
 def _softmax_terms(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,7 +53,7 @@ class _NegativeBinomial(torch.autograd.Function):
     def forward(
         ctx: Any, logits: Tensor, library: Tensor, log_theta: Tensor, counts: SparseCounts
     ) -> Tensor:
-        x, row, column, value = counts
+        x, row, column, value, log_factorial = counts
         per_cell_theta = log_theta.dim() == 2
         theta = log_theta.exp()
         share, log_total = _softmax_terms(logits)
@@ -58,16 +65,17 @@ class _NegativeBinomial(torch.autograd.Function):
         log_theta_nz = log_theta[row, column] if per_cell_theta else log_theta[column]
         theta_nz = log_theta_nz.exp()
         log_mean_nz = logits[row, column] - log_total[row, 0] + library.log()[row]
-        at_counts = (
-            torch.lgamma(value + theta_nz)
-            - torch.lgamma(theta_nz)
-            - torch.lgamma(value + 1)
-            + value * (log_mean_nz - log_theta_nz - tail[row, column])
-        )
-        log_prob = at_counts.new_zeros(x.shape[0]).index_add_(0, row, at_counts).sub_(dense)
+
+        def of_theta(function: Callable[[Tensor], Tensor]) -> Tensor:
+            """Values of a function of theta at the non-zero counts."""
+            return function(theta_nz) if per_cell_theta else function(theta)[column]
+
+        at_counts = torch.lgamma(value + theta_nz) - of_theta(torch.lgamma)
+        at_counts += value * (log_mean_nz - log_theta_nz - tail[row, column])
+        log_prob = (-dense - log_factorial).index_add_(0, row, at_counts)
         # d log_prob / d logits before the softmax constraint: (x - mu) / (1 + mu / theta).
         slope = torch.sub(x, mean, out=mean).div_(ratio.add_(1))
-        digamma_nz = theta_nz * (torch.digamma(value + theta_nz) - torch.digamma(theta_nz))
+        digamma_nz = theta_nz * (torch.digamma(value + theta_nz) - of_theta(torch.digamma))
         ctx.save_for_backward(share, slope, tail, theta, digamma_nz, row, column, library)
         ctx.per_cell_theta = per_cell_theta
         return log_prob
@@ -92,13 +100,13 @@ class _NegativeBinomial(torch.autograd.Function):
 class _Poisson(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, library: Tensor, counts: SparseCounts) -> Tensor:
-        x, row, column, value = counts
+        x, row, column, value, log_factorial = counts
         share, log_total = _softmax_terms(logits)
         log_mean_nz = logits[row, column] - log_total[row, 0] + library.log()[row]
-        at_counts = value * log_mean_nz - torch.lgamma(value + 1)
+        at_counts = value * log_mean_nz
         observed = value.new_zeros(x.shape[0]).index_add_(0, row, value)
         ctx.save_for_backward(share, observed, row, column, value, library)
-        return value.new_zeros(x.shape[0]).index_add_(0, row, at_counts).sub_(library)
+        return (-library - log_factorial).index_add_(0, row, at_counts)
 
     @staticmethod
     @once_differentiable
@@ -142,7 +150,7 @@ def negative_binomial_log_prob(
 
 
 def poisson_log_prob(logits: Tensor, library: Tensor, counts: SparseCounts) -> Tensor:
-    """Log-likelihood of Poisson counts with a softmax mean, whose sum over zeros is the library size.
+    """Log-likelihood of Poisson counts with a softmax mean.
 
     Parameters
     ----------

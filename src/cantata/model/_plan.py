@@ -1,4 +1,4 @@
-"""What the training plans share: term-wise history without host transfers, and exact resumption."""
+"""What the training plans share: history of every term, and exact resumption."""
 
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ class MosaicTrainingPlan(LightningModule):
         broken = [name for name, value in means.items() if not torch.isfinite(value)]
         if broken:
             raise RuntimeError(
-                f"{', '.join(broken)} became NaN or infinite in epoch {self.current_epoch}. Lower the "
+                f"{', '.join(broken)} became NaN or infinite in epoch {self.current_epoch}. Lower "
+                f"the "
                 "learning rate, e.g. train(plan_kwargs={'lr': 5e-4}), or limit the gradient with "
                 "plan_kwargs={'gradient_clip': 5.0}."
             )

@@ -12,28 +12,23 @@ import numpy as np
 import torch
 from mudata import MuData
 from scvi import settings
-from scvi.data.fields import MuDataLayerField, MuDataObsmField
 from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
 
 from cantata import _compat, _keys
 from cantata.data import (
-    MosaicCategoricalField,
     MosaicLoader,
     MosaicManager,
-    MosaicNumericalField,
     MosaicSplitter,
     row_table,
 )
 from cantata.data._checks import (
-    MatrixStats,
-    check_finite,
     check_mapping,
     check_matrix_keys,
     check_modalities,
-    matrix_stats,
 )
-from cantata.data._dataset import BATCH, LABELS, rep_key
+from cantata.data._dataset import BATCH, rep_key
 from cantata.data._query import align_query
+from cantata.model._registration import all_stats, recorded_reps, registered_fields
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -85,7 +80,8 @@ class MosaicModelClass(UnsupervisedTrainingMixin, BaseModelClass):
             Always.
         """
         raise NotImplementedError(
-            f"{cls.__name__} is set up with a MuData: {cls.__name__}.setup_mudata(mudata.MuData({{'rna': "
+            f"{cls.__name__} is set up with a MuData: "
+            f"{cls.__name__}.setup_mudata(mudata.MuData({{'rna': "
             "adata, ...}))."
         )
 
@@ -163,7 +159,7 @@ class MosaicModelClass(UnsupervisedTrainingMixin, BaseModelClass):
         setup_method_args[_compat.SETUP_ARGS] = arguments
         check_matrix_keys(mdata, arguments["layers"], arguments["reps"])
         manager = MosaicManager(registered_fields(arguments), setup_method_args)
-        manager.matrix_stats = _all_stats(mdata, arguments["layers"])
+        manager.matrix_stats = all_stats(mdata, arguments["layers"])
         manager.register_fields(mdata, **kwargs)
         cls.register_manager(manager)
 
@@ -356,67 +352,6 @@ class MosaicModelClass(UnsupervisedTrainingMixin, BaseModelClass):
             f"{type(self).__name__} of {self.adata.n_obs} cells; features: {features}; "
             f"{n_parameters:,} parameters; {state}"
         )
-
-
-def registered_fields(arguments: Mapping[str, Any]) -> list[Any]:
-    """Fields for completed arguments of ``setup_mudata``."""
-    names = arguments["modalities"]
-    fields: list[Any] = [
-        MuDataLayerField(
-            name,
-            arguments["layers"][name],
-            mod_key=name,
-            mod_required=True,
-            is_count_data=False,
-            correct_data_format=False,
-        )
-        for name in names
-    ]
-    fields += [
-        MuDataObsmField(
-            rep_key(name), key, mod_key=name, mod_required=True, correct_data_format=False
-        )
-        for name, key in arguments["reps"].items()
-    ]
-    if arguments["batch_key"] is not None:
-        fields.append(MosaicCategoricalField(BATCH, arguments["batch_key"], names, "batch_key"))
-    if arguments["labels_key"] is not None:
-        fields.append(
-            MosaicCategoricalField(
-                LABELS, arguments["labels_key"], names, "labels_key", allow_missing=True
-            )
-        )
-    for kind, field_cls in (
-        ("categorical", MosaicCategoricalField),
-        ("continuous", MosaicNumericalField),
-    ):
-        argument = f"{kind}_covariate_keys"
-        fields += [field_cls(f"{kind}_{key}", key, names, argument) for key in arguments[argument]]
-    return fields
-
-
-def recorded_reps(mdata: MuData, names: Sequence[str]) -> dict[str, str]:
-    """Representations that :func:`cantata.pp.preprocess` recorded in a MuData."""
-    record = mdata.uns.get(_keys.UNS, {}).get(_keys.PREPROCESS, {})
-    reps = {
-        name: str(record[name]["rep"])
-        for name in names
-        if name in record and record[name]["rep"] in mdata[name].obsm
-    }
-    if reps:
-        logger.info("Encoders read the representations that preprocess made: %s.", reps)
-    return reps
-
-
-def _all_stats(mdata: MuData, layers: Mapping[str, str | None]) -> dict[str, MatrixStats]:
-    """One pass over each modality; NaN and infinite values are refused."""
-    stats = {}
-    for name, layer in layers.items():
-        adata = mdata[name]
-        matrix = adata.X if layer is None else adata.layers[layer]
-        stats[name] = matrix_stats(matrix, adata.obs_names, adata.n_vars)
-        check_finite(name, stats[name])
-    return stats
 
 
 def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:

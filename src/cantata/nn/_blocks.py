@@ -12,8 +12,8 @@ from torch.nn import functional
 class BatchNorm1d(nn.BatchNorm1d):
     """Batch normalisation that also takes a minibatch of one row, or of none.
 
-    A single row has no variance, so it is normalised with the running statistics and leaves them as
-    they are.
+    A single row has no variance, so it is normalised with the running statistics and leaves them
+    as they are.
 
     Examples
     --------

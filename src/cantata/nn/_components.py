@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 class ComponentInput(nn.Module):
     """Normalise values and project them on components that were fitted once.
 
-    Values are weighted by feature, scaled to a total per cell, log-transformed, divided by feature,
-    clipped, projected and centred; rows may be brought to unit root mean square. Which of these
-    happen is part of the state, so that a saved model carries its own preprocessing and new cells
-    need none. Nothing here is trained.
+    Values are weighted by feature, scaled to a total per cell, log-transformed, divided by
+    feature, clipped, projected and centred; rows may be brought to unit root mean square. Which of
+    these happen is part of the state, so that a saved model carries its own preprocessing and new
+    cells need none. Nothing here is trained.
 
     Parameters
     ----------

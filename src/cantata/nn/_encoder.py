@@ -72,7 +72,7 @@ class CrossEncoder(nn.Module):
         return functional.dropout(x, self.dropout, self.training)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Posterior mean and standard deviation, (n, K * n_latent) each, subspaces side by side."""
+        """Posterior mean and standard deviation, (n, K * n_latent) each, subspaces in order."""
         n = len(x)
         hidden = self._activate(self.first(x), self.first_norm)
         if self.shared_first_layer:

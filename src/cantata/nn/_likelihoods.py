@@ -18,8 +18,8 @@ MIN_SCALE = 1e-7
 class LikelihoodHead(nn.Module):
     """Output layer of a decoder and the likelihood of its modality.
 
-    The location of feature j in batch b is ``softplus(scale[b, j]) * (w_j h) + bias[b, j]``. Covariates
-    other than the batch add a learned vector.
+    The location of feature j in batch b is ``softplus(scale[b, j]) * (w_j h) + bias[b, j]``.
+    Covariates other than the batch add a learned vector.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ class NegativeBinomialHead(PoissonHead):
 
 
 class ZeroInflatedNegativeBinomialHead(NegativeBinomialHead):
-    """Negative binomial counts of which some were lost; the loss has a logit per batch and feature."""
+    """Negative binomial counts of which some were lost, with a logit per batch and feature."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
-import anndata
 import numpy as np
 import pandas as pd
 import torch
-import zarr
-from anndata import AnnData
 
 from cantata.data._dataset import BATCH, rows_key
 from cantata.losses import fuse_mean, mean_over_modalities
+from cantata.model._imputation import ImputationWriter
 from cantata.model.clue._library import LibrarySize, fit_library_weights, predict_log_library
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from anndata import AnnData
     from mudata import MuData
     from torch import Tensor
 
@@ -60,24 +58,24 @@ class ImputeMixin:
         mdata
             Data to impute for; the model's own by default. It is not modified.
         source
-            Infer from this modality alone, for the cells that have it; by default from all that a cell
-            has.
+            Infer from this modality alone, for the cells that have it; by default from all that a
+            cell has.
         features
             Names of the features to return; all by default.
         indices
             Cells to impute, as positions in ``mdata.obs_names``.
         transform_batch
             Batch, or batches to average over, whose decoder parameters are used. By default the
-            cell's own batch, or the mean over the batches in which the modality was measured where its
-            own batch was not among them.
+            cell's own batch, or the mean over the batches in which the modality was measured where
+            its own batch was not among them.
         library_size
             For count likelihoods with proportions: ``"observed"`` totals of the cell, totals
             ``"predicted"`` from the source by a ridge regression on paired training cells,
             ``"auto"`` (observed where the cell has the modality and it is used as a source, else
             predicted), one number for all cells, or one per returned cell.
         n_samples
-            Samples from the posterior; their mean replaces the value at the posterior mean and their
-            standard deviation is returned as ``layers["std"]``. 0 for none.
+            Samples from the posterior; their mean replaces the value at the posterior mean and
+            their standard deviation is returned as ``layers["std"]``. 0 for none.
         batch_size
             Cells per minibatch.
         out
@@ -85,9 +83,10 @@ class ImputeMixin:
 
         Returns
         -------
-        AnnData, cells x features. ``.X`` is float32 in the units of the registered values: expected
-        counts, probabilities (``"bernoulli"``) or means (``"normal"``); with `out` it stays on disk.
-        ``.obs`` and ``obsm["spatial"]`` are those of the cells, ``obs["library_size"]`` what was used.
+        AnnData, cells x features. ``.X`` is float32 in the units of the registered values:
+        expected counts, probabilities (``"bernoulli"``) or means (``"normal"``); with `out` it
+        stays on disk. ``.obs`` and ``obsm["spatial"]`` are those of the cells,
+        ``obs["library_size"]`` what was used.
 
         Raises
         ------
@@ -113,7 +112,7 @@ class ImputeMixin:
         chosen = self._imputed_cells(cells, source, indices)
         batches = self._batch_indices(transform_batch)
         library = LibrarySize(library_size, len(chosen))
-        writer = _Writer(cells, chosen, names, out, with_std=n_samples > 0)
+        writer = ImputationWriter(cells, chosen, names, out, with_std=n_samples > 0)
         known = pd.Index(self.feature_names(modality))  # type: ignore[attr-defined]
         columns = known.get_indexer(pd.Index(names))
         for tensors in self._minibatches(cells, chosen, batch_size):  # type: ignore[attr-defined]
@@ -187,7 +186,8 @@ class ImputeMixin:
         unknown = (own < 0) | (own >= n_batch)
         if unknown.any():
             raise ValueError(
-                f"{int(unknown.sum())} cells are of a batch that the model does not know. Name one with "
+                f"{int(unknown.sum())} cells are of a batch that the model does not know. Name "
+                f"one with "
                 f"transform_batch=..., from {self.batch_categories}, or adapt the model with "  # type: ignore[attr-defined]
                 "load_query_data."
             )
@@ -293,7 +293,8 @@ class ImputeMixin:
         sizes = torch.zeros(n, device=device)
         if choice.name == "observed" and len(rows) < n:
             raise ValueError(
-                f"library_size='observed': {n - len(rows)} cells of a minibatch have no {modality!r}."
+                f"library_size='observed': {n - len(rows)} cells of a minibatch have no "
+                f"{modality!r}."
             )
         if not use_observed or len(rows) < n:
             log_sizes = {
@@ -314,81 +315,3 @@ class ImputeMixin:
             keep = alone[rows] if choice.name == "predicted" else slice(None)
             sizes[rows[keep]] = observed[keep]
         return sizes
-
-
-class _Writer:
-    """Collects imputed values in memory or in a zarr store."""
-
-    def __init__(
-        self,
-        cells: Cells,
-        chosen: np.ndarray,
-        names: np.ndarray,
-        out: str | None,
-        *,
-        with_std: bool,
-    ) -> None:
-        obs = cells.mdata.obs.iloc[chosen].copy()
-        self.adata = AnnData(obs=obs, var=pd.DataFrame(index=pd.Index(names, dtype=str)))
-        if "spatial" in cells.mdata.obsm:
-            self.adata.obsm["spatial"] = np.asarray(cells.mdata.obsm["spatial"])[chosen]
-        self.start = 0
-        self.sizes: list[np.ndarray] = []
-        self.out = out
-        keys = ["X", "std"] if with_std else ["X"]
-        shape = (len(chosen), len(names))
-        if out is None:
-            self.arrays: dict[str, Any] = {key: np.empty(shape, np.float32) for key in keys}
-        else:
-            self.arrays = _zarr_arrays(self.adata, out, keys, shape)
-
-    def add(self, mean: Tensor, std: Tensor | None, sizes: Tensor | None) -> None:
-        part = slice(self.start, self.start + len(mean))
-        self.arrays["X"][part] = mean.cpu().numpy()
-        if std is not None:
-            self.arrays["std"][part] = std.cpu().numpy()
-        if sizes is not None:
-            self.sizes.append(sizes.cpu().numpy())
-        self.start = part.stop
-
-    def finish(self) -> AnnData:
-        if self.sizes:
-            self.adata.obs["library_size"] = np.concatenate(self.sizes)
-            if self.out is not None:
-                anndata.io.write_elem(_open_zarr(self.out), "obs", self.adata.obs)
-        if self.out is not None:
-            _consolidate(self.out)
-        self.adata.X = self.arrays["X"]
-        if "std" in self.arrays:
-            self.adata.layers["std"] = self.arrays["std"]
-        return self.adata
-
-
-def _open_zarr(path: str) -> zarr.Group:
-    return zarr.open_group(path, mode="a", use_consolidated=False)
-
-
-def _consolidate(path: str) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*[Cc]onsolidated metadata.*")
-        zarr.consolidate_metadata(path)
-
-
-def _zarr_arrays(
-    adata: AnnData, out: str, keys: list[str], shape: tuple[int, int]
-) -> dict[str, Any]:
-    """Empty arrays, in anndata's on-disk format, for values that are written block by block."""
-    if not out.endswith(".zarr"):
-        raise ValueError(f"out={out!r} must end in '.zarr'.")
-    adata.write_zarr(out)
-    group = _open_zarr(out)
-    arrays = {}
-    for key in keys:
-        path = key if key == "X" else f"layers/{key}"
-        if path in group:
-            del group[path]
-        arrays[key] = group.create_array(
-            path, shape=shape, chunks=(min(shape[0], 1024), shape[1]), dtype="f4"
-        )
-        arrays[key].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-    return arrays

@@ -1,4 +1,4 @@
-"""What encoders read where no representation is registered: components fitted by the model itself."""
+"""What encoders read where no representation is registered: components that the model fits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ N_TOP_GENES = 4000
 
 
 def fit_component_inputs(model: Any) -> None:
-    """Fit the component inputs of a model on its registered cells, by the recipe of ``pp.preprocess``.
+    """Fit the component inputs of a model by the recipe of :func:`cantata.pp.preprocess`.
 
     Parameters
     ----------

@@ -38,7 +38,8 @@ class LibrarySize:
         self.name = choice if isinstance(choice, str) else "given"
         if self.name not in ("auto", "observed", "predicted", "given"):
             raise ValueError(
-                f"library_size={choice!r}: use 'auto', 'observed', 'predicted', a number, or one per cell."
+                f"library_size={choice!r}: use 'auto', 'observed', 'predicted', a number, or one "
+                f"per cell."
             )
         self._values: np.ndarray | None = None
         if not isinstance(choice, str):

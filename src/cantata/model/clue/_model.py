@@ -15,7 +15,7 @@ from cantata.model._callbacks import BestWeights
 from cantata.model.base import MosaicModelClass, to_numpy
 from cantata.model.clue._impute import ImputeMixin
 from cantata.model.clue._input import fit_component_inputs
-from cantata.model.clue._module import Alignment, CLUEModule, Fusion, Library
+from cantata.model.clue._module import CLUEModule
 from cantata.model.clue._pairing import check_linked, measured_batches
 from cantata.model.clue._plan import CLUETrainingPlan
 from cantata.model.clue._presets import PRESETS
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from mudata import MuData
     from torch import Tensor
 
+    from cantata.model.clue._network import Alignment, Fusion, Library
+
 N_STEPS = 500
 """Planned generator steps of the default schedule, within the limits on epochs below."""
 MIN_EPOCHS, MAX_EPOCHS = 6, 60
@@ -37,9 +39,9 @@ class CLUE(ImputeMixin, TransferMixin, MosaicModelClass):
     """Cross-linked unified embedding of mosaic data.
 
     Some cells have several modalities, others only one. Every modality has an encoder into the
-    subspace of every modality, so that any cell has a complete embedding, whatever was measured; the
-    decoder of a modality sees its own subspace. Paired cells, a shared likelihood and a modality
-    discriminator bring the embeddings of a cell from its modalities together.
+    subspace of every modality, so that any cell has a complete embedding, whatever was measured;
+    the decoder of a modality sees its own subspace. Paired cells, a shared likelihood and a
+    modality discriminator bring the embeddings of a cell from its modalities together.
 
     Source: Tu, Cao, Xia, Mostafavi and Gao, Cross-Linked Unified Embedding for cross-modality
     representation learning, NeurIPS 2022.
@@ -55,9 +57,9 @@ class CLUE(ImputeMixin, TransferMixin, MosaicModelClass):
         Likelihood of all modalities or of each: ``"nb"``, ``"zinb"``, ``"poisson"``,
         ``"bernoulli"`` or ``"normal"``. Modalities not named are ``"nb"``.
     n_components
-        Encoders of modalities without a registered representation read this many principal (chromatin:
-        latent semantic) components, which the model fits when it is trained and keeps; None for all
-        normalised log counts, as in the reference implementation.
+        Encoders of modalities without a registered representation read this many principal
+        (chromatin: latent semantic) components, fitted in training and kept; None for
+        all normalised log counts, as in the reference implementation.
     n_hidden_encoder, n_layers_encoder
         Width and number of hidden layers of each encoder.
     n_hidden_decoder, n_layers_decoder
@@ -85,8 +87,8 @@ class CLUE(ImputeMixin, TransferMixin, MosaicModelClass):
     Raises
     ------
     ValueError
-        If modalities are not connected by paired cells, if a likelihood is unknown, or if values do
-        not fit the likelihood.
+        If modalities are not connected by paired cells, if a likelihood is unknown, or if values
+        do not fit the likelihood.
     KeyError
         If `likelihoods` names an unknown modality.
 
@@ -195,21 +197,21 @@ class CLUE(ImputeMixin, TransferMixin, MosaicModelClass):
         Parameters
         ----------
         max_epochs
-            Epochs that the schedule is planned for; by default 500 steps, but at least 6 and at most
-            60 epochs.
+            Epochs that the schedule is planned for; by default 500 steps, but at least 6 and at
+            most 60 epochs.
         batch_size
             Cells per minibatch.
         train_size, validation_size
             Fractions of the cells of each pairing pattern; 0.9 and the rest by default.
         early_stopping
-            Stop when paired validation cells no longer come closer to each other (their FOSCTTM; the
-            self and cross likelihood where too few cells are paired), and restore the best epoch.
-            Without it the last epoch is kept.
+            Stop when paired validation cells no longer come closer to each other (their FOSCTTM;
+            the self and cross likelihood where too few cells are paired), and restore the best
+            epoch. Without it the last epoch is kept.
         accelerator, devices
             Passed to the trainer.
         plan_kwargs
-            Arguments of :class:`~cantata.model.clue.CLUETrainingPlan`: learning rate, weights of the
-            loss terms.
+            Arguments of :class:`~cantata.model.clue.CLUETrainingPlan`: learning rate, weights of
+            the loss terms.
         **kwargs
             Passed to :class:`~scvi.train.Trainer`, e.g. ``enable_progress_bar``, ``precision``.
 
@@ -294,8 +296,8 @@ class CLUE(ImputeMixin, TransferMixin, MosaicModelClass):
         batch_size
             Cells per minibatch.
         normalize
-            Bring rows to unit length, which is what the model compares. Otherwise the raw posterior
-            mean (averaged over modalities, or of the product of experts).
+            Bring rows to unit length, which is what the model compares. Otherwise the raw
+            posterior mean (averaged over modalities, or of the product of experts).
         return_dist
             Return posterior mean and variance instead, both not normalised.
 

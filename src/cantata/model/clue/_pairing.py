@@ -40,8 +40,10 @@ def check_linked(member: np.ndarray, modalities: Sequence[str]) -> None:
         [m for m, g in zip(modalities, group, strict=True) if g == i] for i in range(n_groups)
     ]
     raise ValueError(
-        f"No cell connects the modalities {groups}: 0 of {len(member)} cells have one of each. CLUE "
-        "learns from paired cells. For unpaired data use SCMODAL, which aligns linked features; if "
+        f"No cell connects the modalities {groups}: 0 of {len(member)} cells have one of each. "
+        f"CLUE "
+        "learns from paired cells. For unpaired data use SCMODAL, which aligns linked features; "
+        "if "
         "cells are paired, give them the same obs_names in every modality."
     )
 

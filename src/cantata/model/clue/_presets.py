@@ -56,5 +56,6 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
 }
-"""Settings of the competition entry for CITE-seq and multiome data, as arguments of the constructor and
-of :meth:`cantata.CLUE.train`. Its schedule (at least 72 epochs and 36,000 steps) is left to the user."""
+"""Settings of the competition entry for CITE-seq and multiome data: arguments of the constructor
+and of :meth:`cantata.CLUE.train`. Its schedule (at least 72 epochs and 36,000 steps) is left to
+the user."""

@@ -29,8 +29,8 @@ class TransferMixin:
     def prepare_query_mudata(cls, query_mdata: MuData, reference_model: CLUE | str) -> MuData:
         """A MuData with the modalities and features of a reference model.
 
-        Features are matched by name and re-ordered; absent ones are 0 where they are at most a fifth
-        of a modality. A modality that the query lacks is present without cells.
+        Features are matched by name and re-ordered; absent ones are 0 where they are at most a
+        fifth of a modality. A modality that the query lacks is present without cells.
 
         Parameters
         ----------
@@ -99,7 +99,8 @@ class TransferMixin:
         Raises
         ------
         KeyError, ValueError
-            As :meth:`prepare_query_mudata`; also if the query lacks the batch or covariate columns.
+            As :meth:`prepare_query_mudata`; also if the query lacks the batch or covariate
+            columns.
 
         Examples
         --------
@@ -134,8 +135,8 @@ class TransferMixin:
         """Continue training on the reference and the query together.
 
         This is the transductive second step of the competition entry: the query's cells take part
-        unpaired or paired, as they are. The learning rate starts at 1e-3, and the discriminator sees
-        no noise.
+        unpaired or paired, as they are. The learning rate starts at 1e-3, and the discriminator
+        sees no noise.
 
         Parameters
         ----------
@@ -150,7 +151,8 @@ class TransferMixin:
 
         Returns
         -------
-        New model of all cells, ``model.adata``; this one is left as it is. Cells are named as before.
+        New model of all cells, ``model.adata``; this one is left as it is. Cells are named as
+        before.
 
         Raises
         ------
@@ -195,7 +197,7 @@ def _covariate_columns(arguments: dict[str, Any]) -> list[str]:
 
 
 def _grown(reference: Any, mdata: MuData) -> Any:
-    """Untrained copy of a model on other data, with the reference's weights and room for new batches."""
+    """Copy of a model on other data, with the reference's weights and room for new batches."""
     cls = type(reference)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*have no count in any cell.*")
@@ -237,7 +239,8 @@ def _concatenate(model: Any, query: MuData) -> MuData:
     shared = reference.obs_names.intersection(query.obs_names)
     if len(shared):
         raise ValueError(
-            f"{len(shared)} cell names are in both the reference and the query, e.g. {shared[0]!r}. Make "
+            f"{len(shared)} cell names are in both the reference and the query, e.g. "
+            f"{shared[0]!r}. Make "
             "them unique, e.g. with a prefix per data set."
         )
     parts = {

@@ -1,0 +1,63 @@
+"""What is compared, and with which settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the tables."""
+
+    label: str
+    script: str
+    config: dict[str, Any] = field(default_factory=dict)
+    capped: bool = False
+    """Whether the limits on epochs and time hold; otherwise the method plans its own end."""
+    peer: bool = False
+    """Whether it runs in the environment of scglue."""
+    inductive: bool = True
+    """Whether it can embed cells that it was not trained on."""
+    only: tuple[str, ...] = ("pbmc5k", "snare", "mosaic")
+    """Data that it is run on."""
+
+    def runs_on(self, name: str, inductive: bool) -> bool:
+        """Whether it is run on these inputs."""
+        return name in self.only and (self.inductive or not inductive)
+
+
+PAPER_TERMS = {"lambda_contrastive": 0.0}
+
+METHODS = {
+    "cca": Method("CCA", "run_baselines.py", {"baseline": "cca"}),
+    "cantata": Method("cantata", "run_cantata.py", {"impute": True}),
+    "cantata-paper": Method(
+        "cantata, paper's terms",
+        "run_cantata.py",
+        {"impute": True, "plan": PAPER_TERMS},
+    ),
+    "cantata-published": Method(
+        "cantata, published settings",
+        "run_cantata.py",
+        {"preset": True, "plan": PAPER_TERMS, "train": {"early_stopping": False}},
+        capped=True,
+    ),
+    "scglue": Method(
+        "scglue",
+        "run_scglue.py",
+        {"schedule": "automatic"},
+        capped=True,
+        peer=True,
+    ),
+    "scglue-scaled": Method(
+        "scglue, schedule scaled",
+        "run_scglue.py",
+        {"schedule": "scaled"},
+        capped=True,
+        peer=True,
+    ),
+    "multivi": Method("MULTIVI", "run_multivi.py", capped=True, inductive=False),
+    "knn": Method("k-NN", "run_baselines.py", {"baseline": "knn"}, only=("pbmc5k",)),
+    "totalvi": Method("TOTALVI", "run_totalvi.py", capped=True, inductive=False, only=("pbmc5k",)),
+}
