@@ -40,7 +40,7 @@ METHODS = {
     "cantata-published": Method(
         "cantata, published settings",
         "run_cantata.py",
-        {"preset": True, "plan": PAPER_TERMS, "train": {"early_stopping": False}},
+        {"preset": True, "train": {"early_stopping": False}},
         capped=True,
     ),
     "scglue": Method(

@@ -110,11 +110,7 @@ def reach_table(runs: Runs, ours: Sequence[str], peers: Sequence[str]) -> list[s
     rows = []
     for peer in peers:
         for key in ours:
-            pairs = [
-                (a["points"], b["points"])
-                for a, b in zip(runs.get(key, ()), runs.get(peer, ()), strict=False)
-                if a.get("points") and b.get("points")
-            ]
+            pairs = same_seeds(runs.get(key, []), runs.get(peer, []))
             rows += [
                 [METHODS[key].label, METHODS[peer].label, NAMES[name], *reach(pairs, name)]
                 for name in ("foscttm", "matching")
@@ -122,6 +118,17 @@ def reach_table(runs: Runs, ours: Sequence[str], peers: Sequence[str]) -> list[s
             ]
     header = ["ours", "peer", "score", "peer's best", "peer, s", "ours, s", "ours / peer"]
     return table([*header, "ours at the end"], rows) if rows else []
+
+
+def same_seeds(
+    first: list[dict[str, Any]], second: list[dict[str, Any]]
+) -> list[tuple[list[dict], list[dict]]]:
+    """Points of the runs of two methods that have a seed in common."""
+    curves = [
+        {r["config"]["seed"]: r["points"] for r in results if r.get("points")}
+        for results in (first, second)
+    ]
+    return [(curves[0][seed], curves[1][seed]) for seed in curves[0] if seed in curves[1]]
 
 
 def reach(pairs: list[tuple[list[dict], list[dict]]], name: str) -> list[str]:

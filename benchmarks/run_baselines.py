@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from harness import Arrays
 
 N_COMPONENTS = 20
-N_NEIGHBORS = 15
+N_NEIGHBORS = 30
 
 
 def paired_rows(inputs: Inputs) -> dict[str, np.ndarray]:

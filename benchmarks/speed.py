@@ -47,6 +47,21 @@ PEER_LOSSES = {
     "lam_real_cross": REAL_CROSS,
     "lam_cos": 1.0,
 }
+PEER_DEFAULT = {
+    "latent_dim": 50,
+    "x2u_h_dim": 256,
+    "u2x_h_dim": 256,
+    "u2x_h_depth": 2,
+    "du_h_dim": 256,
+    "du_h_depth": 2,
+}
+PEER_DEFAULT_LOSSES = {
+    "lam_kl": 1.0,
+    "lam_align": 0.02,
+    "lam_joint_cross": 0.02,
+    "lam_real_cross": REAL_CROSS,
+    "lam_cos": 0.02,
+}
 PLAN = {
     "lambda_kl": 1.0,
     "lambda_d": 2.0,
@@ -75,6 +90,12 @@ CASES = {
         "scglue SCCLUEModel",
         "run_scglue.py",
         {"network": PEER_NETWORK, "losses": PEER_LOSSES},
+        peer=True,
+    ),
+    "scglue-counts": Case(
+        "scglue SCCLUEModel, its default widths and weights, log counts as encoder input",
+        "run_scglue.py",
+        {"network": PEER_DEFAULT, "losses": PEER_DEFAULT_LOSSES, "use_reps": False},
         peer=True,
     ),
     "cantata": Case(

@@ -281,7 +281,7 @@ def test_early_stopping_restores_the_best_epoch(mdata) -> None:
     history = clue.history[best.monitor].to_numpy(dtype=float).ravel()
     assert best.best_epoch == int(history.argmin())
     assert best.best_score == pytest.approx(history.min(), rel=1e-5)
-    kept = {k: v for k, v in best.state_dict()["weights"].items() if "library_weights" not in k}
+    kept = {k: v for k, v in best.state_dict()["weights"].items() if "library_" not in k}
     for key, value in kept.items():
         assert torch.equal(value, clue.module.state_dict()[key.removeprefix("module.")])
 

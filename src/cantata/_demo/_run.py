@@ -19,6 +19,7 @@ from cantata._demo._imputation import Imputation, target_modality
 from cantata._demo._picture import picture
 from cantata._demo._scores import (
     SECTIONS,
+    K,
     Cells,
     Embedding,
     Score,
@@ -26,8 +27,8 @@ from cantata._demo._scores import (
     cluster_score,
     embedding_scores,
 )
-from cantata._demo._table import score_table
-from cantata._demo._terminal import EpochBar, few_threads, quiet, shown, step
+from cantata._demo._table import legend, score_table
+from cantata._demo._terminal import EpochBar, available, few_threads, quiet, say, shown, step
 from cantata.data._obs import coalesce_obs
 from cantata.data._pairing import row_table
 
@@ -125,6 +126,8 @@ def _prepare(options: Options, console: Console) -> Prepared:
     if out.exists() and not out.is_dir():
         raise DemoError(f"--out: {out} is a file, not a directory.")
     out.mkdir(parents=True, exist_ok=True)
+    if not available(options.accelerator):
+        raise DemoError(f"--accelerator: there is no {options.accelerator} here.")
     scvi.settings.seed = options.seed
     with step(console, "Data") as current:
         mosaic = load(options.data, options.label_key, options.batch_key, seed=options.seed)
@@ -134,7 +137,7 @@ def _prepare(options: Options, console: Console) -> Prepared:
             f"batches: {mosaic.batch_key or 'none'}"
         )
     for note in mosaic.notes:
-        console.print(f"[yellow]note[/yellow]        {note}", highlight=False)
+        say(console, "note", note)
     report = pp.pairing_report(mdata, batch_key=mosaic.batch_key)
     console.print(report)
     console.print()
@@ -143,9 +146,14 @@ def _prepare(options: Options, console: Console) -> Prepared:
     held = hold_back(mosaic, seed=options.seed)
     train = training_part(mdata, held)
     with step(console, "Preprocess") as current:
-        pp.preprocess(train, batch_key=mosaic.batch_key, layers=mosaic.counts)
+        try:
+            pp.preprocess(train, batch_key=mosaic.batch_key, layers=mosaic.counts)
+        except ValueError as error:
+            where = "The demo reads counts from .layers['counts'], or else from .X."
+            raise DemoError(f"{error} {where}") from error
         pp.preprocess(mdata, reference=train, layers=mosaic.counts)
-        records = dict(train.uns[_keys.UNS][_keys.PREPROCESS])
+        found = train.uns[_keys.UNS][_keys.PREPROCESS]
+        records = {name: found[name] for name in train.mod}
         current.detail = ", ".join(
             f"{name} as {record['kind']}: {record['n_comps']} components"
             for name, record in records.items()
@@ -177,10 +185,7 @@ def _train(model: CLUE, options: Options, console: Console) -> int | None:
         curve = model.history["foscttm_validation"].iloc[:, 0].astype(float)
         kept = int(curve.index[int(np.argmin(curve.to_numpy()))])
         detail += f", epoch {kept} kept (FOSCTTM {curve.min():.3f} on validation cells)"
-    console.print(
-        f"[bold]{'Train':<11}[/bold] {detail} [dim]({time.perf_counter() - start:.1f} s)[/dim]",
-        highlight=False,
-    )
+    say(console, "Train", detail, time.perf_counter() - start)
     return kept
 
 
@@ -259,18 +264,22 @@ def _scores(ready: Prepared, simple: Embedding, options: Options, console: Conso
 def _report(console: Console, ready: Prepared, scores: list[Score]) -> None:
     """Print the table and how to read it."""
     console.print(score_table(scores, type(ready.model).__name__))
-    remarks = [
-        "held-out cells: paired, not seen in training, each modality by itself.",
-        "training cells: their labels were not seen. CCA: regularised canonical correlation on the "
-        "same components. k-NN: 15 neighbours among the components of paired training cells.",
-    ]
+    lines = {
+        "held-out": "paired cells that training did not see, each modality by itself",
+        "training": "cells that training saw, without their labels",
+        "FOSCTTM": "fraction of cells closer than the true partner; low is good",
+        "matching": "probability given to the true partner",
+        "labels": f"share of right labels, {K} nearest neighbours",
+        "r": "Pearson correlation of log counts over cells, mean over features",
+        "CCA": "regularised canonical correlation on the components that CLUE reads",
+        "k-NN": "mean of 15 nearest paired training cells, by the source's components",
+    }
     if ready.mosaic.label_key is None:
-        remarks.append("No column with cell labels was found: name one with --label-key.")
+        lines["no labels"] = "scores of labels are left out; name a column with --label-key"
     worse = [score.name for score in scores if not score.beats_chance]
     if worse:
-        remarks.append(f"[yellow]Not better than chance[/yellow]: {'; '.join(worse)}.")
-    for remark in remarks:
-        console.print(remark, highlight=False)
+        lines["bad"] = f"not better than chance: {'; '.join(worse)}"
+    console.print(legend(lines), highlight=False)
     console.print()
 
 

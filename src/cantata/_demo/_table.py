@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rich.table import Table
 
@@ -29,6 +29,7 @@ def score_table(scores: Sequence[Score], model: str) -> Table:
         Name of the model.
     """
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title="Scores", title_justify="left", box=box.SIMPLE_HEAD)
@@ -43,10 +44,27 @@ def score_table(scores: Sequence[Score], model: str) -> Table:
         higher = score.higher_is_better
         simple = _figure(score.simple, score.model, higher=higher)
         table.add_row(
-            f"  {score.name}{'' if higher else ' (low is good)'}",
+            f"  {escape(score.name)}",
             score.cells,
             _figure(score.model, score.simple, higher=higher),
             f"{simple} {score.method:<4}",
             f"{score.chance:.3f}",
         )
     return table
+
+
+def legend(lines: Mapping[str, str]) -> Table:
+    """How to read the scores: what each word means.
+
+    Parameters
+    ----------
+    lines
+        Words and their meaning.
+    """
+    from rich.markup import escape
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2))
+    for word, meaning in lines.items():
+        grid.add_row(f"[bold]{escape(word)}[/bold]", escape(meaning))
+    return grid

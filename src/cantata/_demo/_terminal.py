@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
@@ -38,9 +39,15 @@ def step(console: Console, title: str) -> Iterator[Step]:
     start, current = time.perf_counter(), Step()
     with console.status(f"{title} ..."):
         yield current
-    seconds = time.perf_counter() - start
+    say(console, title, current.detail, time.perf_counter() - start)
+
+
+def say(console: Console, title: str, text: str, seconds: float | None = None) -> None:
+    """Print one line: a title, a text and how long it took."""
+    style = "yellow" if seconds is None else "bold"
+    took = "" if seconds is None else f" [dim]({seconds:.1f} s)[/dim]"
     console.print(
-        f"[bold]{title:<11}[/bold] {current.detail} [dim]({seconds:.1f} s)[/dim]", highlight=False
+        f"[{style}]{title:<10}[/{style}] {escape(text)}{took}", highlight=False, soft_wrap=True
     )
 
 
@@ -57,7 +64,7 @@ def quiet(console: Console) -> Iterator[None]:
     levels = [logger.level for logger in loggers]
 
     def note(message: Warning | str, *_args: Any, **_kwargs: Any) -> None:
-        console.print(f"[yellow]note[/yellow]        {message}", highlight=False)
+        say(console, "note", str(message))
 
     try:
         for logger in loggers:
@@ -92,6 +99,12 @@ def few_threads(n_features: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def available(accelerator: str) -> bool:
+    """Whether this machine has an accelerator: ``"auto"``, ``"cpu"``, ``"gpu"`` or ``"mps"``."""
+    found = {"gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return found.get(accelerator, True)
+
+
 def shown(path: Path) -> str:
     """Path as short as it can be told from here."""
     here = path.cwd()
@@ -109,7 +122,7 @@ class EpochBar(Callback):
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
-            TextColumn("[bold]Train      [/bold] epoch"),
+            TextColumn("[bold]Train     [/bold] epoch"),
             MofNCompleteColumn(),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[score]}"),

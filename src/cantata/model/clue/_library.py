@@ -9,6 +9,9 @@ import torch
 from sklearn.linear_model import RidgeCV
 from torch import Tensor
 
+from cantata.data._dataset import rows_key
+from cantata.model.clue._network import MAX_READ
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -57,14 +60,30 @@ class LibrarySize:
         return None if self._values is None else self._values[part].copy()
 
 
-def _predictors(module: CLUEModule, loc: Tensor, counts: Tensor, source: str) -> Tensor:
-    """(n, K * d + 2) unit embedding, log total of the source (0 without counts) and a constant."""
+def _predictors(
+    module: CLUEModule, tensors: Mapping[str, Tensor], source: str, target: str
+) -> Tensor:
+    """What the regression reads of the rows of `source`.
+
+    The unit embedding, what the decoder of `target` makes of it (in one batch, whatever the
+    cell's), the encoder's input where it is narrow, the log total of the source (0 without counts)
+    and a constant.
+    """
+    values = module.encoder_input(tensors, source)
+    loc, _ = module.encoders[source](values)
     unit = torch.nn.functional.normalize(loc, dim=1)
+    codes, continuous = module.covariates(tensors)
+    codes = torch.zeros_like(codes[: len(unit)])
+    codes[:, 0] = module.library_batch[module.modalities.index(target)]
+    if continuous is not None:
+        continuous = torch.zeros_like(continuous[: len(unit)])
+    hidden = module.decoders[target](unit[:, module.subspace(target)], codes, continuous)
     if module.head(source).is_count:
-        total = module.observed_library(counts).log().unsqueeze(1)
+        total = module.observed_library(tensors[source]).log().unsqueeze(1)
     else:
         total = unit.new_zeros(len(unit), 1)
-    return torch.cat([unit, total, torch.ones_like(total)], dim=1)
+    read = [values] if values.shape[1] <= MAX_READ else []
+    return torch.cat([unit, hidden, *read, total, torch.ones_like(total)], dim=1)
 
 
 def predict_log_library(
@@ -73,9 +92,7 @@ def predict_log_library(
     """(n_source,) log library sizes of `target` predicted from the rows of `source`."""
     if module.library == "learned":
         return module.learned_library(source, target, tensors[source]).log()
-    loc, _ = module.encoders[source](module.encoder_input(tensors, source))
-    i, j = module.modalities.index(source), module.modalities.index(target)
-    return _predictors(module, loc, tensors[source], source) @ module.library_weights[i, j]
+    return _predictors(module, tensors, source, target) @ module.library_weights(source, target)
 
 
 @torch.inference_mode()
@@ -89,7 +106,7 @@ def fit_library_weights(model: Any) -> None:
     Parameters
     ----------
     model
-        Trained :class:`cantata.CLUE`; ``model.module.library_weights`` is set.
+        Trained :class:`cantata.CLUE`; the weights in ``model.module`` are set.
     """
     module = model.module
     targets = [m for m in module.modalities if module.head(m).has_library]
@@ -98,26 +115,28 @@ def fit_library_weights(model: Any) -> None:
     train = model.train_indices
     if len(train) > MAX_CELLS:
         train = np.random.default_rng(0).choice(train, MAX_CELLS, replace=False)
-    predictors: dict[str, list[np.ndarray]] = {m: [] for m in module.modalities}
+    pairs = [(s, t) for s in module.modalities for t in targets if s != t]
+    for target in targets:
+        measured = model.measured_batches_[target]
+        module.library_batch[module.modalities.index(target)] = measured.index(True)
+    read: dict[tuple[str, str], list[np.ndarray]] = {pair: [] for pair in pairs}
     where: dict[str, list[np.ndarray]] = {m: [] for m in module.modalities}
     totals: dict[str, list[np.ndarray]] = {m: [] for m in targets}
     for tensors in model._minibatches(model._cells(None), np.asarray(train), None):
-        loc, _, rows = module.encode(tensors)
         for m in module.modalities:
-            predictors[m].append(_predictors(module, loc[m], tensors[m], m).cpu().numpy())
-            where[m].append(tensors["cell"][rows[m]].cpu().numpy())
-            if m in totals:
-                totals[m].append(module.observed_library(tensors[m]).log().cpu().numpy())
-    for i, source in enumerate(module.modalities):
-        for j, target in enumerate(module.modalities):
-            if target in totals and i != j:
-                weights = _regress(
-                    np.concatenate(predictors[source]),
-                    np.concatenate(where[source]),
-                    np.concatenate(totals[target]),
-                    np.concatenate(where[target]),
-                )
-                module.library_weights[i, j] = torch.as_tensor(weights)
+            where[m].append(tensors["cell"][tensors[rows_key(m)]].cpu().numpy())
+        for m in targets:
+            totals[m].append(module.observed_library(tensors[m]).log().cpu().numpy())
+        for source, target in pairs:
+            read[source, target].append(_predictors(module, tensors, source, target).cpu().numpy())
+    for source, target in pairs:
+        weights = _regress(
+            np.concatenate(read[source, target]),
+            np.concatenate(where[source]),
+            np.concatenate(totals[target]),
+            np.concatenate(where[target]),
+        )
+        module.library_weights(source, target).copy_(torch.as_tensor(weights))
 
 
 def _regress(

@@ -21,6 +21,9 @@ Fusion = Literal["mean", "poe"]
 Alignment = Literal["cosine", "mse"]
 Library = Literal["observed", "learned"]
 
+MAX_READ = 512
+"""Encoder inputs up to this width take part in predicting library sizes."""
+
 MIN_FEATURES = 3
 """A modality with no more features is read as it is, not by components."""
 
@@ -147,8 +150,14 @@ class CLUENetwork(BaseModuleClass):
             if library == "learned"
             else {}
         )
-        self.library_weights: Tensor
-        self.register_buffer("library_weights", torch.zeros(k, k, k * n_latent + 2))
+        self.library_batch: Tensor
+        self.register_buffer("library_batch", torch.zeros(k, dtype=torch.long))
+        for i, source in enumerate(self.modalities):
+            for j, target in enumerate(self.modalities):
+                read = widths.get(source, n_features[source])
+                hidden = self.head(target).output.in_features
+                width = k * n_latent + hidden + (read if read <= MAX_READ else 0) + 2
+                self.register_buffer(f"library_{i}_{j}", torch.zeros(width))
 
     # What the modules below read from a minibatch -----------------------------------------------
 
@@ -227,6 +236,11 @@ class CLUENetwork(BaseModuleClass):
         column = self.modalities.index(target)
         sizes = functional.relu(self.library_encoders[source](counts))
         return sizes[:, column].clamp(min=MIN_LIBRARY)
+
+    def library_weights(self, source: str, target: str) -> Tensor:
+        """Weights that predict the log library size of `target` from rows of `source`."""
+        i, j = self.modalities.index(source), self.modalities.index(target)
+        return getattr(self, f"library_{i}_{j}")
 
     def _library(
         self, source: str, target: str, source_counts: Tensor, target_counts: Tensor
