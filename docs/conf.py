@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import inspect
+import json
 import os
 import shutil
 from importlib import import_module
@@ -75,12 +77,17 @@ bibtex_reference_style = "author_year"
 
 html_theme = "sphinx_book_theme"
 html_title = project
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
+html_theme_options = {"navbar_persistent": []}  # the sidebar has a search field
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
 # What scvi-tools' base classes give and every user needs; its own pages show their other members.
 INHERITED = {"history", "load", "load_query_data", "prepare_query_mudata", "save"}
 NOT_FOR_USERS = {"setup_anndata"}
+
+FRONT_PAGE = "front-page"
 
 
 def own_members(fullname: str, names: list[str]) -> list[str]:
@@ -132,12 +139,20 @@ NumpyDocstring._parse_returns_section = returns_as_prose
 
 
 def copy_tutorials(_app: Sphinx, _config: object) -> None:
-    """Bring the notebooks, which are stored once, outside ``docs``, into the source folder."""
+    """Bring the notebooks, which are stored once, outside ``docs``, into the source folder.
+
+    The picture of the cell tagged ``front-page`` becomes a file beside its notebook.
+    """
     target = HERE / "tutorials"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
     for notebook in (HERE.parent / "tutorials").glob("*.ipynb"):
         shutil.copy2(notebook, target)
+        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+            if FRONT_PAGE in cell["metadata"].get("tags", []):
+                shown = [output["data"] for output in cell["outputs"] if "data" in output]
+                picture = next(data["image/png"] for data in shown if "image/png" in data)
+                (target / f"{notebook.stem}.png").write_bytes(base64.b64decode(picture))
 
 
 def setup(app: Sphinx) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 class _Parser(argparse.ArgumentParser):
@@ -18,15 +18,19 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
 
 
-def _number(least: int) -> type:
-    class Number(int):
-        def __new__(cls, text: str) -> Number:
-            value = super().__new__(cls, text)
-            if value < least:
-                raise argparse.ArgumentTypeError(f"{text} is less than {least}")
-            return value
+def _number(least: int, most: int) -> Callable[[str], int]:
+    """Reader of integers within limits, with errors that argparse shows."""
 
-    return Number
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} is no integer") from error
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{value} is not between {least} and {most}")
+        return value
+
+    return read
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,9 +56,14 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--out", type=Path, default=Path(), metavar="DIR", help="where to write (default: here)"
     )
-    demo.add_argument("--seed", type=_number(0), default=0, metavar="N", help="(default: 0)")
     demo.add_argument(
-        "--epochs", type=_number(1), metavar="N", help="planned epochs (default: by data size)"
+        "--seed", type=_number(0, 2**32 - 1), default=0, metavar="N", help="(default: 0)"
+    )
+    demo.add_argument(
+        "--epochs",
+        type=_number(1, 100_000),
+        metavar="N",
+        help="planned epochs (default: by data size)",
     )
     demo.add_argument(
         "--accelerator",

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from mudata import MuData
 
+    from cantata import CLUE
+
 SIMULATION: dict[str, Any] = {"n_cells": 1600}
 """Arguments of the simulated mosaic."""
 
@@ -70,6 +72,24 @@ class Mosaic:
     """What the user should know about how the data was read."""
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What is ready before training."""
+
+    mosaic: Mosaic
+    held: np.ndarray
+    """Mask of the cells that training does not see."""
+    train: MuData
+    model: CLUE
+    records: dict[str, Any]
+    """What preprocessing recorded of each modality."""
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """What each modality measures."""
+        return {name: str(record["kind"]) for name, record in self.records.items()}
+
+
 def load(path: Path | None, label_key: str | None, batch_key: str | None, *, seed: int) -> Mosaic:
     """Read or simulate the mosaic.
 
@@ -89,7 +109,8 @@ def load(path: Path | None, label_key: str | None, batch_key: str | None, *, see
     KeyError, ValueError
         If a named column does not exist, or contradicts itself.
     """
-    truth, notes, counts = None, [], {}
+    truth, counts = None, {}
+    notes: list[str] = []
     if path is None:
         mdata = simulate_mosaic(seed=seed, **SIMULATION)
         truth = simulate_mosaic(seed=seed, pairing="full", keep_expected=True, **SIMULATION)
@@ -139,8 +160,8 @@ def _known_kinds(mdata: MuData, notes: list[str]) -> MuData:
         return mdata
     known = [name for name in mdata.mod if name not in unknown]
     what = (
-        f"Nothing tells what {', '.join(map(repr, unknown))} measures (RNA, protein or ATAC); name "
-        "such a modality 'rna', 'adt' or 'atac', or fill in .var['feature_types']."
+        f"Nothing tells what {', '.join(map(repr, unknown))} measures (RNA, protein or ATAC); "
+        "name such a modality 'rna', 'adt' or 'atac', or fill in .var['feature_types']."
     )
     if len(known) < 2:
         raise DemoError(f"--data: {what} Known: {known}; the demo needs two modalities.")

@@ -76,7 +76,7 @@ class Imputation:
             self._mdata,
             source=source,
             features=self.features,
-            indices=np.flatnonzero(cells),
+            indices=np.flatnonzero(cells).tolist(),
         )
         rep, rows = self._mdata[source].obsm[self._reps[source]], self._cells.rows[source]
         paired = ~self._cells.held & self._cells.having(source, self._target)

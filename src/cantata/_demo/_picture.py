@@ -56,19 +56,21 @@ def picture(
         Epoch whose weights were kept.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     lower = max(4.4, 1.2 + 0.42 * len(scores))
-    figure = Figure(figsize=(4.6 * (1 + len(colors)), 4.6 + lower), layout="constrained", dpi=130)
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)  # type: ignore[union-attr]
+    size = (4.6 * (1 + len(colors)), 4.6 + lower)
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
+    figure = Figure(figsize=size, layout=layout, dpi=130)
     figure.suptitle(title, fontsize=17, fontweight="bold")
-    above, below = figure.subfigures(2, 1, height_ratios=[4.2, lower])
+    above, below = np.ravel(np.asarray(figure.subfigures(2, 1, height_ratios=[4.2, lower])))
     panels = above.subplots(1, 1 + len(colors))
     pl.pairing(mdata, batch_key=batch_key, ax=panels[0])
     panels[0].set_title("what was measured")
     pl.embedding(mdata, "X_umap", color=list(colors), axes=list(panels[1:]))
     for ax, color in zip(panels[1:], colors, strict=True):
         ax.set_title(f"UMAP of X_clue by {color}")
-    left, right = below.subfigures(1, 2, width_ratios=[1, 1.15])
+    left, right = np.ravel(below.subfigures(1, 2, width_ratios=[1, 1.15]))
     _draw_curves(left, history, kept_epoch)
     draw_scores(right.subplots(), scores)
     figure.savefig(path)
@@ -97,6 +99,10 @@ def _draw_curves(figure: Any, history: Mapping[str, Any], kept_epoch: int | None
 
 def draw_scores(ax: Axes, scores: Sequence[Score]) -> None:
     """Bars of the model and of the simple method, with a mark at chance."""
+    if not scores:
+        ax.text(0.5, 0.5, "too few cells to score", ha="center", va="center")
+        ax.set_axis_off()
+        return
     y = np.arange(len(scores), dtype=float)[::-1]
     methods = "/".join(dict.fromkeys(score.method for score in scores))
     for shift, label, color, values in (
@@ -113,15 +119,14 @@ def draw_scores(ax: Axes, scores: Sequence[Score]) -> None:
                 va="center",
                 fontsize="small",
             )
-    for place, score in zip(y, scores, strict=True):
-        label = "chance" if place == y[0] else None
-        ax.vlines(score.chance, place - 0.42, place + 0.42, colors=CHANCE_COLOR, lw=2, label=label)
+    chance = [score.chance for score in scores]
+    ax.vlines(chance, y - 0.42, y + 0.42, colors=CHANCE_COLOR, lw=2, label="chance")
     names = [
         f"{score.name}{'' if score.higher_is_better else ' (lower is better)'}\n{score.section}"
         for score in scores
     ]
     ax.set_yticks(y, names, fontsize="small")
-    lowest = min(0.0, *(min(score.model, score.simple) for score in scores))
+    lowest = min([0.0, *(min(score.model, score.simple) for score in scores)])
     ax.set(xlim=(lowest, 1.08), ylim=(-0.6, len(scores) - 0.4), title="scores")
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(axis="y", length=0)

@@ -8,44 +8,22 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cantata import _keys, pp
-from cantata._demo._baseline import canonical_embedding, joint_embedding
-from cantata._demo._data import DemoError, Mosaic, hold_back, load, training_part
-from cantata._demo._imputation import Imputation, target_modality
-from cantata._demo._picture import picture
-from cantata._demo._scores import (
-    SECTIONS,
-    K,
-    Cells,
-    Embedding,
-    Score,
-    as_table,
-    cluster_score,
-    embedding_scores,
-)
-from cantata._demo._table import legend, score_table
-from cantata._demo._terminal import EpochBar, available, few_threads, quiet, say, shown, step
-from cantata.data._obs import coalesce_obs
-from cantata.data._pairing import row_table
+from cantata._demo._data import DemoError, Prepared, hold_back, load, training_part
+from cantata._demo._embed import embed
+from cantata._demo._results import all_scores, report, write
+from cantata._demo._scores import as_table
+from cantata._demo._terminal import EpochBar, available, few_threads, quiet, say, step
 
 if TYPE_CHECKING:
     import pandas as pd
-    from mudata import MuData
     from rich.console import Console
 
     from cantata import CLUE
-
-CLUSTERS = "leiden_clue"
-"""Column with the clusters."""
-
-HELD_OUT = "held_out"
-"""Column that tells which cells training did not see."""
-
-SIMPLE = "CCA"
 
 
 @dataclass(frozen=True)
@@ -60,23 +38,6 @@ class Options:
     seed: int = 0
     epochs: int | None = None
     accelerator: str = "auto"
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What is ready before training."""
-
-    mosaic: Mosaic
-    held: np.ndarray
-    train: MuData
-    model: CLUE
-    records: dict[str, Any]
-    """What preprocessing recorded of each modality."""
-
-    @property
-    def kinds(self) -> dict[str, str]:
-        """What each modality measures."""
-        return {name: str(record["kind"]) for name, record in self.records.items()}
 
 
 def run(options: Options) -> pd.DataFrame:
@@ -106,14 +67,12 @@ def run(options: Options) -> pd.DataFrame:
         except (KeyError, TypeError, ValueError) as error:
             raise DemoError(str(error.args[0] if error.args else error)) from error
         kept_epoch = _train(ready.model, options, console)
-        simple = _embed(ready, options, console)
-        scores = _scores(ready, simple, options, console)
-        table = as_table(scores)
-        ready.mosaic.mdata.uns[_keys.UNS]["demo"] = {"scores": table}
-        _report(console, ready, scores)
-        _write(ready, scores, options, kept_epoch, console)
+        ours, simple = embed(ready, console, seed=options.seed)
+        scores = all_scores(ready, ours, simple, console, seed=options.seed)
+        report(ready, scores, console)
+        write(ready, scores, options.out, console, kept_epoch=kept_epoch, seed=options.seed)
     console.print(f"Done in {time.perf_counter() - start:.0f} s.", highlight=False)
-    return table
+    return as_table(scores)
 
 
 def _prepare(options: Options, console: Console) -> Prepared:
@@ -187,126 +146,3 @@ def _train(model: CLUE, options: Options, console: Console) -> int | None:
         detail += f", epoch {kept} kept (FOSCTTM {curve.min():.3f} on validation cells)"
     say(console, "Train", detail, time.perf_counter() - start)
     return kept
-
-
-def _embed(ready: Prepared, options: Options, console: Console) -> Embedding:
-    """Write the model's results, its UMAP and clusters; return the simple method's embedding."""
-    import scanpy as sc
-
-    mdata, seed = ready.mosaic.mdata, options.seed
-    target = target_modality(mdata, ready.kinds)
-    with step(console, "Embed") as current:
-        imputed = [target] if mdata[target].n_vars <= 1000 else []
-        with few_threads(mdata.n_vars):
-            ready.model.write_results(mdata, imputed=imputed)
-        mdata.obs[HELD_OUT] = ready.held
-        sc.pp.neighbors(mdata, use_rep="X_clue", random_state=seed)
-        sc.tl.umap(mdata, random_state=seed)
-        _leiden(mdata, seed)
-        n_clusters = mdata.obs[CLUSTERS].nunique()
-        current.detail = f"X_clue of {mdata.n_obs:,} cells, UMAP, {n_clusters} Leiden clusters"
-    rows = row_table(mdata, list(ready.records))
-    reps = {m: np.asarray(mdata[m].obsm[str(r["rep"])]) for m, r in ready.records.items()}
-    own = canonical_embedding(reps, rows, ~ready.held)
-    return Embedding(joint_embedding(own, rows), own)
-
-
-def _leiden(data: Any, seed: int) -> None:
-    import scanpy as sc
-
-    sc.tl.leiden(
-        data,
-        key_added=CLUSTERS,
-        flavor="igraph",
-        n_iterations=2,
-        directed=False,
-        random_state=seed,
-    )
-
-
-def _clusters(embedding: np.ndarray, seed: int) -> np.ndarray:
-    """Leiden clusters of any embedding, as those of the model are made."""
-    import scanpy as sc
-    from anndata import AnnData
-
-    data = AnnData(obsm={"X": embedding.astype(np.float32)})
-    sc.pp.neighbors(data, use_rep="X", random_state=seed)
-    _leiden(data, seed)
-    return data.obs[CLUSTERS].to_numpy()
-
-
-def _scores(ready: Prepared, simple: Embedding, options: Options, console: Console) -> list[Score]:
-    """All scores, those of one section together."""
-    mosaic, mdata = ready.mosaic, ready.mosaic.mdata
-    rows = row_table(mdata, list(ready.records))
-    labels = None
-    if mosaic.label_key is not None:
-        labels = coalesce_obs(mdata, mosaic.label_key).to_numpy(dtype=object)
-    cells = Cells(rows, ready.held, labels)
-    key = _keys.embedding(ready.model.method)
-    own = {name: np.asarray(mdata[name].obsm[key]) for name in rows}
-    ours = Embedding(np.asarray(mdata.obsm[key]), own)
-    with step(console, "Score") as current:
-        scores = list(embedding_scores(cells, ours, simple, SIMPLE))
-        if labels is not None:
-            clusters = mdata.obs[CLUSTERS].to_numpy()
-            theirs = _clusters(simple.joint, options.seed)
-            scores.append(cluster_score(cells, clusters, theirs, SIMPLE, seed=options.seed))
-        target = target_modality(mdata, ready.kinds)
-        imputation = Imputation(ready.model, mdata, cells, target, ready.records)
-        with few_threads(mdata.n_vars):
-            scores += imputation.scores(mosaic.truth)
-        scores.sort(key=lambda score: SECTIONS.index(score.section))
-        current.detail = f"{len(scores)} scores; {ready.held.sum():,} paired cells were held out"
-    return scores
-
-
-def _report(console: Console, ready: Prepared, scores: list[Score]) -> None:
-    """Print the table and how to read it."""
-    console.print(score_table(scores, type(ready.model).__name__))
-    lines = {
-        "held-out": "paired cells that training did not see, each modality by itself",
-        "training": "cells that training saw, without their labels",
-        "FOSCTTM": "fraction of cells closer than the true partner; low is good",
-        "matching": "probability given to the true partner",
-        "labels": f"share of right labels, {K} nearest neighbours",
-        "r": "Pearson correlation of log counts over cells, mean over features",
-        "CCA": "regularised canonical correlation on the components that CLUE reads",
-        "k-NN": "mean of 15 nearest paired training cells, by the source's components",
-    }
-    if ready.mosaic.label_key is None:
-        lines["no labels"] = "scores of labels are left out; name a column with --label-key"
-    worse = [score.name for score in scores if not score.beats_chance]
-    if worse:
-        lines["bad"] = f"not better than chance: {'; '.join(worse)}"
-    console.print(legend(lines), highlight=False)
-    console.print()
-
-
-def _write(
-    ready: Prepared,
-    scores: list[Score],
-    options: Options,
-    kept_epoch: int | None,
-    console: Console,
-) -> None:
-    """Write the MuData and the picture."""
-    mosaic = ready.mosaic
-    paths = [options.out / "demo.h5mu", options.out / "demo.png"]
-    replaced = [path.name for path in paths if path.exists()]
-    with step(console, "Write") as current:
-        mosaic.mdata.write(paths[0])
-        batches = [] if mosaic.batch_key is None else [mosaic.batch_key]
-        picture(
-            paths[1],
-            mosaic.mdata,
-            ready.model.history,
-            scores,
-            title=f"CLUE on {mosaic.name}: {mosaic.mdata.n_obs:,} cells, seed {options.seed}",
-            batch_key=mosaic.batch_key,
-            colors=["pairing", *batches, mosaic.label_key or CLUSTERS],
-            kept_epoch=kept_epoch,
-        )
-        current.detail = " and ".join(shown(path) for path in paths)
-        if replaced:
-            current.detail += f" (replaced: {', '.join(replaced)})"

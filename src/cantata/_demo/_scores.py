@@ -31,10 +31,10 @@ class Score:
     """One figure of merit of the model, of a simple method, and by chance."""
 
     section: str
-    """Which cells are scored: those that training did not see, those that it saw, or..."""
+    """Which cells are scored, one of :data:`SECTIONS`."""
     name: str
     cells: str
-    """Number of cells, in words where two sets are compared."""
+    """How many cells, or how many to how many."""
     model: float
     simple: float
     method: str
@@ -180,7 +180,7 @@ def cluster_score(
     from sklearn.metrics import normalized_mutual_info_score
 
     assert cells.labels is not None
-    known = cells.labelled
+    known = cells.labelled & ~cells.held
     labels, clusters = cells.labels[known].astype(str), model[known]
     rng = np.random.default_rng(seed)
     shuffled = [normalized_mutual_info_score(labels, rng.permutation(clusters)) for _ in range(10)]

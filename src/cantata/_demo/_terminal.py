@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 CHATTY = ("lightning.pytorch", "lightning.fabric", "scvi")
 """Loggers whose remarks on seeds, devices and names of columns tell a user of the demo nothing."""
 
-FEATURES_PER_THREAD = 2000
+FEATURES_PER_THREAD = 10_000
 
 
 class Step:

@@ -226,6 +226,11 @@ def check_mapping(argument: str, mapping: Mapping[str, Any], modalities: Sequenc
         )
 
 
+def layer_names(adata: AnnData) -> list[str]:
+    """Names of the layers; anndata 0.13 lists ``.X`` among them, under the name None."""
+    return [name for name in adata.layers if name is not None]
+
+
 def check_matrix_keys(
     mdata: MuData, layers: Mapping[str, str | None], reps: Mapping[str, str]
 ) -> None:
@@ -242,11 +247,11 @@ def check_matrix_keys(
         if layer is not None and layer not in mdata[name].layers:
             raise KeyError(
                 f"layers={{{name!r}: {layer!r}}}: modality {name!r} has the layers "
-                f"{list(mdata[name].layers)}. Use None for .X."
+                f"{layer_names(mdata[name])}. Use None for .X."
             )
         if layer is None and mdata[name].X is None:
             raise KeyError(
-                f"Modality {name!r} has no .X; name a layer: {list(mdata[name].layers)}."
+                f"Modality {name!r} has no .X; name a layer: {layer_names(mdata[name])}."
             )
     for name, rep in reps.items():
         if rep not in mdata[name].obsm:

@@ -13,6 +13,7 @@ from mudata import MuData
 from scipy import sparse
 
 from cantata import _compat
+from cantata.data._checks import layer_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,7 +92,7 @@ def _align_modality(
             raise KeyError(
                 f"The query's modality {name!r} lacks the layer {layer!r} that the model reads; "
                 f"it has "
-                f"{list(adata.layers)}."
+                f"{layer_names(adata)}."
             )
         matrix = adata.X if layer is None else adata.layers[layer]
         matrix = _select_features(name, matrix, adata.var_names, var.index)

@@ -31,20 +31,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of CLUE's objective (eq. 15)."""
+    """Weights of CLUE's objective (equation 15)."""
 
     lambda_self: float = 1.0
-    """Self-linked ELBO (eq. 5)."""
+    """Self-linked ELBO (equation 5)."""
     lambda_kl: float = 1.0
-    """Divergence from the prior inside the ELBOs (eq. 3)."""
+    """Divergence from the prior inside the ELBOs (equation 3)."""
     lambda_cross: float = 2.0
-    """Cross-linked ELBO (eq. 8)."""
+    """Cross-linked ELBO (equation 8)."""
     lambda_real_cross: float = 0.0
     """Decoding a modality from another one alone; not in the paper."""
     lambda_mse: float = 1.0
-    """Closeness of a cell's embeddings (eq. 9)."""
+    """Closeness of a cell's embeddings (equation 9)."""
     lambda_d: float = 2.0
-    """Modality discriminator (eq. 12)."""
+    """Modality discriminator (equation 12)."""
     lambda_contrastive: float = 0.3
     """Finding a cell among those of another modality; not in the paper."""
     lambda_label: float = 0.02

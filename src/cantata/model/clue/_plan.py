@@ -27,7 +27,7 @@ MAX_VALIDATION_PAIRS = 2000
 
 
 class CLUETrainingPlan(MosaicTrainingPlan):
-    """Minimax training of CLUE (Tu et al. 2022, eq. 15).
+    """Minimax training of CLUE (Tu et al. 2022, equation 15).
 
     Each minibatch is encoded once. The discriminator steps on the detached posterior means; the
     encoders and decoders step against the discriminator so updated. Gaussian noise on what the

@@ -1,0 +1,389 @@
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from pathlib import Path
+
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from anndata import AnnData
+from mosaics import mosaic
+from scipy import sparse
+
+from cantata import datasets
+from cantata.__main__ import main
+from cantata._demo import _baseline, _data, _imputation, _scores, _terminal
+from cantata.data import membership, row_table
+
+SMALL = {"n_cells": 300, "n_features": {"rna": 120, "adt": 20}}
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    """Exit status and printed text of the demo, which must cause no warning outside."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        status = main(["demo", *arguments, "--accelerator", "cpu"])
+    return status, text.getvalue()
+
+
+def read(path: Path) -> mudata.MuData:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return mudata.read_h5mu(path)
+
+
+def write(mdata: mudata.MuData, path: Path) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mdata.write(path)
+    return str(path)
+
+
+def scores_of(mdata: mudata.MuData) -> pd.DataFrame:
+    return mdata.uns["cantata"]["demo"]["scores"]
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory):
+    """Folder, text and MuData of the demo on a small simulated mosaic."""
+    out = tmp_path_factory.mktemp("demo") / "new" / "folder"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_data, "SIMULATION", SMALL)
+        status, text = run("--out", str(out), "--epochs", "10", "--seed", "4")
+    assert status == 0
+    return out, text, read(out / "demo.h5mu")
+
+
+def test_files_are_written(simulated):
+    from matplotlib.image import imread
+
+    out, text, _ = simulated
+    assert sorted(path.name for path in out.iterdir()) == ["demo.h5mu", "demo.png"]
+    image = imread(out / "demo.png")[..., :3]
+    assert image.shape[0] > 800
+    assert image.shape[1] > 1600
+    assert image.std() > 0.05  # not an empty page
+    assert "replaced" not in text
+
+
+def test_keys_are_written(simulated):
+    _, _, mdata = simulated
+    assert mdata.obsm["X_clue"].shape == (300, 40)
+    assert np.isfinite(mdata.obsm["X_clue"]).all()
+    assert mdata.obsm["X_umap"].shape == (300, 2)
+    assert mdata.obsm["clue_imputed_adt"].shape == (300, 20)
+    assert mdata.obs["leiden_clue"].nunique() > 1
+    for name in ("rna", "adt"):
+        assert mdata[name].obsm["X_clue"].shape == (mdata[name].n_obs, 40)
+        assert "counts" in mdata[name].layers
+    assert mdata.uns["cantata"]["clue"]["seed"] == 4
+
+
+def test_scores_beat_chance(simulated):
+    scores = scores_of(simulated[2])
+    figures = scores[["model", "simple", "chance"]].to_numpy()
+    assert np.isfinite(figures).all()
+    better = (scores["model"] > scores["chance"]) == scores["higher_is_better"].astype(bool)
+    assert better.all(), scores[~better]
+    assert set(scores["cells"]) == {"held-out cells", "training cells", "simulated truth"}
+    assert len(scores) == 7
+
+
+def test_what_is_printed(simulated):
+    _, text, mdata = simulated
+    for words in ("Pairing", "rna + adt", "Preprocess", "Train", "Scores", "FOSCTTM", "k-NN"):
+        assert words in text
+    for remark in ("Warning", "GPU available", "Seed set", "litlogger", "Signaling", "INFO"):
+        assert remark not in text
+    assert f"{int(mdata.obs['held_out'].sum())} paired cells were held out" in text
+
+
+def test_held_out_cells_are_paired(simulated):
+    _, _, mdata = simulated
+    held = mdata.obs["held_out"].to_numpy(dtype=bool)
+    assert 20 < held.sum() <= 0.25 * 150
+    assert membership(mdata)[held].all()
+
+
+def test_own_file_again_gives_the_same(tmp_path):
+    data = datasets.simulate_mosaic(
+        240, n_features={"rna": 80, "adt": 15, "atac": 150}, n_cell_types=4, seed=1
+    )
+    for holder in (data, *data.mod.values()):
+        holder.obs.columns = ["my types" if c == "cell_type" else c for c in holder.obs]
+    path = write(data, tmp_path / "own.h5mu")
+    asked = ("--data", path, "--out", str(tmp_path), "--label-key", "my types", "--epochs", "4")
+    status, text = run(*asked)
+    assert status == 0
+    assert "replaced" not in text
+    first = read(tmp_path / "demo.h5mu")
+    status, text = run(*asked)
+    assert status == 0
+    assert "(replaced: demo.h5mu, demo.png)" in text
+    second = read(tmp_path / "demo.h5mu")
+    pd.testing.assert_frame_equal(scores_of(first), scores_of(second))
+    assert np.array_equal(first.obsm["X_clue"], second.obsm["X_clue"])
+    names = set(scores_of(second)["score"])
+    assert {
+        "labels, atac-only to adt-only",
+        "FOSCTTM, adt and atac",
+        "adt from atac, Pearson r",
+    } < names
+    assert "simulated truth" not in set(scores_of(second)["cells"])
+
+
+def test_odd_file(tmp_path):
+    """No labels, a modality of unknown kind, cells without counts, counts in a layer."""
+    data = datasets.simulate_mosaic(
+        200,
+        n_features={"rna": 60, "adt": 15, "mystery": 320},
+        kinds={"mystery": "rna"},
+        pairing={("rna", "adt"): 0.7, ("rna",): 0.2, ("mystery", "adt"): 0.1},
+    )
+    for holder in (data, *data.mod.values()):
+        holder.obs = holder.obs[[]]
+    rna = data["rna"]
+    rna.X = sparse.csr_matrix(np.where(np.arange(rna.n_obs)[:, None] < 3, 0, rna.X.toarray()))
+    rna.layers["counts"] = rna.X.copy()
+    rna.X = rna.X * 0.5
+    status, text = run(
+        "--data", write(data, tmp_path / "odd.h5mu"), "--out", str(tmp_path), "--epochs", "2"
+    )
+    assert status == 0
+    flat = " ".join(text.split())
+    assert "Nothing tells what 'mystery' measures" in flat
+    assert "taken as not measured there: 3 cells in rna" in flat
+    assert "name a column with --label-key" in flat
+    result = read(tmp_path / "demo.h5mu")
+    assert set(result.mod) == {"rna", "adt"}
+    assert not scores_of(result)["score"].str.contains("labels").any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "nowhere.h5mu"], "there is no file nowhere.h5mu"),
+        (["--data", "table.h5ad"], "holds an AnnData"),
+        (["--data", "text.h5mu"], "cannot be read as an h5mu file"),
+        (["--data", "unpaired.h5mu"], "SCMODAL"),
+        (["--data", "good.h5mu", "--label-key", "nope"], "--label-key='nope'"),
+        (["--data", "good.h5mu", "--batch-key", "nope"], "--batch-key='nope'"),
+        (["--data", "floats.h5mu"], "layers['counts']"),
+        (["--data", "strange.h5mu"], "'a', 'b'"),
+        (["--out", "text.h5mu"], "is a file"),
+        (["--model", "nope"], "'nope'"),
+        (["--epochs", "0"], "--epochs: 0 is not between"),
+        (["--seed", "x"], "--seed: 'x' is no integer"),
+    ],
+)
+def test_errors_are_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tiny = {"n_features": {"rna": 20, "adt": 8}, "n_cell_types": 2}
+    Path("text.h5mu").write_text("no HDF5")
+    good = datasets.simulate_mosaic(60, **tiny)
+    write(good, Path("good.h5mu"))
+    good["rna"].write_h5ad("table.h5ad")
+    good["rna"].X = good["rna"].X * 0.3
+    write(good, Path("floats.h5mu"))
+    write(datasets.simulate_mosaic(60, pairing="none", **tiny), Path("unpaired.h5mu"))
+    parts = {}
+    for name in ("a", "b"):
+        parts[name] = AnnData(np.ones((5, 400), dtype=np.float32))
+        parts[name].var_names = [f"{name}{i}" for i in range(400)]
+    write(mosaic(parts), Path("strange.h5mu"))
+    try:
+        status = main(["demo", *arguments])
+    except SystemExit as exit_:
+        status = exit_.code
+    assert status == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    assert error.startswith("python -m cantata demo: error: ")
+    assert message in error
+    assert not Path("demo.h5mu").exists()
+
+
+def test_help_names_every_option(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["demo", "--help"])
+    assert exit_.value.code == 0
+    text = capsys.readouterr().out
+    for option in ("data", "model", "label-key", "batch-key", "out", "seed", "epochs"):
+        assert f"--{option}" in text
+
+
+@pytest.mark.parametrize("share_of_pairs", [0.2, 0.5, 1.0])
+def test_hold_back_leaves_some_of_each_batch(share_of_pairs):
+    pairing = {("rna", "adt"): share_of_pairs}
+    if share_of_pairs < 1:
+        pairing[("rna",)] = 1 - share_of_pairs
+    data = datasets.simulate_mosaic(
+        400, n_features={"rna": 10, "adt": 5}, n_batches=4, pairing=pairing
+    )
+    found = _data.Mosaic(data, "", None, "batch", {}, None, [])
+    held = _data.hold_back(found, seed=0)
+    paired = membership(data).all(axis=1)
+    assert paired[held].all()
+    batch = data.obs["batch"].to_numpy()
+    for name in np.unique(batch[paired]):
+        n_held, n = held[batch == name].sum(), (paired & (batch == name)).sum()
+        assert 0 < n_held <= 0.25 * n
+    train = _data.training_part(data, held)
+    assert set(train.obs_names) == set(data.obs_names[~held])
+    assert not set(train["rna"].obs_names) & set(data.obs_names[held])
+    assert np.array_equal(held, _data.hold_back(found, seed=0))
+    assert not np.array_equal(held, _data.hold_back(found, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"leiden": list("aabb") * 5, "celltype": list("abab") * 5}, "celltype"),
+        ({"leiden": list("aabb") * 5}, "leiden"),
+        ({"cell_type": ["same"] * 20, "labels": list("aabb") * 5}, "labels"),
+        ({"cell_type": [f"c{i}" for i in range(20)]}, None),
+        ({"something": list("aabb") * 5}, None),
+    ],
+)
+def test_label_column_is_found(columns, expected):
+    names = [f"c{i}" for i in range(20)]
+    parts = {}
+    for name in ("rna", "adt"):
+        obs, var = pd.DataFrame(columns, index=names), pd.DataFrame(index=[name])
+        parts[name] = AnnData(np.ones((20, 1)), obs=obs, var=var)
+    found = _data._column(mosaic(parts), None, _data.LABEL_NAMES, "--label-key", [])
+    assert found == expected
+
+
+def test_contradicting_labels_are_said_and_skipped():
+    names = [f"c{i}" for i in range(20)]
+    parts = {}
+    for name, levels in (("rna", "ab"), ("adt", "ba")):
+        obs = pd.DataFrame({"cell_type": list(levels) * 10}, index=names)
+        parts[name] = AnnData(np.ones((20, 1)), obs=obs, var=pd.DataFrame(index=[name]))
+    notes: list[str] = []
+    found = _data._column(mosaic(parts), None, _data.LABEL_NAMES, "--label-key", notes)
+    assert found is None
+    assert "cell_type" in notes[0]
+
+
+def naive_canonical(x, y, train):
+    """Two modalities, every cell paired: singular vectors of the whitened cross-covariance."""
+    white = []
+    for block in (x, y):
+        centred = block - block[train].mean(axis=0)
+        covariance = centred[train].T @ centred[train] / train.sum()
+        ridge = _baseline.RIDGE * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+        values, vectors = np.linalg.eigh(covariance + ridge)
+        white.append(centred @ vectors @ np.diag(values**-0.5) @ vectors.T)
+    left, s, right = np.linalg.svd(white[0][train].T @ white[1][train] / train.sum())
+    k = len(s)
+    return white[0] @ left[:, :k] * s, white[1] @ right[:k].T * s
+
+
+def test_canonical_embedding_is_classical_for_two_modalities():
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=(80, 2))
+    x = shared @ rng.normal(size=(2, 5)) + 0.3 * rng.normal(size=(80, 5))
+    y = shared @ rng.normal(size=(2, 4)) + 0.3 * rng.normal(size=(80, 4))
+    train = np.arange(80) < 60
+    rows = {"x": np.arange(80), "y": np.arange(80)}
+    found = _baseline.canonical_embedding({"x": x, "y": y}, rows, train)
+    naive = naive_canonical(x, y, train)
+    for name, expected in zip(("x", "y"), naive, strict=True):
+        expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
+        assert np.allclose(found[name] @ found[name].T, expected @ expected.T, atol=1e-8)
+    crossed = found["x"] @ found["y"].T
+    unit = [e / np.linalg.norm(e, axis=1, keepdims=True) for e in naive]
+    assert np.allclose(crossed, unit[0] @ unit[1].T, atol=1e-8)
+
+
+def test_canonical_embedding_does_not_look_at_held_out_cells():
+    data = datasets.simulate_mosaic(150, n_features={"rna": 8, "adt": 6, "atac": 9})
+    rows = row_table(data)
+    reps = {name: data[name].X.toarray().astype(float) for name in data.mod}
+    train = np.random.default_rng(0).random(150) < 0.7
+    first = _baseline.canonical_embedding(reps, rows, train)
+    for name, table in rows.items():
+        reps[name] = reps[name].copy()
+        reps[name][table[(table >= 0) & ~train]] += 5
+    second = _baseline.canonical_embedding(reps, rows, train)
+    for name, table in rows.items():
+        seen = table[(table >= 0) & train]
+        assert np.allclose(first[name][seen], second[name][seen])
+        assert np.allclose(np.linalg.norm(first[name], axis=1), 1)
+
+
+def test_joint_embedding_is_a_loop_over_cells():
+    rng = np.random.default_rng(0)
+    rows = {"a": np.array([0, 1, -1, 2]), "b": np.array([-1, 1, 0, -1])}
+    own = {"a": rng.normal(size=(3, 4)), "b": rng.normal(size=(2, 4))}
+    found = _baseline.joint_embedding(own, rows)
+    for cell in range(4):
+        parts = [own[name][rows[name][cell]] for name in rows if rows[name][cell] >= 0]
+        total = np.sum(parts, axis=0)
+        assert np.allclose(found[cell], total / np.linalg.norm(total))
+
+
+def test_neighbour_means_is_a_loop():
+    rng = np.random.default_rng(0)
+    reference, query = rng.normal(size=(30, 3)), rng.normal(size=(7, 3))
+    values = rng.normal(size=(30, 5))
+    found = _baseline.neighbour_means(reference, values, query, k=4)
+    for i, cell in enumerate(query):
+        near = np.argsort(((reference - cell) ** 2).sum(axis=1))[:4]
+        assert np.allclose(found[i], values[near].mean(axis=0))
+
+
+def test_correlations_is_a_loop():
+    rng = np.random.default_rng(0)
+    predicted, truth = rng.normal(size=(20, 4)), rng.normal(size=(20, 4))
+    predicted[:, 1] = 3.0  # a constant prediction tells nothing
+    truth[:, 2] = 1.0  # a constant truth cannot be predicted
+    expected = [
+        np.corrcoef(predicted[:, j], truth[:, j])[0, 1] if j != 1 else 0 for j in (0, 1, 3)
+    ]
+    assert np.allclose(_scores.correlations(predicted, truth), expected)
+
+
+def test_perfect_and_random_embeddings_are_scored_as_such():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.array(["a", "b"], dtype=object), 40)
+    rows = {"x": np.arange(80), "y": np.arange(80)}
+    held = np.arange(80) % 2 == 0
+    cells = _scores.Cells(rows, held, labels)
+    good = np.where(labels == "a", 5.0, -5.0)[:, None] + rng.normal(size=(80, 3))
+    perfect = _scores.Embedding(good, {"x": good, "y": good})
+    noise = {name: rng.normal(size=(80, 3)) for name in rows}
+    random = _scores.Embedding(noise["x"], noise)
+    found = {s.name: s for s in _scores.embedding_scores(cells, perfect, random, "random")}
+    assert found["FOSCTTM, x and y"].model == 0
+    assert found["FOSCTTM, x and y"].simple > 0.3
+    assert found["matching score, x and y"].model == 1
+    assert found["matching score, x and y"].chance == 1 / 40
+    assert found["labels, x to y"].model == 1
+    assert found["labels, x to y"].chance == 0.5
+    assert all(score.beats_chance for score in found.values())
+    clusters = _scores.cluster_score(cells, labels, rng.permutation(labels), "random", seed=0)
+    assert clusters.model == pytest.approx(1)
+    assert clusters.chance < 0.2
+
+
+def test_target_is_the_protein_panel():
+    data = datasets.simulate_mosaic(60, n_features={"rna": 9, "adt": 12, "atac": 30})
+    kinds = {"rna": "rna", "adt": "protein", "atac": "atac"}
+    assert _imputation.target_modality(data, kinds) == "adt"
+    del kinds["adt"]
+    assert _imputation.target_modality(data, kinds) == "rna"
+
+
+def test_threads_are_given_back():
+    before = torch.get_num_threads()
+    with _terminal.few_threads(10):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
