@@ -240,6 +240,9 @@ def test_unknown_likelihood_and_plan_argument() -> None:
     CLUE.setup_mudata(mdata)
     with pytest.raises(ValueError, match="Unknown likelihoods"):
         CLUE(mdata, likelihoods="gamma")
+    for argument in ("fusion", "alignment", "library"):
+        with pytest.raises(ValueError, match=f"{argument}='x' is not one of"):
+            CLUE(mdata, **{argument: "x"})
     with pytest.raises(KeyError, match="likelihoods names modalities"):
         CLUE(mdata, likelihoods={"atac": "nb"})
     with pytest.raises(TypeError, match="lambda_gan"):

@@ -255,12 +255,24 @@ class MosaicModelClass(UnsupervisedTrainingMixin, BaseModelClass):
     # Results ------------------------------------------------------------------------------------
 
     def get_latent_representation(
-        self, mdata: MuData | None = None, *, modality: str | None = None, **kwargs: Any
+        self,
+        mdata: MuData | None = None,
+        *,
+        modality: str | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+        batch_size: int | None = None,
     ) -> Any:
         """Embedding of cells; see the model."""
         raise NotImplementedError
 
-    def impute(self, modality: str, mdata: MuData | None = None, **kwargs: Any) -> AnnData:
+    def impute(
+        self,
+        modality: str,
+        mdata: MuData | None = None,
+        *,
+        indices: Sequence[int] | np.ndarray | None = None,
+        batch_size: int | None = None,
+    ) -> AnnData:
         """Expected values of a modality; see the model."""
         raise NotImplementedError
 

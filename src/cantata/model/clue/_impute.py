@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -41,13 +41,12 @@ class ImputeMixin:
         *,
         source: str | None = None,
         features: Sequence[str] | None = None,
-        indices: Sequence[int] | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
         transform_batch: str | Sequence[str] | None = None,
         library_size: LibraryChoice | float | np.ndarray = "auto",
         n_samples: int = 0,
         batch_size: int | None = None,
         out: str | None = None,
-        **kwargs: Any,
     ) -> AnnData:
         """Expected values of a modality for every cell.
 
@@ -142,7 +141,7 @@ class ImputeMixin:
         return np.asarray(features)
 
     def _imputed_cells(
-        self, cells: Cells, source: str | None, indices: Sequence[int] | None
+        self, cells: Cells, source: str | None, indices: Sequence[int] | np.ndarray | None
     ) -> np.ndarray:
         with_source = None if source is None else np.sort(cells.of_modality(source))
         if indices is None:

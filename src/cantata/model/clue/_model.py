@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from cantata.model.base import MosaicModelClass, to_numpy
 from cantata.model.clue._impute import ImputeMixin
 from cantata.model.clue._input import fit_component_inputs
 from cantata.model.clue._module import CLUEModule
+from cantata.model.clue._network import Alignment, Fusion, Library
 from cantata.model.clue._pairing import check_linked, measured_batches
 from cantata.model.clue._plan import CLUETrainingPlan
 from cantata.model.clue._presets import PRESETS
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from mudata import MuData
     from torch import Tensor
 
-    from cantata.model.clue._network import Alignment, Fusion, Library
 
 N_STEPS = 500
 """Planned generator steps of the default schedule, within the limits on epochs below."""
@@ -87,7 +87,7 @@ class CLUE(ImputeMixin, TransferMixin, MosaicModelClass):
     Raises
     ------
     ValueError
-        If modalities are not connected by paired cells, if a likelihood is unknown, or if values
+        If modalities are not connected by paired cells, if an option is unknown, or if values
         do not fit the likelihood.
     KeyError
         If `likelihoods` names an unknown modality.
@@ -137,6 +137,13 @@ class CLUE(ImputeMixin, TransferMixin, MosaicModelClass):
                 k: v for k, v in locals().items() if k not in ("self", "mdata", "__class__")
             },
         }
+        for argument, value, choices in (
+            ("fusion", fusion, get_args(Fusion)),
+            ("alignment", alignment, get_args(Alignment)),
+            ("library", library, get_args(Library)),
+        ):
+            if value not in choices:
+                raise ValueError(f"{argument}={value!r} is not one of {choices}.")
         super().__init__(mdata)
         named = _per_modality(likelihoods, self.modalities)
         self._check_input(named)
@@ -276,11 +283,10 @@ class CLUE(ImputeMixin, TransferMixin, MosaicModelClass):
         mdata: MuData | None = None,
         *,
         modality: str | None = None,
-        indices: Sequence[int] | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
         batch_size: int | None = None,
         normalize: bool = True,
         return_dist: bool = False,
-        **kwargs: Any,
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Embedding of cells.
 
