@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import mudata
+import torch
 from scvi.data import _constants
 from scvi.model._utils import parse_device_args, use_distributed_sampler
 
@@ -25,10 +27,18 @@ __all__ = [
     "SETUP_ARGS",
     "SETUP_METHOD",
     "STATE_REGISTRY",
+    "keep_thread_limit",
     "no_pull",
     "parse_device_args",
     "use_distributed_sampler",
 ]
+
+
+def keep_thread_limit() -> None:
+    """Hold torch to ``OMP_NUM_THREADS`` again, which numba and Leiden are known to undo."""
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    if limit.isdigit() and 0 < int(limit) < torch.get_num_threads():
+        torch.set_num_threads(int(limit))
 
 
 def no_pull() -> AbstractContextManager[Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 import numpy as np
 import torch
 
+from cantata import _compat
 from cantata.data import membership
 from cantata.data._checks import check_counts, check_mapping
 from cantata.data._dataset import LABELS, rep_key
@@ -237,6 +238,7 @@ class CLUE(ImputeMixin, TransferMixin, MosaicModelClass):
         if not self.has_inputs_:
             fit_component_inputs(self)
             self.has_inputs_ = True
+        _compat.keep_thread_limit()
         kwargs.setdefault("check_val_every_n_epoch", 1)
         kwargs.setdefault("log_every_n_steps", 1)
         if early_stopping:
