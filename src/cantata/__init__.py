@@ -3,11 +3,11 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from cantata import datasets, metrics, model, pl, pp, tl
-from cantata.model import CLUE
+from cantata.model import CLUE, SCMODAL
 
 try:
     __version__ = version("cantata")
 except PackageNotFoundError:
     __version__ = "0+unknown"
 
-__all__ = ["CLUE", "__version__", "datasets", "metrics", "model", "pl", "pp", "tl"]
+__all__ = ["CLUE", "SCMODAL", "__version__", "datasets", "metrics", "model", "pl", "pp", "tl"]

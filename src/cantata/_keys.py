@@ -17,6 +17,24 @@ PCA = "X_pca"
 LSI = "X_lsi"
 """Representation of chromatin modalities, in ``mdata[m].obsm``."""
 
+LINKS = "links"
+"""Prior feature links: ``mdata.varp`` entry, and entry of ``uns["cantata"]`` with their record."""
+
+
+def linked(other: str) -> str:
+    """Key in ``mdata[m].obsm`` of the features linked to modality `other`, ``"X_linked_adt"``."""
+    return f"X_linked_{other}"
+
+
+def link_record(first: str, second: str) -> str:
+    """Entry of ``uns["cantata"]["links"]`` for a pair of modalities, e.g. ``"rna|adt"``."""
+    return f"{first}|{second}"
+
+
+def inferred_links(method: str) -> str:
+    """Key in ``mdata.varp`` and ``mdata.uns`` of inferred links, e.g. ``"scmodal_links"``."""
+    return f"{method}_links"
+
 
 def embedding(method: str) -> str:
     """Key of a method's embedding in ``mdata.obsm`` and ``mdata[m].obsm``, e.g. ``"X_clue"``."""

@@ -44,7 +44,8 @@ def test_auto_library_is_observed_where_it_can_be(clue) -> None:
 
 
 def test_predicted_library_beats_the_mean_on_new_cells() -> None:
-    mdata = counts_mosaic(n_cells=500, member=np.ones((500, 2), dtype=bool))
+    member = np.ones((500, 2), dtype=bool)
+    mdata = counts_mosaic({"rna": 40, "adt": 12}, member, n_cells=500)
     seen = np.isin(np.arange(500), np.arange(400))
     train, test = mdata[seen].copy(), mdata[~seen].copy()
     CLUE.setup_mudata(train)
@@ -53,7 +54,7 @@ def test_predicted_library_beats_the_mean_on_new_cells() -> None:
     predicted = model.impute("adt", test, source="rna").obs["library_size"]
     total = np.log(test["adt"].to_df().sum(axis=1).loc[predicted.index])
     error = np.mean((np.log(predicted) - total) ** 2)
-    assert error < 0.9 * np.var(total)
+    assert error < 0.8 * np.var(total)
 
 
 def test_given_library_sizes(clue) -> None:

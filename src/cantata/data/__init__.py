@@ -10,6 +10,7 @@ from cantata.data._loader import EpochSampler, MosaicLoader
 from cantata.data._manager import MosaicManager
 from cantata.data._pairing import membership, row_table
 from cantata.data._splitter import MosaicSplitter, stratified_split
+from cantata.data._unpaired import StepSampler, UnpairedDataModule, UnpairedDataset, paired_key
 
 __all__ = [
     "EpochSampler",
@@ -19,7 +20,11 @@ __all__ = [
     "MosaicManager",
     "MosaicNumericalField",
     "MosaicSplitter",
+    "StepSampler",
+    "UnpairedDataModule",
+    "UnpairedDataset",
     "membership",
+    "paired_key",
     "row_table",
     "stratified_split",
 ]

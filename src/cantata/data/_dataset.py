@@ -78,7 +78,7 @@ class MosaicDataset(Dataset):
         wanted = set(manager.data_registry) if keys is None else set(keys)
         self._n_obs = mdata.n_obs
         self._readers: dict[str, list] = {}
-        self._columns: dict[str, torch.Tensor] = {}
+        self.columns: dict[str, torch.Tensor] = {}
         categorical, continuous = [], []
         for field in manager.fields:
             key = field.registry_key
@@ -87,7 +87,7 @@ class MosaicDataset(Dataset):
             if isinstance(field, MosaicObsField):
                 values = torch.from_numpy(manager.get_from_registry(key))
                 if key in RESERVED:
-                    self._columns[key] = values
+                    self.columns[key] = values
                 elif isinstance(field, MosaicCategoricalField):
                     categorical.append(values)
                 elif isinstance(field, MosaicNumericalField):
@@ -97,9 +97,9 @@ class MosaicDataset(Dataset):
                 self._readers.setdefault(field.mod_key, []).append((key, reader))
         self._table = row_table(mdata, list(self._readers))
         if categorical:
-            self._columns[CATEGORICAL] = torch.stack(categorical, dim=1)
+            self.columns[CATEGORICAL] = torch.stack(categorical, dim=1)
         if continuous:
-            self._columns[CONTINUOUS] = torch.stack(continuous, dim=1)
+            self.columns[CONTINUOUS] = torch.stack(continuous, dim=1)
 
     def __len__(self) -> int:
         return self._n_obs
@@ -118,6 +118,6 @@ class MosaicDataset(Dataset):
                 minibatch[key] = torch.from_numpy(read(rows[places]))
         position = torch.from_numpy(cells)
         minibatch[CELL] = position
-        for key, values in self._columns.items():
+        for key, values in self.columns.items():
             minibatch[key] = values[position]
         return minibatch

@@ -1,12 +1,27 @@
 """Scores of an integration, from arrays.
 
-:func:`foscttm` and :func:`matching_score` need the true pairs,
-:func:`label_transfer_accuracy` needs labels. :func:`matching_matrix` is what the matching score is
-computed from.
+:func:`foscttm`, :func:`pair_distance` and :func:`matching_score` need the true pairs,
+:func:`label_transfer_accuracy`, :func:`silhouette` and :func:`silhouette_batch` need labels,
+:func:`mixing_metric` and :func:`kbet` neither. :func:`matching_matrix` is what the matching score
+is computed from.
 """
 
 from cantata.metrics._foscttm import foscttm
+from cantata.metrics._kbet import kbet
 from cantata.metrics._label_transfer import label_transfer_accuracy
 from cantata.metrics._matching import matching_matrix, matching_score
+from cantata.metrics._mixing import mixing_metric
+from cantata.metrics._pair_distance import pair_distance
+from cantata.metrics._silhouette import silhouette, silhouette_batch
 
-__all__ = ["foscttm", "label_transfer_accuracy", "matching_matrix", "matching_score"]
+__all__ = [
+    "foscttm",
+    "kbet",
+    "label_transfer_accuracy",
+    "matching_matrix",
+    "matching_score",
+    "mixing_metric",
+    "pair_distance",
+    "silhouette",
+    "silhouette_batch",
+]

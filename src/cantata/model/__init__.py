@@ -1,5 +1,6 @@
 """Models, under the names that scvi-tools and its hub expect."""
 
 from cantata.model.clue import CLUE
+from cantata.model.scmodal import SCMODAL
 
-__all__ = ["CLUE"]
+__all__ = ["CLUE", "SCMODAL"]

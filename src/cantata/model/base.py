@@ -28,6 +28,7 @@ from cantata.data._checks import (
 )
 from cantata.data._dataset import BATCH, rep_key
 from cantata.data._query import align_query
+from cantata.model._query import QueryMixin
 from cantata.model._registration import all_stats, recorded_reps, registered_fields
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Cells:
         return cells[np.argsort(rows[cells], kind="stable")]
 
 
-class MosaicModelClass(UnsupervisedTrainingMixin, BaseModelClass):
+class MosaicModelClass(QueryMixin, UnsupervisedTrainingMixin, BaseModelClass):
     """Base class of models that are set up with a MuData of any pairing.
 
     A subclass names its `method`, builds ``self.module`` in its constructor and implements
@@ -143,7 +144,6 @@ class MosaicModelClass(UnsupervisedTrainingMixin, BaseModelClass):
         setup_method_args = cls._get_setup_method_args(**locals())
         is_query = kwargs.get("source_registry") is not None
         names = check_modalities(mdata, modalities, allow_empty=is_query)
-        cls._check_pairs(pairs)
         check_mapping("layers", layers or {}, names)
         check_mapping("reps", reps or {}, names)
         arguments: dict[str, Any] = {
@@ -154,7 +154,7 @@ class MosaicModelClass(UnsupervisedTrainingMixin, BaseModelClass):
             "labels_key": labels_key,
             "categorical_covariate_keys": list(categorical_covariate_keys or []),
             "continuous_covariate_keys": list(continuous_covariate_keys or []),
-            "pairs": None if pairs is None else [tuple(pair) for pair in pairs],
+            "pairs": pairs if is_query else cls._linked_pairs(mdata, names, pairs),
         }
         setup_method_args[_compat.SETUP_ARGS] = arguments
         check_matrix_keys(mdata, arguments["layers"], arguments["reps"])
@@ -164,12 +164,15 @@ class MosaicModelClass(UnsupervisedTrainingMixin, BaseModelClass):
         cls.register_manager(manager)
 
     @classmethod
-    def _check_pairs(cls, pairs: Sequence[tuple[str, str]] | None) -> None:
-        """Refuse links where the model has no use for them."""
+    def _linked_pairs(
+        cls, mdata: MuData, names: Sequence[str], pairs: Sequence[tuple[str, str]] | None
+    ) -> list[tuple[str, str]] | None:
+        """Linked pairs to register; refuses them where the model has no use for links."""
         if pairs is not None:
             raise ValueError(
                 f"{cls.__name__} does not use links between features; leave out pairs."
             )
+        return None
 
     # What was registered ------------------------------------------------------------------------
 

@@ -1,10 +1,12 @@
 """Networks: tensors in, tensors or distributions out."""
 
-from cantata.nn._blocks import BatchNorm1d, Covariates, GroupedLinear, mlp
+from cantata.nn._blocks import BatchNorm1d, Covariates, GroupedLinear, OpenCovariates, mlp
 from cantata.nn._components import ComponentInput
 from cantata.nn._decoder import Decoder
 from cantata.nn._encoder import CrossEncoder, normalised_log_counts
+from cantata.nn._feature_input import FeatureInput, Transform
 from cantata.nn._likelihoods import LIKELIHOODS, LikelihoodHead
+from cantata.nn._perceptron import Perceptron, Start, initialise
 
 __all__ = [
     "LIKELIHOODS",
@@ -13,8 +15,14 @@ __all__ = [
     "Covariates",
     "CrossEncoder",
     "Decoder",
+    "FeatureInput",
     "GroupedLinear",
     "LikelihoodHead",
+    "OpenCovariates",
+    "Perceptron",
+    "Start",
+    "Transform",
+    "initialise",
     "mlp",
     "normalised_log_counts",
 ]

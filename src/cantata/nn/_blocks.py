@@ -126,3 +126,29 @@ class Covariates(nn.Module):
         if self.continuous is not None and values is not None:
             total = total + values @ self.continuous
         return total
+
+
+class OpenCovariates(Covariates):
+    """:class:`Covariates` that take categories which they do not know.
+
+    A code of -1, or beyond the known categories, counts as the mean of the known ones.
+
+    Examples
+    --------
+    >>> import torch
+    >>> layer = OpenCovariates([2], 0, 4, fan_in=3)
+    >>> known = layer(torch.tensor([[0], [1]]), None)
+    >>> torch.allclose(layer(torch.tensor([[-1]]), None), known.mean(dim=0))
+    True
+    """
+
+    def forward(self, codes: Tensor, values: Tensor | None) -> Tensor | float:
+        total: Tensor | float = 0.0
+        for column, table in enumerate(self.categorical):
+            own = codes[:, column]
+            known = (own >= 0) & (own < len(table))
+            found = functional.embedding(torch.where(known, own, 0), table)
+            total = total + torch.where(known.unsqueeze(1), found, table.mean(dim=0))
+        if self.continuous is not None and values is not None:
+            total = total + values @ self.continuous
+        return total

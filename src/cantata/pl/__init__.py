@@ -1,7 +1,10 @@
 """What people would rather look at."""
 
+from cantata.pl._cluster_correlation import cluster_correlation
 from cantata.pl._embedding import embedding
 from cantata.pl._history import history
+from cantata.pl._imputed import imputed
+from cantata.pl._links import links
 from cantata.pl._pairing import pairing
 
-__all__ = ["embedding", "history", "pairing"]
+__all__ = ["cluster_correlation", "embedding", "history", "imputed", "links", "pairing"]

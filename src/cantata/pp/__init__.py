@@ -1,7 +1,22 @@
 """Before a model: see what is paired, make representations, drop what was not measured."""
 
+from cantata.pp._annotation import read_annotation
 from cantata.pp._drop_empty import drop_empty
+from cantata.pp._gene_activity import gene_activity
+from cantata.pp._genomic_links import peak_gene_links
+from cantata.pp._link_features import link_features
+from cantata.pp._link_report import LinkReport
 from cantata.pp._pairing_report import PairingReport, pairing_report
 from cantata.pp._preprocess import preprocess
 
-__all__ = ["PairingReport", "drop_empty", "pairing_report", "preprocess"]
+__all__ = [
+    "LinkReport",
+    "PairingReport",
+    "drop_empty",
+    "gene_activity",
+    "link_features",
+    "pairing_report",
+    "peak_gene_links",
+    "preprocess",
+    "read_annotation",
+]

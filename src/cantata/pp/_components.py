@@ -36,7 +36,7 @@ class Components:
     singular_values: np.ndarray | None
 
 
-def _moments(matrix: Any) -> tuple[np.ndarray, np.ndarray]:
+def moments(matrix: Any) -> tuple[np.ndarray, np.ndarray]:
     """Mean and population standard deviation of each column, float64; nothing is densified."""
     mean = column_sums(matrix) / matrix.shape[0]
     if sparse.issparse(matrix):
@@ -96,7 +96,7 @@ def fit_pca(name: str, normalised: Any, used: np.ndarray, n_comps: int) -> Compo
     """
     import scanpy as sc
 
-    mean, sd = _moments(normalised)
+    mean, sd = moments(normalised)
     index = np.flatnonzero(used & (sd > 0))
     _check_size(name, normalised.shape[0], index.size, 1)
     scaled = _scale_and_clip(normalised[:, index], mean[index], sd[index])

@@ -6,20 +6,16 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse
 
-from cantata.data._rows import row_reader
+from cantata.model._sample import kind_of, sampled_rows
 from cantata.pp._components import CLIP, Components, fit_lsi, fit_pca
-from cantata.pp._kinds import Kind, guess_kind
 from cantata.pp._normalise import feature_statistics, normalise, target_total, variable_genes
 
 if TYPE_CHECKING:
-    from anndata import AnnData
+    from cantata.pp._kinds import Kind
 
 logger = logging.getLogger(__name__)
 
-MAX_CELLS = 20_000
-"""Cells that components are fitted on; more are sampled."""
 N_TOP_GENES = 4000
 """Highly variable genes that enter, as in :func:`cantata.pp.preprocess`."""
 
@@ -40,32 +36,10 @@ def fit_component_inputs(model: Any) -> None:
     for name, layer in model.module.inputs.items():
         adata = model.adata[name]
         key = model.setup_args["layers"][name]
-        matrix = _sample(adata.X if key is None else adata.layers[key], adata.n_obs)
-        kind = _kind(name, adata) if model.module.head(name).of_counts else None
+        matrix = sampled_rows(adata.X if key is None else adata.layers[key], adata.n_obs)
+        kind = kind_of(name, adata) if model.module.head(name).of_counts else None
         layer.set(fit_component_input(name, matrix, kind, layer.loadings.shape[1]))
         logger.info("Encoders of %r read components fitted on %d cells.", name, matrix.shape[0])
-
-
-def _kind(name: str, adata: AnnData) -> Kind:
-    try:
-        return guess_kind(name, adata)[0]
-    except ValueError:
-        return "rna"
-
-
-def _sample(matrix: Any, n_obs: int) -> Any:
-    """Rows to fit on, in memory; sparse stays sparse."""
-    in_memory = sparse.issparse(matrix) or isinstance(matrix, np.ndarray)
-    if n_obs <= MAX_CELLS and in_memory:
-        return matrix
-    rows = np.arange(n_obs)
-    if n_obs > MAX_CELLS:
-        rows = np.sort(np.random.default_rng(0).choice(n_obs, MAX_CELLS, replace=False))
-    if sparse.issparse(matrix):
-        return matrix.tocsr()[rows]
-    read = row_reader(matrix)
-    blocks = [sparse.csr_matrix(read(rows[i : i + 1024])) for i in range(0, len(rows), 1024)]
-    return sparse.vstack(blocks, format="csr")
 
 
 def fit_component_input(

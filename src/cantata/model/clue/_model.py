@@ -13,15 +13,16 @@ from cantata.data._checks import check_counts, check_mapping
 from cantata.data._dataset import LABELS, rep_key
 from cantata.losses import fuse_mean, product_of_experts
 from cantata.model._callbacks import BestWeights
+from cantata.model._impute_targets import measured_batches
 from cantata.model.base import MosaicModelClass, to_numpy
 from cantata.model.clue._impute import ImputeMixin
 from cantata.model.clue._input import fit_component_inputs
 from cantata.model.clue._module import CLUEModule
 from cantata.model.clue._network import Alignment, Fusion, Library
-from cantata.model.clue._pairing import check_linked, measured_batches
+from cantata.model.clue._pairing import check_linked
 from cantata.model.clue._plan import CLUETrainingPlan
 from cantata.model.clue._presets import PRESETS
-from cantata.model.clue._transfer import TransferMixin
+from cantata.model.clue._transfer import FinetuneMixin
 from cantata.nn import LIKELIHOODS
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ N_STEPS = 500
 MIN_EPOCHS, MAX_EPOCHS = 6, 60
 
 
-class CLUE(ImputeMixin, TransferMixin, MosaicModelClass):
+class CLUE(ImputeMixin, FinetuneMixin, MosaicModelClass):
     """Cross-linked unified embedding of mosaic data.
 
     Some cells have several modalities, others only one. Every modality has an encoder into the

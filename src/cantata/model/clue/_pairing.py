@@ -1,4 +1,4 @@
-"""What CLUE asks of the pairing, and which batches saw which modality."""
+"""What CLUE asks of the pairing."""
 
 from __future__ import annotations
 
@@ -8,13 +8,8 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
-from cantata.data import membership
-from cantata.data._dataset import BATCH
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from cantata.data import MosaicManager
 
 
 def check_linked(member: np.ndarray, modalities: Sequence[str]) -> None:
@@ -46,16 +41,3 @@ def check_linked(member: np.ndarray, modalities: Sequence[str]) -> None:
         "if "
         "cells are paired, give them the same obs_names in every modality."
     )
-
-
-def measured_batches(
-    manager: MosaicManager, modalities: Sequence[str], n_batch: int
-) -> dict[str, list[bool]]:
-    """For each modality, whether a batch has cells with it."""
-    member = membership(manager.adata, modalities)
-    has_batch = any(field.registry_key == BATCH for field in manager.fields)
-    codes = manager.get_from_registry(BATCH) if has_batch else np.zeros(len(member), dtype=int)
-    return {
-        name: [bool((codes[member[:, k]] == b).any()) for b in range(n_batch)]
-        for k, name in enumerate(modalities)
-    }

@@ -1,0 +1,168 @@
+"""Minibatches of modalities that hold different cells: one draw of rows per modality."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from scvi import settings
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from cantata.data._rows import RowReader
+
+STEPS_PER_EPOCH = 100
+"""Minibatches that make one epoch of the history."""
+
+
+def paired_key(first: str, second: str) -> str:
+    """Name of the tensor that says which rows of two modalities are of one cell."""
+    return f"{first}_{second}_paired"
+
+
+class UnpairedDataset(Dataset):
+    """Step number to minibatch: rows of every modality, drawn with replacement.
+
+    A minibatch is a flat dictionary of tensors. For each modality every reader gives one tensor of
+    `batch_size` rows; for each of `paired` there is a (2, n) tensor of places in the minibatch
+    of rows that are of one cell. What is drawn is a function of the seed and the step alone.
+
+    Parameters
+    ----------
+    readers
+        For every modality, functions from row numbers to values, by name of their tensor.
+    rows
+        Row numbers of every modality to draw from.
+    paired
+        For pairs of modalities, (n, 2) row numbers of cells that are in both. One half of the
+        minibatch of both is then drawn from these; where a modality is in two pairs a third for
+        each pair, and so on, so that as large a part is always drawn from all rows.
+    batch_size
+        Rows of each modality.
+    seed
+        Seed of the draws; ``scvi.settings.seed`` by default.
+
+    Raises
+    ------
+    ValueError
+        If `batch_size` is less than 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> values = np.arange(4, dtype=np.float32)[:, None]
+    >>> readers = {"rna": {"rna": lambda rows: values[rows]}}
+    >>> dataset = UnpairedDataset(readers, {"rna": np.array([2, 3])}, batch_size=5, seed=0)
+    >>> dataset[7]["rna"].shape
+    torch.Size([5, 1])
+    """
+
+    def __init__(
+        self,
+        readers: Mapping[str, Mapping[str, RowReader]],
+        rows: Mapping[str, np.ndarray],
+        *,
+        paired: Mapping[tuple[str, str], np.ndarray] | None = None,
+        batch_size: int = 500,
+        seed: int | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        self._readers = {name: dict(own) for name, own in readers.items()}
+        self._rows = {name: np.asarray(own, dtype=np.int64) for name, own in rows.items()}
+        self._paired = dict(paired or {})
+        self._batch_size = batch_size
+        self._seed = (settings.seed or 0) if seed is None else seed
+        n_before: Counter[str] = Counter()
+        self._parts = {}
+        for pair in self._paired:
+            self._parts[pair] = [n_before[name] for name in pair]
+            n_before.update(pair)
+        self._share = batch_size // (1 + max(n_before.values(), default=0))
+
+    def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
+        """Minibatch of a step."""
+        rng = np.random.default_rng((self._seed, step))
+        drawn = {
+            name: own[rng.integers(len(own), size=self._batch_size)]
+            for name, own in self._rows.items()
+        }
+        minibatch: dict[str, torch.Tensor] = {}
+        for pair, known in self._paired.items():
+            same = known[rng.integers(len(known), size=self._share)] if len(known) else known
+            # every pair that a modality is in has a part of its minibatch to itself
+            places = np.stack(
+                [part * self._share + np.arange(len(same)) for part in self._parts[pair]]
+            )
+            for column, name in enumerate(pair):
+                drawn[name][places[column]] = same[:, column]
+            minibatch[paired_key(*pair)] = torch.from_numpy(places)
+        for name, own in self._readers.items():
+            for key, read in own.items():
+                minibatch[key] = torch.from_numpy(read(drawn[name]))
+        return minibatch
+
+
+class StepSampler(Sampler[int]):
+    """Numbers of the steps of an epoch; the last epoch may be shorter.
+
+    Parameters
+    ----------
+    max_steps
+        Steps of the whole training.
+    per_epoch
+        Steps of an epoch.
+
+    Examples
+    --------
+    >>> sampler = StepSampler(250, per_epoch=100)
+    >>> sampler.set_epoch(2)
+    >>> list(sampler) == list(range(200, 250))
+    True
+    """
+
+    def __init__(self, max_steps: int, per_epoch: int = STEPS_PER_EPOCH) -> None:
+        self._max_steps, self._per_epoch = max_steps, per_epoch
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; called by the trainer at its start."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return max(0, min(self._per_epoch, self._max_steps - self._epoch * self._per_epoch))
+
+    def __iter__(self) -> Iterator[int]:
+        start = self._epoch * self._per_epoch
+        return iter(range(start, start + len(self)))
+
+
+class UnpairedDataModule(pl.LightningDataModule):
+    """Loader of the training steps, as scvi-tools' trainer takes it.
+
+    Parameters
+    ----------
+    dataset
+        Dataset of steps.
+    max_steps
+        Steps of the whole training.
+    **kwargs
+        Passed to :class:`~torch.utils.data.DataLoader`.
+    """
+
+    def __init__(self, dataset: UnpairedDataset, max_steps: int, **kwargs: Any) -> None:
+        super().__init__()
+        self._dataset, self._max_steps = dataset, max_steps
+        self._kwargs = {"num_workers": settings.dl_num_workers} | kwargs
+
+    def train_dataloader(self) -> DataLoader:
+        """Loader of the steps of the trainer's current epoch."""
+        sampler = StepSampler(self._max_steps)
+        if self.trainer is not None:
+            sampler.set_epoch(self.trainer.current_epoch)
+        return DataLoader(self._dataset, batch_size=None, sampler=sampler, **self._kwargs)

@@ -1,0 +1,147 @@
+"""scMODAL's optimisation: discriminators on detached embeddings, then encoders and decoders."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from cantata.data._unpaired import STEPS_PER_EPOCH
+from cantata.model._plan import MosaicTrainingPlan
+from cantata.model.scmodal._module import LossWeights, SCMODALModule
+
+if TYPE_CHECKING:
+    from lightning.pytorch.core.optimizer import LightningOptimizer
+    from torch.optim import Optimizer
+
+
+class SCMODALTrainingPlan(MosaicTrainingPlan):
+    """Minimax training of scMODAL (Wang et al. 2025, equation 7).
+
+    Each minibatch is encoded once. The discriminators take their steps on the detached
+    embeddings; the encoders and decoders step against the discriminators so updated.
+
+    Parameters
+    ----------
+    module
+        Network to train.
+    lr
+        Learning rate of both optimisers (Adam).
+    lr_schedule
+        ``"constant"``, or ``"cosine"`` decay to 0 over the planned steps.
+    weight_decay
+        L2 penalty in the gradient of both optimisers, but for the vectors of covariates, so that
+        those of batches which the data lacks stay what they were.
+    n_discriminator_steps
+        Steps of the discriminators per step of the encoders and decoders.
+    n_neighbors
+        Neighbours among which anchors are mutual.
+    gradient_clip
+        Largest norm of the gradient of encoders and decoders; None for no limit.
+    max_steps
+        Planned steps, for the schedule.
+    **lambdas
+        Fields of :class:`~cantata.model.scmodal.LossWeights`.
+
+    Examples
+    --------
+    >>> from cantata.model.scmodal import SCMODALModule, SCMODALTrainingPlan
+    >>> transforms = {"rna": "log1p", "adt": "clr"}
+    >>> module = SCMODALModule({"rna": 30, "adt": 5}, transforms, [("rna", "adt")])
+    >>> SCMODALTrainingPlan(module, lambda_geo=1.0).weights.lambda_geo
+    1.0
+    """
+
+    module: SCMODALModule
+
+    def __init__(
+        self,
+        module: SCMODALModule,
+        *,
+        lr: float = 1e-3,
+        lr_schedule: Literal["constant", "cosine"] = "constant",
+        weight_decay: float = 1e-3,
+        n_discriminator_steps: int = 2,
+        n_neighbors: int = 30,
+        gradient_clip: float | None = 5.0,
+        max_steps: int | None = None,
+        **lambdas: float,
+    ) -> None:
+        super().__init__(module)
+        unknown = set(lambdas) - set(asdict(LossWeights()))
+        if unknown:
+            raise TypeError(
+                f"plan_kwargs holds unknown names: {sorted(unknown)}. Weights of the loss are "
+                f"{sorted(asdict(LossWeights()))}."
+            )
+        if lr_schedule not in ("constant", "cosine"):
+            raise ValueError(f"lr_schedule={lr_schedule!r} is neither 'constant' nor 'cosine'.")
+        self.weights = LossWeights(**lambdas)
+        self.lr, self.lr_schedule, self.weight_decay = lr, lr_schedule, weight_decay
+        self.n_discriminator_steps, self.n_neighbors = n_discriminator_steps, n_neighbors
+        self.gradient_clip, self.max_steps = gradient_clip, max_steps
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        """One optimiser for encoders and decoders, one for the discriminators."""
+        adversaries = list(self.module.discriminators.parameters())
+        ids = {id(p) for p in adversaries}
+        networks, covariates = [], []
+        for name, parameter in self.module.named_parameters():
+            if id(parameter) not in ids and parameter.requires_grad:
+                (covariates if ".covariates." in name else networks).append(parameter)
+        generator = [
+            {"params": params, "weight_decay": decay}
+            for params, decay in ((networks, self.weight_decay), (covariates, 0.0))
+            if params
+        ]
+        return [
+            torch.optim.Adam(groups, lr=self.lr, weight_decay=self.weight_decay)
+            for groups in (generator, adversaries)
+            if groups
+        ]
+
+    def _optimizers(self) -> list[LightningOptimizer]:
+        optimizers = self.optimizers()
+        return optimizers if isinstance(optimizers, list) else [optimizers]
+
+    def _set_learning_rate(self, step: int) -> None:
+        if self.lr_schedule == "constant" or not self.max_steps:
+            return
+        share = 0.5 * (1 + math.cos(math.pi * min(step / self.max_steps, 1.0)))
+        for optimizer in self._optimizers():
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr * share
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Steps of the discriminators, then one of the encoders and decoders."""
+        self._set_learning_rate(self.current_epoch * STEPS_PER_EPOCH + batch_idx)
+        optimizers = self._optimizers()
+        z = self.module.embed(batch)
+        if self.weights.lambda_gan and self.module.present_pairs(z):
+            self._step_discriminators(z, optimizers[-1])
+        self.module.discriminators.requires_grad_(False)
+        output = self.module.loss(batch, z, self.weights, self.n_neighbors)
+        generator = optimizers[0]
+        generator.zero_grad()
+        self.manual_backward(output.loss)
+        self.module.discriminators.requires_grad_(True)
+        if self.gradient_clip is not None:
+            moved = [p for group in generator.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(moved, self.gradient_clip)
+        generator.step()
+        self._train_terms.add(output.extra_metrics, 1)
+        return {"loss": output.loss.detach()}
+
+    def _step_discriminators(self, z: dict[str, Tensor], optimizer: LightningOptimizer) -> None:
+        fixed = {name: value.detach() for name, value in z.items()}
+        for _ in range(self.n_discriminator_steps):
+            losses = [
+                self.module.discriminator_loss(fixed, pair)
+                for pair in self.module.present_pairs(fixed)
+            ]
+            optimizer.zero_grad()
+            self.manual_backward(torch.stack(losses).sum())
+            optimizer.step()

@@ -1,0 +1,91 @@
+"""What a training step of scMODAL reads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cantata.data import row_table
+from cantata.data._dataset import BATCH, CATEGORICAL, CONTINUOUS
+from cantata.data._fields import MosaicObsField
+from cantata.data._rows import row_reader
+from cantata.model.scmodal._input import training_reader
+from cantata.model.scmodal._links import Pair, linked_matrix
+from cantata.model.scmodal._module import covariates_key, linked_key
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cantata.data._rows import RowReader
+
+
+def readers_of(
+    model: Any, modality: str, present: Sequence[str], *, progress: bool = True
+) -> dict[str, RowReader]:
+    """Functions from row numbers to a modality's tensors of a training minibatch.
+
+    Parameters
+    ----------
+    model
+        Model with fitted inputs.
+    modality
+        The modality.
+    present
+        Modalities that have cells.
+    progress
+        Show a progress bar while values are standardised.
+    """
+    layer = model.module.input(modality)
+    n_obs = model.adata[modality].n_obs
+    read = training_reader(layer, model._matrix(modality), n_obs, progress=progress)
+    readers = {modality: read}
+    for pair in model.module.pairs:
+        if modality in pair and all(name in present for name in pair):
+            other = pair[1] if modality == pair[0] else pair[0]
+            linked = linked_matrix(model.adata, modality, other)
+            readers[linked_key(modality, other)] = row_reader(linked)
+    return readers | _covariate_readers(model, modality)
+
+
+def _covariate_readers(model: Any, modality: str) -> dict[str, RowReader]:
+    keys = [f.registry_key for f in model.adata_manager.fields if isinstance(f, MosaicObsField)]
+    dataset = model.adata_manager.create_torch_dataset(data_and_attributes=keys)
+    rows = row_table(model.adata, [modality])[modality]
+    cells = np.flatnonzero(rows >= 0)
+    cells = cells[np.argsort(rows[cells], kind="stable")]
+    columns = dataset.columns
+    codes = [columns[BATCH].numpy()[:, None]] if BATCH in columns else []
+    if CATEGORICAL in columns:
+        codes.append(columns[CATEGORICAL].numpy())
+    readers: dict[str, RowReader] = {}
+    if codes:
+        own = np.concatenate(codes, axis=1)[cells]
+        readers[covariates_key(modality, CATEGORICAL)] = own.__getitem__
+    if CONTINUOUS in columns:
+        values = columns[CONTINUOUS].numpy()[cells]
+        readers[covariates_key(modality, CONTINUOUS)] = values.__getitem__
+    return readers
+
+
+def known_pairs(model: Any) -> dict[Pair, np.ndarray]:
+    """(n, 2) rows of the cells that are in both modalities of each linked pair that has cells.
+
+    Raises
+    ------
+    ValueError
+        If no cell has two linked modalities.
+    """
+    table = row_table(model.adata, model.modalities)
+    known = {}
+    for pair in model.module.pairs:
+        if not all(model.adata[name].n_obs for name in pair):
+            continue
+        rows = np.stack([table[name] for name in pair], axis=1)
+        known[pair] = rows[(rows >= 0).all(axis=1)]
+    if not any(len(rows) for rows in known.values()):
+        raise ValueError(
+            f"use_paired=True: none of {model.adata.n_obs} cells has two of the linked modalities "
+            f"{model.module.pairs}. Leave it out; cells that are paired need equal obs_names."
+        )
+    return known

@@ -1,0 +1,81 @@
+"""From the name of a feature, as panels write it, to the genes that it may be linked with."""
+
+from __future__ import annotations
+
+import re
+
+from cantata.pp._link_aliases import ALIASES, alias_key
+
+_BEFORE = re.compile(r"^(adt|prot|protein|anti|ab|hu|ms|humsrt|humsr|hums)[-_. ]+", re.IGNORECASE)
+_AFTER = re.compile(
+    r"[-_. ]+(totalseq[-_ ]?[abcd]?|ts[abcd]|adt|prot|protein|ab|[abcd]\d{4})$", re.IGNORECASE
+)
+_REPEAT = re.compile(r"^(.+)[-_.]\d$")
+_CONTROL = re.compile(r"isotype|control|ctrl", re.IGNORECASE)
+_CD = re.compile(r"^cd\d+[a-z]*\d?$", re.IGNORECASE)
+
+
+def plain_name(name: str) -> str:
+    """A feature's name without what a panel's maker put around it.
+
+    Examples
+    --------
+    >>> plain_name("ADT_CD117(c-Kit)_A0012"), plain_name("CD3_TotalSeqB"), plain_name("CD3-1")
+    ('CD117(c-Kit)', 'CD3', 'CD3')
+    """
+    found = name.strip()
+    while True:
+        shorter = _AFTER.sub("", _BEFORE.sub("", found))
+        if shorter == found or not shorter:
+            break
+        found = shorter
+    repeat = _REPEAT.match(found)
+    return repeat[1] if repeat and _CD.match(repeat[1]) else found
+
+
+def genes_of(name: str) -> tuple[str, ...]:
+    """Symbols of the genes that code for a protein, by its name; none if it is not known.
+
+    A heterodimer written ``A/B`` gives the genes of both. Names in brackets and clones behind the
+    name are understood. Genes that a name says itself, as ``CD4``, are among them.
+
+    Examples
+    --------
+    >>> genes_of("PD-1"), genes_of("CD11a/CD18"), genes_of("ADT_CD274(B7-H1_PD-L1)_A0190")
+    (('PDCD1',), ('ITGAL', 'ITGB2'), ('CD274',))
+    >>> genes_of("isotype control 3")
+    ()
+    """
+    if _CONTROL.search(name):
+        return ()
+    plain = plain_name(name)
+    outside = re.sub(r"\(.*?\)?$", "", plain)
+    for form in (plain, outside):
+        if alias_key(form) in ALIASES:
+            return ALIASES[alias_key(form)]
+    inside = re.findall(r"\(([^)]*)\)?", plain)
+    if "/" in outside:
+        found = [gene for part in outside.split("/") for gene in _known(part) or _itself(part)]
+        return tuple(dict.fromkeys(found))
+    words = _words(outside)
+    for forms in (words, inside):
+        found = [gene for form in forms for gene in _known(form)]
+        if found:
+            return tuple(dict.fromkeys(found))
+    own = [alias_key(outside), *words[:1], *inside]
+    return tuple(dict.fromkeys(gene for form in own for gene in _itself(form)))
+
+
+def _known(name: str) -> tuple[str, ...]:
+    return ALIASES.get(alias_key(name), ())
+
+
+def _words(name: str) -> list[str]:
+    """The first word of a name, and those after it that are CD numbers."""
+    words = [word for word in re.split(r"[-_. /]+", name) if word]
+    return words[:1] + [word for word in words[1:] if _CD.match(word)]
+
+
+def _itself(name: str) -> tuple[str, ...]:
+    """A part of a name that may be a gene symbol."""
+    return (name,) if re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*\d?", name) and len(name) > 1 else ()

@@ -1,0 +1,93 @@
+"""Linked features without their noise: what a modality's principal components say of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from cantata.pp._components import fit_pca, project
+from cantata.pp._link_components import SAMPLE, sample_cells
+from cantata.pp._link_matrices import row_blocks
+from cantata.pp._normalise import RNA_TOTAL, normalise, normalise_by, variable_genes
+
+if TYPE_CHECKING:
+    from cantata.pp._link_matrices import Linked
+
+N_COMPONENTS = 30
+"""Principal components of a modality on which its linked features are projected."""
+
+N_VARIABLE = 4000
+"""Number of highly variable features that the components are made of."""
+
+
+@dataclass(frozen=True)
+class Smoother:
+    """Linear regression of the linked features on components of their modality.
+
+    ``scores`` is cells x components, its last column 1; ``weights`` components x features.
+    """
+
+    scores: np.ndarray
+    weights: np.ndarray
+
+    def predict(self, rows: slice) -> np.ndarray:
+        """Smoothed values of cells, float64 (cells, features)."""
+        return self.scores[rows].astype(np.float64) @ self.weights
+
+
+def fit_smoother(linked: Linked, matrix: Any) -> Smoother:
+    """Regress linked features on the leading principal components of all features.
+
+    Parameters
+    ----------
+    linked
+        The linked features with their normalisation complete.
+    matrix
+        All features of the modality, cells x features. Counts (those that `linked` scales and
+        logs) are scaled to 10,000 per cell, log1p; other values are taken as they are.
+
+    Returns
+    -------
+    The regression, fitted on all cells; components are fitted on at most 20,000.
+    """
+    counts = linked.transform == "log1p"
+    n_cells, n_features = matrix.shape
+    rows = sample_cells(n_cells, SAMPLE)
+    sample = _take(matrix, rows)
+    used = np.ones(n_features, dtype=bool)
+    normalised = sample
+    if counts:
+        normalised = normalise("rna", sample, RNA_TOTAL)
+        used = variable_genes(linked.name, sample, normalised, None, N_VARIABLE)
+    components = fit_pca(linked.name, normalised, used, N_COMPONENTS)
+    scores = np.ones((n_cells, components.loadings.shape[1] + 1), dtype=np.float32)
+    if rows.size == n_cells:
+        scores[:, :-1] = project(components, normalised)
+    else:
+        everything = np.ones(n_features, dtype=bool)
+        for place, block in row_blocks(matrix, n_cells):
+            if counts:
+                block = normalise_by("rna", block, np.zeros(n_features), RNA_TOTAL, everything)
+            scores[place, :-1] = project(components, block)
+    return Smoother(scores, _regress(scores, linked))
+
+
+def _take(matrix: Any, rows: np.ndarray) -> Any:
+    """Rows in order, in memory; sparse stays sparse."""
+    if sparse.issparse(matrix) or isinstance(matrix, np.ndarray):
+        return matrix if rows.size == matrix.shape[0] else matrix[rows]
+    chosen = np.zeros(matrix.shape[0], dtype=bool)
+    chosen[rows] = True
+    parts = [block[chosen[place]] for place, block in row_blocks(matrix, matrix.shape[0])]
+    return sparse.vstack(parts, format="csr") if sparse.issparse(parts[0]) else np.vstack(parts)
+
+
+def _regress(scores: np.ndarray, linked: Linked) -> np.ndarray:
+    inner = scores.astype(np.float64).T @ scores.astype(np.float64)
+    cross = np.zeros((scores.shape[1], linked.columns.size))
+    for rows, values in linked.measured():
+        cross += scores[rows].astype(np.float64).T @ values
+    return np.linalg.lstsq(inner, cross, rcond=None)[0]

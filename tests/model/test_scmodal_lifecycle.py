@@ -1,0 +1,588 @@
+"""From setup to results, saved models and queries."""
+
+from __future__ import annotations
+
+import warnings
+
+import mudata
+import numpy as np
+import pytest
+import scvi
+import torch
+from linked_mosaics import (
+    QUIET,
+    SMALL,
+    THREE,
+    assert_unchanged,
+    chain,
+    link,
+    linked_mosaic,
+    partial_member,
+    snapshot,
+    unpaired_member,
+)
+from mosaics import counts_mosaic, mosaic
+
+import cantata
+from cantata import SCMODAL
+from cantata.data import StepSampler
+from cantata.model.scmodal._model import _planned_steps
+
+
+def trained(mdata, steps: int = 2, setup: dict | None = None, train: dict | None = None, **model):
+    SCMODAL.setup_mudata(mdata, **({"batch_key": "batch"} if setup is None else setup))
+    scmodal = SCMODAL(mdata, **(SMALL | model))
+    scmodal.train(max_steps=steps, **QUIET | (train or {}))
+    return scmodal
+
+
+@pytest.fixture
+def mdata() -> mudata.MuData:
+    return linked_mosaic()
+
+
+@pytest.fixture(scope="module")
+def scmodal() -> SCMODAL:
+    """A trained model that no test may change."""
+    scvi.settings.seed = 0
+    return trained(linked_mosaic(), steps=5, n_components=5)
+
+
+def states(model: SCMODAL) -> list[torch.Tensor]:
+    return list(model.module.state_dict().values())
+
+
+# Embeddings -------------------------------------------------------------------------------------
+
+
+def test_embeddings_follow_the_order_of_the_data(scmodal) -> None:
+    data = scmodal.adata
+    joint = scmodal.get_latent_representation()
+    assert joint.shape == (60, 4)
+    assert joint.dtype == np.float32
+    total, n = np.zeros((60, 4)), np.zeros((60, 1))
+    for name in data.mod:
+        own = scmodal.get_latent_representation(modality=name)
+        assert own.shape == (data[name].n_obs, 4)
+        assert own.dtype == np.float32
+        rows = data.obs_names.get_indexer(data[name].obs_names)
+        total[rows] += own
+        n[rows] += 1
+    assert (np.diff(rows) < 0).any()  # the second modality has an order of its own
+    assert set(n.ravel()) == {1, 2}
+    np.testing.assert_allclose(joint, total / n, atol=1e-5)
+
+
+def test_indices_and_batch_size_change_nothing(scmodal) -> None:
+    joint = scmodal.get_latent_representation()
+    some = np.array([7, 2, 55])
+    np.testing.assert_allclose(
+        scmodal.get_latent_representation(indices=some), joint[some], atol=1e-6
+    )
+    np.testing.assert_allclose(scmodal.get_latent_representation(batch_size=7), joint, atol=1e-6)
+    rna = scmodal.get_latent_representation(modality="rna")
+    part = scmodal.get_latent_representation(modality="rna", indices=[3, 1])
+    np.testing.assert_allclose(part, rna[[3, 1]], atol=1e-6)
+    with pytest.raises(KeyError, match=r"modality='atac' is not one of \['rna', 'adt'\]"):
+        scmodal.get_latent_representation(modality="atac")
+
+
+def test_no_cell_has_two_modalities() -> None:
+    data = linked_mosaic(member=unpaired_member(60, 2))
+    model = trained(data)
+    joint = model.get_latent_representation()
+    for name in data.mod:
+        rows = data.obs_names.get_indexer(data[name].obs_names)
+        np.testing.assert_allclose(
+            joint[rows], model.get_latent_representation(modality=name), atol=1e-6
+        )
+
+
+@pytest.mark.parametrize(
+    ("pairs", "given"),
+    [
+        ([("adt", "rna"), ("rna", "atac")], None),
+        ([("rna", "adt"), ("rna", "atac")], [("rna", "adt"), ("rna", "atac")]),
+        ([("adt", "rna"), ("adt", "atac"), ("rna", "atac")], [("atac", "adt"), ("adt", "rna")]),
+    ],
+)
+@pytest.mark.parametrize("member", [partial_member, unpaired_member])
+def test_chains_and_trees_of_three(pairs, given, member) -> None:
+    data = linked_mosaic(THREE, pairs, member=member(90, 3), n_cells=90)
+    paired = member is partial_member
+    setup = {"batch_key": "batch", "pairs": given}
+    model = trained(data, setup=setup, train={"use_paired": paired}, n_components=5)
+    expected = given or pairs
+    assert model.module.pairs == expected
+    assert list(model.module.discriminators) == ["_".join(pair) for pair in expected]
+    assert model.get_latent_representation().shape == (90, 4)
+    for source in THREE:
+        for target in THREE:
+            imputed = model.impute(target, source=source)
+            assert imputed.shape == (data[source].n_obs, THREE[target])
+            assert np.isfinite(imputed.X).all()
+    terms = {f"anchor_{'_'.join(pair)}_train" for pair in expected}
+    assert {key for key in model.history if key.startswith("anchor")} == terms
+    assert any(key.startswith("paired_") for key in model.history) == paired
+
+
+def test_links_that_are_there_are_the_default(mdata) -> None:
+    SCMODAL.setup_mudata(mdata)
+    assert SCMODAL(mdata, **SMALL).setup_args["pairs"] == [("rna", "adt")]
+
+
+def test_subset_of_the_modalities() -> None:
+    model = trained(chain(), setup={"modalities": ["adt", "rna"]})
+    assert model.modalities == ["adt", "rna"]
+    assert model.module.pairs == [("adt", "rna")]
+
+
+def test_links_of_the_package_train_from_layers_and_genes() -> None:
+    data = cantata.datasets.simulate_mosaic(150, n_features={"rna": 60, "adt": 12}, pairing="none")
+    cantata.pp.preprocess(data, n_comps=5)
+    cantata.pp.link_features(data, "rna", "adt")
+    layers = {"rna": "counts", "adt": "counts"}
+    model = trained(data, setup={"layers": layers, "reps": {}}, n_components=10)
+    assert [model.module.input(m).transform for m in ("rna", "adt")] == ["log1p", "clr"]
+    assert np.isfinite(model.get_latent_representation()).all()
+
+
+def test_names_of_features_in_several_modalities() -> None:
+    data = linked_mosaic({"rna": 6, "adt": 6})
+    parts = {name: data[name].copy() for name in data.mod}
+    for adata in parts.values():
+        adata.var_names = [f"CD{j}" for j in range(6)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        twin = mosaic(parts)
+    results = []
+    for each in (data, twin):
+        scvi.settings.seed = 0
+        results.append(trained(each).get_latent_representation())
+    np.testing.assert_array_equal(*results)
+
+
+# Training ---------------------------------------------------------------------------------------
+
+
+def test_number_of_steps() -> None:
+    assert _planned_steps(None, None) == 600
+    assert _planned_steps(3, None) == 300
+    assert _planned_steps(None, 250) == 250
+
+
+def test_history_holds_every_term(mdata) -> None:
+    history = trained(mdata, train={"use_paired": True}).history
+    terms = {f"{term}_{m}" for term in ("reconstruction", "geometry") for m in mdata.mod}
+    pair = ("discriminator", "cycle", "anchor", "n_anchors", "paired")
+    terms |= {f"{term}_rna_adt" for term in pair} | {"objective"}
+    assert {f"{term}_train" for term in terms} | {"train_loss"} == set(history)
+    for values in history.values():
+        assert len(values) == 1
+        assert np.isfinite(values.to_numpy(dtype=float)).all()
+    assert history["n_anchors_rna_adt_train"].iloc[0, 0] > 1
+    assert -0.976 < history["geometry_rna_train"].iloc[0, 0] < 0
+
+
+def test_training_lowers_the_objective() -> None:
+    data = linked_mosaic(n_cells=120)
+    SCMODAL.setup_mudata(data)
+    model = SCMODAL(data, **SMALL)
+    plan = {"lr": 5e-3, "lambda_gan": 0.0}
+    means = []
+    for _ in range(2):
+        model.train(max_steps=30, plan_kwargs=plan, **QUIET)
+        means.append(float(model.history["objective_train"].iloc[-1, 0]))
+    assert means[1] < 0.8 * means[0]
+
+
+def test_same_seed_same_bits(mdata) -> None:
+    results = []
+    for seed in (5, 5, 6):
+        scvi.settings.seed = seed
+        model = trained(mdata.copy(), train={"use_paired": True})
+        results.append([model.get_latent_representation(), *states(model)])
+    assert all(np.array_equal(a, b) for a, b in zip(*results[:2], strict=True))
+    assert not np.array_equal(results[0][0], results[2][0])
+
+
+def test_num_workers_change_nothing(mdata, monkeypatch) -> None:
+    results = []
+    for workers in (0, 2):
+        monkeypatch.setattr(scvi.settings, "dl_num_workers", workers)
+        monkeypatch.setattr("cantata.model.scmodal._input.MAX_CACHED", 7)
+        scvi.settings.seed = 5
+        results.append(states(trained(mdata, steps=4)))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.fixture
+def _short_epochs(monkeypatch) -> None:
+    """Epochs of five steps in place of a hundred."""
+    for module in ("_model", "_plan"):
+        monkeypatch.setattr(f"cantata.model.scmodal.{module}.STEPS_PER_EPOCH", 5)
+    monkeypatch.setattr(StepSampler.__init__, "__defaults__", (5,))
+
+
+@pytest.mark.usefixtures("_short_epochs")
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_resumed_training_equals_uninterrupted(mdata, tmp_path, schedule: str) -> None:
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    def fresh() -> SCMODAL:
+        scvi.settings.seed = 3
+        SCMODAL.setup_mudata(mdata, batch_key="batch")
+        return SCMODAL(mdata, **SMALL)
+
+    options = {"max_steps": 17, "plan_kwargs": {"lr_schedule": schedule}, **QUIET}
+    keep = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, every_n_epochs=1)
+    whole = fresh()
+    whole.train(callbacks=[keep], enable_checkpointing=True, **options)
+    resumed = fresh()
+    torch.manual_seed(99)
+    resumed.train(ckpt_path=str(tmp_path / "epoch=1.ckpt"), **options)
+    assert whole.trainer.current_epoch == resumed.trainer.current_epoch == 4
+    assert all(torch.equal(a, b) for a, b in zip(states(whole), states(resumed), strict=True))
+    for term, values in resumed.history.items():
+        tail = whole.history[term].to_numpy().ravel()[2:]
+        np.testing.assert_array_equal(tail, values.to_numpy().ravel())
+
+
+def test_training_goes_on(mdata) -> None:
+    model = trained(mdata)
+    before = model.get_latent_representation()
+    inputs = {k: v.clone() for k, v in model.module.inputs.state_dict().items()}
+    model.train(max_steps=2, **QUIET)
+    assert not np.allclose(model.get_latent_representation(), before)
+    assert all(torch.equal(v, inputs[k]) for k, v in model.module.inputs.state_dict().items())
+    assert len(model.history["objective_train"]) == 2
+
+
+def test_measured_pairs_draw_their_embeddings_together() -> None:
+    apart = []
+    for use_paired in (False, True):
+        scvi.settings.seed = 0
+        model = trained(
+            linked_mosaic(member=np.ones((60, 2), dtype=bool)),
+            steps=12,
+            train={"use_paired": use_paired, "plan_kwargs": {"lr": 1e-2, "lambda_anchor": 0.0}},
+        )
+        data = model.adata
+        rna, adt = (
+            model.get_latent_representation(modality=m)[
+                data[m].obs_names.get_indexer(data.obs_names)
+            ]
+            for m in ("rna", "adt")
+        )
+        apart.append(np.square(rna - adt).sum() / np.square(rna - adt[::-1]).sum())
+    assert apart[1] < 0.8 * apart[0]
+
+
+@pytest.mark.parametrize("form", ["backed", "dense", "integer", "csc"])
+def test_every_storage_trains_alike(tmp_path, form: str) -> None:
+    data = linked_mosaic()
+    scvi.settings.seed = 0
+    expected = trained(data).get_latent_representation()
+    other = linked_mosaic()
+    if form == "backed":
+        other.write_h5mu(tmp_path / "x.h5mu")
+        other = mudata.read_h5mu(tmp_path / "x.h5mu", backed="r")
+        assert other["rna"].isbacked
+    else:
+        for name in other.mod:
+            x = other[name].X
+            make = {"dense": x.toarray, "integer": lambda x=x: x.astype(np.int64), "csc": x.tocsc}
+            other[name].X = make[form]()
+    scvi.settings.seed = 0
+    model = trained(other)
+    np.testing.assert_allclose(model.get_latent_representation(), expected, atol=1e-3)
+    if form == "backed":
+        model.save(str(tmp_path / "m"))
+        other.file.close()
+
+
+# Results ----------------------------------------------------------------------------------------
+
+
+def test_write_results_writes_the_documented_keys(mdata, tmp_path) -> None:
+    model = trained(mdata, transforms={"rna": "log1p", "adt": None})
+    before = snapshot(mdata)
+    model.write_results(denoised=True, imputed=["adt"])
+    assert set(mdata.obsm) - before["obsm"] == {"X_scmodal", "scmodal_imputed_adt"}
+    np.testing.assert_array_equal(mdata.obsm["X_scmodal"], model.get_latent_representation())
+    assert mdata.obsm["scmodal_imputed_adt"].shape == (60, 6)
+    assert mdata.obsm["scmodal_imputed_adt"].dtype == np.float32
+    record = mdata.uns["cantata"]["scmodal"]
+    assert list(record["imputed_features"]["adt"]) == list(mdata["adt"].var_names)
+    for name, (x, *_, obsm, _uns) in before["parts"].items():
+        np.testing.assert_array_equal(
+            mdata[name].obsm["X_scmodal"], model.get_latent_representation(modality=name)
+        )
+        assert set(mdata[name].obsm) == set(obsm) | {"X_scmodal"}
+        assert mdata[name].layers["scmodal_denoised"].shape == mdata[name].shape
+        assert (x != mdata[name].X).nnz == 0
+    denoised = mdata["adt"].to_df("scmodal_denoised")
+    imputed = model.impute("adt").to_df().loc[denoised.index]
+    np.testing.assert_allclose(denoised, imputed, rtol=1e-4)
+    mdata.write_h5mu(tmp_path / "x.h5mu")
+    again = mudata.read_h5mu(tmp_path / "x.h5mu")
+    np.testing.assert_array_equal(again.obsm["X_scmodal"], mdata.obsm["X_scmodal"])
+    parameters = again.uns["cantata"]["scmodal"]["parameters"]
+    assert parameters["n_latent"] == 4
+    assert dict(parameters["transforms"]) == {"rna": "log1p"}
+
+
+def test_results_are_written_to_a_query_only(scmodal) -> None:
+    query = counts_mosaic(seed=3)
+    scmodal.write_results(query)
+    assert query.obsm["X_scmodal"].shape == (60, 4)
+    assert "X_scmodal" not in scmodal.adata.obsm
+    with pytest.raises(KeyError, match="imputed names modalities"):
+        scmodal.write_results(query, imputed=["atac"])
+
+
+def test_save_load_encode_is_exact(tmp_path) -> None:
+    data = chain()
+    model = trained(data, n_components=5)
+    model.save(str(tmp_path / "m"))
+    again = SCMODAL.load(str(tmp_path / "m"), data)
+    for modality in (None, *THREE):
+        one, two = (m.get_latent_representation(modality=modality) for m in (model, again))
+        np.testing.assert_array_equal(one, two)
+    for target in THREE:
+        np.testing.assert_array_equal(model.impute(target).X, again.impute(target).X)
+    assert again.history.keys() == model.history.keys()
+    assert again.has_inputs_
+    for one, two in zip(states(model), states(again), strict=True):
+        assert torch.equal(one, two)
+    again.train(max_steps=1, **QUIET)
+    for key, value in model.module.inputs.state_dict().items():
+        assert torch.equal(again.module.inputs.state_dict()[key], value)
+
+
+def test_save_with_data_and_load_without(scmodal, tmp_path) -> None:
+    scmodal.save(str(tmp_path / "m"), save_anndata=True)
+    again = SCMODAL.load(str(tmp_path / "m"))
+    position = scmodal.adata.obs_names.get_indexer(again.adata.obs_names)
+    np.testing.assert_array_equal(
+        scmodal.get_latent_representation()[position], again.get_latent_representation()
+    )
+
+
+def test_load_onto_data_without_linked_features(scmodal, tmp_path) -> None:
+    scmodal.save(str(tmp_path / "m"))
+    new = counts_mosaic(seed=3)
+    assert not new["rna"].obsm
+    again = SCMODAL.load(str(tmp_path / "m"), new)
+    np.testing.assert_allclose(
+        again.get_latent_representation(), scmodal.get_latent_representation(new), atol=1e-6
+    )
+    with pytest.raises(KeyError, match=r"X_linked_adt.*link_features"):
+        again.train(max_steps=1, **QUIET)
+
+
+def test_transforms_are_those_of_the_reference(tmp_path) -> None:
+    """A query of proteins may look like no counts, or like another kind."""
+    model = trained(linked_mosaic(), setup={})
+    model.save(str(tmp_path / "m"))
+    new = counts_mosaic(seed=3)
+    new["adt"].X = new["adt"].X + 0.5 * (new["adt"].X > 0)
+    again = SCMODAL.load(str(tmp_path / "m"), new)
+    assert again.module.input("adt").transform == model.module.input("adt").transform == "clr"
+
+
+# Queries ----------------------------------------------------------------------------------------
+
+
+def permuted(data: mudata.MuData, seed: int = 0) -> mudata.MuData:
+    rng = np.random.default_rng(seed)
+    return mosaic(
+        {
+            m: data[m][rng.permutation(data[m].n_obs), rng.permutation(data[m].n_vars)].copy()
+            for m in list(data.mod)[::-1]
+        }
+    )
+
+
+def test_query_with_permuted_features_cells_and_modalities(scmodal) -> None:
+    data = scmodal.adata
+    query = permuted(data)
+    rows = data.obs_names.get_indexer(query.obs_names)
+    joint = scmodal.get_latent_representation(query)
+    np.testing.assert_allclose(joint, scmodal.get_latent_representation()[rows], atol=1e-5)
+    rows = data["rna"].obs_names.get_indexer(query["rna"].obs_names)
+    rna = scmodal.get_latent_representation(query, modality="rna")
+    own = scmodal.get_latent_representation(modality="rna")
+    np.testing.assert_allclose(rna, own[rows], atol=1e-5)
+    proteins = scmodal.impute("adt", query).to_df()
+    expected = scmodal.impute("adt").to_df().loc[proteins.index]
+    np.testing.assert_allclose(proteins, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_view_keeps_its_own_order(scmodal) -> None:
+    data = scmodal.adata
+    view = data[np.random.default_rng(1).permutation(60)[:40]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        joint = scmodal.get_latent_representation(view)
+    rows = data.obs_names.get_indexer(view.obs_names)
+    np.testing.assert_allclose(joint, scmodal.get_latent_representation()[rows], atol=1e-5)
+    assert view.is_view
+
+
+def test_input_is_not_modified(mdata, tmp_path) -> None:
+    before = snapshot(mdata)
+    model = trained(mdata, train={"use_paired": True})
+    model.get_latent_representation()
+    model.impute("adt", n_anchors=2)
+    model.save(str(tmp_path / "m"))
+    assert_unchanged(mdata, before)
+    query = linked_mosaic(seed=3)
+    query.update()
+    before = snapshot(query)
+    model.get_latent_representation(query)
+    model.impute("rna", query, source="adt")
+    SCMODAL.load_query_data(query, model).train(max_steps=1, **QUIET)
+    assert_unchanged(query, before)
+    assert set(query.uns) == before["uns"]
+
+
+def test_query_with_one_modality_and_without_batch(scmodal) -> None:
+    alone = mosaic({"adt": counts_mosaic(seed=2)["adt"].copy()})
+    del alone["adt"].obs["batch"]
+    own = scmodal.get_latent_representation(alone)
+    np.testing.assert_allclose(
+        own, scmodal.get_latent_representation(alone, modality="adt"), atol=1e-6
+    )
+    with pytest.raises(ValueError, match="transform_batch"):
+        scmodal.impute("rna", alone)
+    assert scmodal.impute("rna", alone, transform_batch="b0").shape == (alone.n_obs, 12)
+    assert scmodal.impute("rna", alone, n_anchors=3).shape == (alone.n_obs, 12)
+    with pytest.raises(KeyError, match="rna"):
+        scmodal.get_latent_representation(alone, modality="rna")
+    with pytest.raises(KeyError, match="rna"):
+        scmodal.impute("adt", alone, source="rna")
+
+
+def test_a_new_batch_is_the_mean_of_the_known_ones(scmodal) -> None:
+    query = counts_mosaic(seed=3)
+    for name in query.mod:
+        query[name].obs["batch"] = "new"
+    found = scmodal.get_latent_representation(query, modality="rna")
+    net = scmodal.module.encoders["rna"]
+    with torch.inference_mode():
+        x = scmodal.module.input("rna")(torch.from_numpy(query["rna"].X.toarray()))
+        hidden = net.hidden[0](x) + net.covariates.categorical[0].mean(dim=0)
+        expected = net.out(torch.relu(hidden)).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_query_lacking_features(scmodal) -> None:
+    data = scmodal.adata
+    few = mosaic({"rna": data["rna"][:, :11].copy(), "adt": data["adt"].copy()})
+    with pytest.warns(
+        UserWarning, match=r"'rna' lacks 1 of the model's 12 features, e.g. 'rna_11'"
+    ):
+        assert np.isfinite(scmodal.get_latent_representation(few)).all()
+    fewer = mosaic({"rna": data["rna"][:, :5].copy(), "adt": data["adt"].copy()})
+    with pytest.raises(ValueError, match=r"'rna' lacks 7 of the model's 12 features"):
+        scmodal.get_latent_representation(fewer)
+
+
+def new_batch(seed: int = 4) -> mudata.MuData:
+    query = linked_mosaic(seed=seed, n_cells=40)
+    for name in query.mod:
+        query[name].obs["batch"] = "new"
+    return query
+
+
+def test_load_query_data_with_a_new_batch(scmodal) -> None:
+    query = new_batch()
+    with pytest.raises(ValueError, match="batch that the model does not know"):
+        scmodal.impute("rna", query)
+    mapped = SCMODAL.load_query_data(query, scmodal)
+    assert mapped.batch_categories == ["b0", "b1", "new"]
+    position = mapped.adata.obs_names.get_indexer(query.obs_names)
+    before = mapped.get_latent_representation()
+    np.testing.assert_allclose(
+        before[position], scmodal.get_latent_representation(query), atol=1e-5
+    )
+    np.testing.assert_array_equal(
+        mapped.get_latent_representation(scmodal.adata), scmodal.get_latent_representation()
+    )
+    assert mapped.impute("rna").shape == (40, 12)
+
+
+def test_a_frozen_model_adapts_to_a_new_batch_and_stays_the_same_for_known_ones(scmodal) -> None:
+    mapped = SCMODAL.load_query_data(new_batch(), scmodal)
+    before, rna = mapped.get_latent_representation(), mapped.impute("rna").X
+    reference = scmodal.get_latent_representation()
+    fixed = {
+        name: value.clone()
+        for name, value in mapped.module.state_dict().items()
+        if not name.startswith("discriminators.") and ".covariates." not in name
+    }
+    mapped.train(max_steps=4, plan_kwargs={"lr": 1e-2}, **QUIET)
+    assert np.abs(mapped.get_latent_representation() - before).max() > 1e-3
+    assert np.abs(mapped.impute("rna").X - rna).max() > 1e-3
+    np.testing.assert_array_equal(mapped.get_latent_representation(scmodal.adata), reference)
+    assert all(torch.equal(mapped.module.state_dict()[k], v) for k, v in fixed.items())
+    np.testing.assert_array_equal(scmodal.get_latent_representation(), reference)
+
+
+def test_a_frozen_model_without_covariates_has_nothing_to_train() -> None:
+    model = trained(linked_mosaic(), setup={})
+    mapped = SCMODAL.load_query_data(linked_mosaic(seed=4), model)
+    with pytest.raises(ValueError, match=r"frozen.*freeze=False"):
+        mapped.train(max_steps=1, **QUIET)
+    free = SCMODAL.load_query_data(linked_mosaic(seed=4), model, freeze=False)
+    before = free.get_latent_representation()
+    free.train(max_steps=2, **QUIET)
+    assert not np.allclose(free.get_latent_representation(), before)
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_load_query_data_of_one_modality_from_a_folder(scmodal, tmp_path, freeze: bool) -> None:
+    scmodal.save(str(tmp_path / "m"), save_anndata=True)
+    query = mosaic({"adt": new_batch(2)["adt"].copy()})
+    mapped = SCMODAL.load_query_data(query, str(tmp_path / "m"), freeze=freeze)
+    mapped.train(max_steps=2, **QUIET)
+    assert np.isfinite(mapped.get_latent_representation()).all()
+    assert not any("anchor" in term for term in mapped.trainer.logger.history)
+    prepared = SCMODAL.prepare_query_mudata(query, scmodal)
+    assert prepared["rna"].shape == (0, 12)
+    imputed = mapped.impute("rna", transform_batch="b0")
+    assert imputed.shape == (query.n_obs, 12)
+
+
+@pytest.mark.parametrize("use_paired", [False, True])
+def test_a_query_that_lacks_a_modality_of_three_trains(use_paired: bool) -> None:
+    model = trained(chain(), n_components=5)
+    query = chain(seed=5)
+    del query.mod["atac"]
+    mapped = SCMODAL.load_query_data(query, model, freeze=False)
+    mapped.train(max_steps=2, use_paired=use_paired, **QUIET)
+    terms = set(mapped.trainer.logger.history)
+    assert "anchor_adt_rna_train" in terms
+    assert ("paired_adt_rna_train" in terms) == use_paired
+    assert not any("rna_atac" in term for term in terms)
+    assert np.isfinite(mapped.get_latent_representation()).all()
+
+
+def test_a_query_without_linked_features_is_told_so(scmodal) -> None:
+    query = new_batch()
+    for name in query.mod:
+        query[name].obsm.clear()
+    mapped = SCMODAL.load_query_data(query, scmodal)
+    assert np.isfinite(mapped.get_latent_representation()).all()
+    with pytest.raises(KeyError, match=r"X_linked_adt.*link_features"):
+        mapped.train(max_steps=1, **QUIET)
+    link(mapped.adata, "rna", "adt")
+    mapped.train(max_steps=1, **QUIET)
+
+
+def test_summary_and_anndata(scmodal) -> None:
+    assert scmodal.summary().startswith("SCMODAL of 60 cells; features: rna 12, adt 6;")
+    with pytest.raises(NotImplementedError, match="setup_mudata"):
+        SCMODAL.setup_anndata(scmodal.adata["rna"])
+    assert cantata.model.SCMODAL is SCMODAL

@@ -1,0 +1,524 @@
+"""The objective and the steps beside equation 7 of Wang et al. 2025, and every option."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import scvi
+import torch
+from lightning.pytorch.callbacks import Callback
+from linked_mosaics import QUIET, SMALL, chain, linked_mosaic
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+import cantata
+from cantata import SCMODAL
+from cantata.data import UnpairedDataset
+from cantata.metrics import foscttm, label_transfer_accuracy, silhouette_batch
+from cantata.model.scmodal import LossWeights, SCMODALModule, SCMODALTrainingPlan
+from cantata.model.scmodal._training import known_pairs, readers_of
+from cantata.nn import OpenCovariates
+
+FEATURES = {"adt": 4, "rna": 7, "atac": 5}
+PAIRS = [("adt", "rna"), ("rna", "atac")]
+WEIGHTS = LossWeights(
+    lambda_gan=0.7,
+    lambda_ae=1.3,
+    lambda_cycle=0.9,
+    lambda_anchor=1.7,
+    lambda_geo=2.1,
+    lambda_paired=0.6,
+)
+
+
+def module(**options) -> SCMODALModule:
+    torch.manual_seed(0)
+    transforms = dict.fromkeys(FEATURES, "identity")
+    covariates = {"n_categories": [2, 3], "n_continuous": 1, "has_batch": True}
+    return SCMODALModule(FEATURES, transforms, PAIRS, **(SMALL | covariates | options))
+
+
+def minibatch(sizes: tuple[int, ...] = (6, 5, 7), seed: int = 0) -> dict[str, Tensor]:
+    """Rows of three modalities with links, covariates and two pairs of known cells."""
+    torch.manual_seed(seed)
+    batch: dict[str, Tensor] = {}
+    for (name, p), n in zip(FEATURES.items(), sizes, strict=True):
+        batch[name] = torch.randn(n, p)
+        codes = torch.stack([torch.randint(0, 2, (n,)), torch.randint(0, 3, (n,))], dim=1)
+        batch[f"{name}_categorical_covariates"] = codes
+        batch[f"{name}_continuous_covariates"] = torch.randn(n, 1)
+    for width, (a, b) in zip((3, 6), PAIRS, strict=True):
+        batch[f"{a}_linked_{b}"] = torch.randn(len(batch[a]), width)
+        batch[f"{b}_linked_{a}"] = torch.randn(len(batch[b]), width)
+        batch[f"{a}_{b}_paired"] = torch.tensor([[0, 1], [2, 0]])
+    return batch
+
+
+def by_hand(net: nn.Module, x: Tensor, codes: Tensor, values: Tensor) -> Tensor:
+    """A perceptron of one hidden layer, one row."""
+    h = net.hidden[0].weight @ x + net.hidden[0].bias + values @ net.covariates.continuous
+    for table, code in zip(net.covariates.categorical, codes.tolist(), strict=True):
+        h = h + table[code]
+    return net.out.weight @ torch.relu(h) + net.out.bias
+
+
+def kernels(x: Tensor, p: int) -> Tensor:
+    return torch.stack(
+        [torch.stack([(-(a - b).square().sum() / (2 * p)).exp() for b in x]) for a in x]
+    )
+
+
+def mutual(a: Tensor, b: Tensor, k: int) -> list[tuple[int, int]]:
+    cosine = torch.stack([torch.stack([u @ v / u.norm() / v.norm() for v in b]) for u in a])
+    near = [set(row.argsort(descending=True)[:k].tolist()) for row in cosine]
+    back = [set(row.argsort(descending=True)[:k].tolist()) for row in cosine.T]
+    return [(i, j) for i in range(len(a)) for j in range(len(b)) if j in near[i] and i in back[j]]
+
+
+def test_objective_eq_7_of_a_chain_of_three() -> None:
+    """Each modality counts once in reconstruction and geometry, each pair in the other terms."""
+    net, batch, k = module(), minibatch(), 2
+    with torch.no_grad():
+        z = net.embed(batch)
+        out = net.loss(batch, z, WEIGHTS, k)
+        codes = {m: batch[f"{m}_categorical_covariates"] for m in FEATURES}
+        values = {m: batch[f"{m}_continuous_covariates"] for m in FEATURES}
+        expected, mine = 0.0, {}
+        for m, p in FEATURES.items():
+            rows = range(len(batch[m]))
+            arguments = [(codes[m][i], values[m][i]) for i in rows]
+            mine[m] = [by_hand(net.encoders[m], batch[m][i], *arguments[i]) for i in rows]
+            decoded = [by_hand(net.decoders[m], mine[m][i], *arguments[i]) for i in rows]
+            errors = [(batch[m][i] - decoded[i]).square().sum() / p for i in rows]
+            expected += 1.3 * np.mean(errors)
+            one, two = kernels(batch[m], p), kernels(torch.stack(mine[m]), 4)
+            cosines = [float(u @ v / u.norm() / v.norm()) for u, v in zip(one, two, strict=True)]
+            expected -= 2.1 * np.mean([min(c, 0.975) for c in cosines])
+            torch.testing.assert_close(z[m], torch.stack(mine[m]))
+        for a, b in PAIRS:
+            for s, t in ((a, b), (b, a)):
+                errors = []
+                for i, own in enumerate(mine[s]):
+                    covariates = codes[s][i], values[s][i]
+                    other = by_hand(net.decoders[t], own, *covariates)
+                    cycled = by_hand(net.encoders[t], other, *covariates)
+                    errors.append((own - cycled).square().sum() / 4)
+                expected += 0.9 * np.mean(errors)
+            anchors = mutual(batch[f"{a}_linked_{b}"], batch[f"{b}_linked_{a}"], k)
+            apart = [(mine[a][i] - mine[b][j]).square().sum() / 4 for i, j in anchors]
+            expected += 1.7 * np.mean(apart)
+            known = [(mine[a][i] - mine[b][j]).square().sum() / 4 for i, j in ((0, 2), (1, 0))]
+            expected += 0.6 * np.mean(known)
+            scores = {
+                m: net.discriminators[f"{a}_{b}"](torch.stack(mine[m]))[:, 0] for m in (a, b)
+            }
+            log_a = -torch.log(torch.sigmoid(scores[a])).mean()
+            log_b = -torch.log(1 - torch.sigmoid(scores[b])).mean()
+            expected -= 0.7 * (log_a + log_b)
+    assert float(out.loss) == pytest.approx(float(expected), rel=1e-5, abs=1e-5)
+    assert float(out.extra_metrics["n_anchors_adt_rna"]) == len(
+        mutual(batch["adt_linked_rna"], batch["rna_linked_adt"], k)
+    )
+
+
+TERMS = {
+    "lambda_gan": "discriminator_adt_rna",
+    "lambda_cycle": "cycle_adt_rna",
+    "lambda_anchor": "anchor_adt_rna",
+    "lambda_geo": "geometry_adt",
+    "lambda_paired": "paired_adt_rna",
+}
+
+
+@pytest.mark.parametrize("weight", TERMS)
+def test_a_weight_of_zero_leaves_the_term_out(weight: str) -> None:
+    net, batch = module(), minibatch()
+    full = net.loss(batch, net.embed(batch), WEIGHTS, 2)
+    assert TERMS[weight] in full.extra_metrics
+    without = LossWeights(**{**vars(WEIGHTS), weight: 0.0})
+    part = net.loss(batch, net.embed(batch), without, 2)
+    assert TERMS[weight] not in part.extra_metrics
+    names = {t for t in full.extra_metrics if t.startswith(TERMS[weight].split("_")[0])}
+    difference = sum(float(full.extra_metrics[t]) for t in names) * vars(WEIGHTS)[weight]
+    sign = -1 if weight == "lambda_gan" else 1
+    assert float(full.loss - part.loss) == pytest.approx(sign * difference, abs=1e-4)
+
+
+def test_minibatches_without_anchors_or_pairs_have_a_finite_gradient() -> None:
+    net, batch = module(), minibatch()
+    for key in list(batch):
+        if "linked" in key:
+            batch[key] = torch.zeros_like(batch[key])
+        if "paired" in key:
+            batch[key] = torch.zeros(2, 0, dtype=torch.long)
+    out = net.loss(batch, net.embed(batch), WEIGHTS, 30)
+    for term in ("anchor", "n_anchors", "paired"):
+        assert float(out.extra_metrics[f"{term}_rna_atac"]) == 0
+    out.loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in net.encoders.parameters())
+
+
+def test_minibatches_of_one_row() -> None:
+    net, batch = module(), minibatch((1, 1, 1))
+    for a, b in PAIRS:
+        batch[f"{a}_{b}_paired"] = torch.zeros(2, 1, dtype=torch.long)
+    out = net.loss(batch, net.embed(batch), WEIGHTS, 30)
+    assert torch.isfinite(out.loss)
+    out.loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in net.parameters())
+
+
+def test_a_modality_that_is_absent_takes_its_pairs_away() -> None:
+    net = module()
+    batch = {key: value for key, value in minibatch().items() if "atac" not in key}
+    out = net.loss(batch, net.embed(batch), WEIGHTS, 2)
+    assert "anchor_adt_rna" in out.extra_metrics
+    assert not any("atac" in term for term in out.extra_metrics)
+
+
+def test_no_tensor_of_a_step_has_cells_times_cells_times_features() -> None:
+    n, p, hidden = 64, 1500, 16
+    torch.manual_seed(0)
+    pair = ("rna", "adt")
+    net = SCMODALModule(
+        {"rna": p, "adt": 40}, dict.fromkeys(pair, "identity"), [pair], 20, None, hidden, 8
+    )
+    batch = {"rna": torch.randn(n, p), "adt": torch.randn(n, 40)}
+    batch |= {f"{a}_linked_{b}": torch.randn(n, 30) for a, b in (pair, pair[::-1])}
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        z = net.embed(batch)
+        net.loss(batch, z, LossWeights(), 30).loss.backward()
+    events = profiler.profiler.kineto_results.events()
+    sizes = [event.nbytes() for event in events if event.name() == "[memory]"]
+    assert max(sizes) >= 4 * n * p  # what is decoded
+    assert max(sizes) <= 4 * max(2 * n * n, n * p)
+
+
+# Covariates -------------------------------------------------------------------------------------
+
+
+def test_an_unknown_batch_is_the_mean_of_the_known_ones() -> None:
+    net, batch = module(), minibatch()
+    key = "rna_categorical_covariates"
+    encoder = net.encoders["rna"]
+    covariates = encoder.covariates
+    assert isinstance(covariates, OpenCovariates)
+    batch[key][:, 0] = -1
+    unknown = net.embed(batch)["rna"]
+    beyond = net.embed({**batch, key: torch.where(batch[key] < 0, 2, batch[key])})["rna"]
+    with torch.no_grad():
+        covariates.categorical[0][:] = covariates.categorical[0].mean(dim=0)
+    known = net.embed({**batch, key: batch[key].clamp(min=0)})["rna"]
+    torch.testing.assert_close(unknown, known)
+    torch.testing.assert_close(unknown, beyond)
+
+
+def test_freezing_leaves_covariates_and_discriminators() -> None:
+    net = module()
+    net.freeze_all_but_covariates()
+    free = {name for name, p in net.named_parameters() if p.requires_grad}
+    assert free == {
+        name
+        for name, _ in net.named_parameters()
+        if ".covariates." in name or name.startswith("discriminators.")
+    }
+    assert any(".covariates." in name for name in free)
+
+
+# Steps ------------------------------------------------------------------------------------------
+
+
+def small(mdata=None, setup: dict | None = None, **options) -> SCMODAL:
+    mdata = linked_mosaic() if mdata is None else mdata
+    SCMODAL.setup_mudata(mdata, **(setup or {}))
+    return SCMODAL(mdata, **(SMALL | options))
+
+
+class Watched(SCMODALTrainingPlan):
+    """Notes what each part of a step changes."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.seen: list[set[str]] = []
+
+    def _state(self) -> dict[str, Tensor]:
+        return {name: p.detach().clone() for name, p in self.module.named_parameters()}
+
+    def _changed(self, before: dict[str, Tensor]) -> set[str]:
+        now = self._state()
+        return {name.split(".")[0] for name in now if not torch.equal(now[name], before[name])}
+
+    def _step_discriminators(self, z, optimizer) -> None:
+        others = [p for m in (self.module.encoders, self.module.decoders) for p in m.parameters()]
+        before = self._state(), [None if p.grad is None else p.grad.clone() for p in others]
+        super()._step_discriminators(z, optimizer)
+        for parameter, gradient in zip(others, before[1], strict=True):
+            assert (parameter.grad is None) == (gradient is None)
+            assert gradient is None or torch.equal(parameter.grad, gradient)
+        self.seen.append(self._changed(before[0]))
+        self._after = (
+            self._state(),
+            [p.grad.clone() for p in self.module.discriminators.parameters()],
+        )
+
+    def training_step(self, batch, batch_idx):
+        result = super().training_step(batch, batch_idx)
+        state, gradients = self._after
+        self.seen.append(self._changed(state))
+        own = self.module.discriminators.parameters()
+        assert all(torch.equal(p.grad, g) for p, g in zip(own, gradients, strict=True))
+        assert all(p.requires_grad for p in self.module.parameters())
+        return result
+
+
+def test_steps_of_the_two_players_leave_the_other_alone(monkeypatch) -> None:
+    plans = []
+
+    class Kept(Watched):
+        def __init__(self, *args, **kwargs) -> None:
+            super().__init__(*args, **kwargs)
+            plans.append(self)
+
+    monkeypatch.setattr(SCMODAL, "_training_plan_cls", Kept)
+    model = small()
+    model.train(max_steps=3, plan_kwargs={"n_discriminator_steps": 4}, **QUIET)
+    assert plans[0].seen == [{"discriminators"}, {"encoders", "decoders"}] * 3
+    adversary = plans[0].trainer.optimizers[1]
+    assert {int(state["step"]) for state in adversary.state.values()} == {12}
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [{}, {"gradient_clip": None, "lr_schedule": "cosine", "lambda_anchor": 1.0, "n_neighbors": 3}],
+)
+def test_training_is_the_loop_of_the_paper(plan: dict) -> None:
+    """Two steps beside plain torch: five Adam steps of the discriminators, one of the others."""
+    model = small(chain(), {"batch_key": "batch"}, n_components=5)
+    start = copy.deepcopy(model.module)
+    scvi.settings.seed = 4
+    options = {"n_discriminator_steps": 5, "lambda_geo": 3.0, **plan}
+    model.train(max_steps=2, use_paired=True, plan_kwargs=options, **QUIET)
+    names = model.modalities
+    dataset = UnpairedDataset(
+        {m: readers_of(model, m, names) for m in names},
+        {m: np.arange(model.adata[m].n_obs) for m in names},
+        paired=known_pairs(model),
+        batch_size=16,
+        seed=4,
+    )
+    for name in names:
+        start.input(name).load_state_dict(model.module.input(name).state_dict())
+    adversary = torch.optim.Adam(start.discriminators.parameters(), 1e-3, weight_decay=1e-3)
+    rest = [(n, p) for n, p in start.named_parameters() if not n.startswith("discriminators")]
+    groups = [
+        {"params": [p for n, p in rest if "covariates" not in n], "weight_decay": 1e-3},
+        {"params": [p for n, p in rest if "covariates" in n]},
+    ]
+    generator = torch.optim.Adam(groups, 1e-3)
+    weights = LossWeights(
+        lambda_geo=3.0, lambda_paired=5.0, lambda_anchor=plan.get("lambda_anchor", 5.0)
+    )
+    for step in range(2):
+        if "lr_schedule" in plan:
+            for group in adversary.param_groups + generator.param_groups:
+                group["lr"] = 1e-3 * (1 + np.cos(np.pi * step / 2)) / 2
+        z = start.embed(dataset[step])
+        for _ in range(5):
+            fixed = {m: v.detach() for m, v in z.items()}
+            adversary.zero_grad()
+            sum(start.discriminator_loss(fixed, pair) for pair in start.pairs).backward()
+            adversary.step()
+        generator.zero_grad()
+        start.loss(dataset[step], z, weights, plan.get("n_neighbors", 30)).loss.backward()
+        if not plan:
+            nn.utils.clip_grad_norm_([p for _, p in rest], 5.0)
+        generator.step()
+    for (name, one), two in zip(model.module.named_parameters(), start.parameters(), strict=True):
+        torch.testing.assert_close(one.cpu(), two, msg=lambda m, name=name: f"{name}: {m}")
+
+
+class Rates(Callback):
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        rates = {g["lr"] for o in trainer.optimizers for g in o.param_groups}
+        assert len(rates) == 1
+        self.rates += rates
+
+
+@pytest.mark.parametrize(("schedule", "n"), [("constant", 3), ("cosine", 102)])
+def test_learning_rate_and_number_of_steps(schedule: str, n: int) -> None:
+    """The last epoch of the history may be shorter than 100 steps."""
+    model, callback = small(), Rates()
+    plan = {"lr": 2e-3, "lr_schedule": schedule}
+    model.train(max_steps=n, plan_kwargs=plan, callbacks=[callback], **QUIET | {"batch_size": 4})
+    assert len(callback.rates) == n
+    assert len(model.history["objective_train"]) == -(-n // 100)
+    share = (1 + np.cos(np.pi * np.arange(n) / n)) / 2
+    np.testing.assert_allclose(callback.rates, 2e-3 * (share if schedule == "cosine" else 1.0))
+
+
+OPTIONS = {
+    "no rotation": ({"n_components": None}, {}),
+    "rotation": ({"n_components": 5}, {}),
+    "start of the reference": ({"start": "normal"}, {}),
+    "deep discriminator": ({"n_layers_discriminator": 3}, {}),
+    "no adversary": ({}, {"lambda_gan": 0.0}),
+    "no anchors": ({}, {"lambda_anchor": 0.0}),
+    "no limit, cosine": ({}, {"gradient_clip": None, "lr_schedule": "cosine"}),
+    "one discriminator step": ({}, {"n_discriminator_steps": 1, "weight_decay": 0.0}),
+}
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_options_train(case: str, accelerator: str) -> None:
+    options, plan = OPTIONS[case]
+    mdata = linked_mosaic()
+    mdata.obs["age"] = np.arange(60) / 10
+    covariates = {
+        "batch_key": "batch",
+        "categorical_covariate_keys": ["group"],
+        "continuous_covariate_keys": ["age"],
+    }
+    model = small(mdata, covariates, **options)
+    model.train(max_steps=2, plan_kwargs=plan, **QUIET | {"accelerator": accelerator})
+    assert np.isfinite(model.get_latent_representation()).all()
+    assert np.isfinite(model.impute("adt").X).all()
+    assert ("discriminator_rna_adt_train" in model.history) == ("lambda_gan" not in plan)
+
+
+def test_published_settings() -> None:
+    """What the paper and its reference state, word for word."""
+    preset = SCMODAL.presets["published"]
+    model = small(**preset["model"])
+    model.train(**preset["train"] | {"max_steps": 2} | QUIET)
+    net = model.module
+    assert net.n_latent == 20
+    assert [net.encoders["rna"].hidden[0].out_features, len(net.encoders["rna"].hidden)] == [
+        512,
+        1,
+    ]
+    shapes = [layer.out_features for layer in net.discriminators["rna_adt"].hidden]
+    assert shapes == [512, 512]
+    assert not net.input("rna").is_rotated
+    assert preset["train"]["max_steps"] == 10_000
+    assert preset["train"]["batch_size"] == 500
+    plan = SCMODALTrainingPlan(net, **preset["train"]["plan_kwargs"])
+    assert plan.weights == LossWeights(1.0, 10.0, 10.0, 1.0, 10.0, 0.0)
+    assert (plan.lr, plan.weight_decay, plan.n_neighbors) == (1e-3, 1e-3, 30)
+    assert (plan.n_discriminator_steps, plan.gradient_clip) == (5, 5.0)
+    assert np.isfinite(model.get_latent_representation()).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("n_components", [100, None])
+def test_steps_on_a_gpu(monkeypatch, precision: str, n_components: int | None) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    monkeypatch.setattr("cantata.model.scmodal._input.MAX_CACHED", 8)
+    model = small(setup={"batch_key": "batch"}, n_components=n_components)
+    for _ in range(2):
+        model.train(max_steps=3, **QUIET | {"accelerator": "gpu"}, precision=precision)
+    assert np.isfinite(model.get_latent_representation()).all()
+    assert np.isfinite(model.impute("adt", source="rna", n_anchors=2).X).all()
+
+
+@pytest.mark.parametrize("case", [{}, {"lambda_gan": 0.0, "lambda_paired": 1.0}])
+def test_bf16_on_the_processor(case: dict) -> None:
+    model = small(setup={"batch_key": "batch"})
+    model.train(
+        max_steps=3,
+        use_paired="lambda_paired" in case,
+        plan_kwargs=case,
+        precision="bf16-mixed",
+        **QUIET,
+    )
+    assert np.isfinite(model.get_latent_representation()).all()
+    assert np.isfinite(model.history["objective_train"].to_numpy(dtype=float)).all()
+
+
+def test_bf16_is_close_to_single_precision() -> None:
+    values = []
+    for precision in ("32-true", "bf16-mixed"):
+        scvi.settings.seed = 2
+        model = small()
+        model.train(max_steps=5, precision=precision, **QUIET)
+        values.append(float(model.history["objective_train"].iloc[0, 0]))
+    assert values[0] != values[1]
+    assert values[1] == pytest.approx(values[0], rel=0.02)
+
+
+def test_nan_ends_training_with_advice() -> None:
+    model = small()
+    with torch.no_grad():
+        model.module.encoders["rna"].out.bias.fill_(torch.nan)
+    with pytest.raises(RuntimeError, match=r"became NaN.*learning rate"):
+        model.train(max_steps=2, **QUIET)
+
+
+# Known answers ----------------------------------------------------------------------------------
+
+
+def simulated(**arguments):
+    """Cells that have both modalities, which the model does not know."""
+    return cantata.datasets.simulate_mosaic(
+        n_features={"rna": 300, "adt": 60}, pairing="full", **arguments
+    )
+
+
+@pytest.mark.slow
+def test_known_answer_without_known_pairs() -> None:
+    """Linked features alone bring the two halves of cells together."""
+    mdata = simulated(n_cells=800, n_batches=1)
+    cantata.pp.link_features(mdata, "rna", "adt")
+    SCMODAL.setup_mudata(mdata)
+    model = SCMODAL(mdata)
+    rows = {m: mdata[m].obs_names.get_indexer(mdata.obs_names) for m in mdata.mod}
+    types = mdata.obs["cell_type"].to_numpy().astype(str)
+
+    def scores() -> tuple[float, float, float]:
+        x, y = (model.get_latent_representation(modality=m)[rows[m]] for m in ("rna", "adt"))
+        there = label_transfer_accuracy(x, types, y, types)
+        return foscttm(x, y), there, label_transfer_accuracy(y, types, x, types)
+
+    untrained = scores()
+    model.train(max_steps=250, batch_size=256, enable_progress_bar=False, accelerator="cpu")
+    closer, there, back = scores()
+    print("untrained", untrained, "trained", (closer, there, back))
+    assert untrained[0] > 0.4
+    assert closer < 0.2
+    assert min(there, back) > 0.6
+    imputed = model.impute("adt", source="rna").to_df()
+    hidden = mdata["adt"].to_df().loc[imputed.index]
+    r = [np.corrcoef(np.log1p(imputed[c]), np.log1p(hidden[c]))[0, 1] for c in hidden]
+    print("imputed", np.mean(r))
+    assert np.mean(r) > 0.25
+
+
+@pytest.mark.slow
+def test_a_batch_effect_is_removed_by_the_batch_covariate() -> None:
+    """In RNA the batches are shifted; what is left of it in the embedding of RNA."""
+    mdata = simulated(n_cells=800, n_batches=2, batch_effect=0.1)
+    rna = mdata["rna"]
+    shift = np.exp(np.random.default_rng(0).normal(0, 1.0, rna.n_vars))
+    second = (rna.obs["batch"] == "batch 2").to_numpy()
+    x = rna.X.toarray()
+    x[second] = np.random.default_rng(1).poisson(x[second] * shift)
+    x[:, 0] += 1
+    rna.X = x.astype(np.float32)
+    cantata.pp.link_features(mdata, "rna", "adt")
+    batch, types = rna.obs["batch"].astype(str), rna.obs["cell_type"].astype(str)
+    mixed = {}
+    for key in (None, "batch"):
+        scvi.settings.seed = 0
+        SCMODAL.setup_mudata(mdata, batch_key=key)
+        model = SCMODAL(mdata)
+        model.train(max_steps=250, batch_size=256, enable_progress_bar=False, accelerator="cpu")
+        z = model.get_latent_representation(modality="rna")
+        mixed[key] = silhouette_batch(z, batch, types)
+    print(mixed)
+    assert mixed["batch"] > mixed[None] + 0.05
