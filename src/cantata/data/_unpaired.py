@@ -44,6 +44,8 @@ class UnpairedDataset(Dataset):
         each pair, and so on, so that as large a part is always drawn from all rows.
     batch_size
         Rows of each modality.
+    first_step
+        Steps that were taken before step 0.
     seed
         Seed of the draws; ``scvi.settings.seed`` by default.
 
@@ -69,6 +71,7 @@ class UnpairedDataset(Dataset):
         *,
         paired: Mapping[tuple[str, str], np.ndarray] | None = None,
         batch_size: int = 500,
+        first_step: int = 0,
         seed: int | None = None,
     ) -> None:
         if batch_size < 1:
@@ -77,6 +80,7 @@ class UnpairedDataset(Dataset):
         self._rows = {name: np.asarray(own, dtype=np.int64) for name, own in rows.items()}
         self._paired = dict(paired or {})
         self._batch_size = batch_size
+        self._first_step = first_step
         self._seed = (settings.seed or 0) if seed is None else seed
         n_before: Counter[str] = Counter()
         self._parts = {}
@@ -87,7 +91,7 @@ class UnpairedDataset(Dataset):
 
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
         """Minibatch of a step."""
-        rng = np.random.default_rng((self._seed, step))
+        rng = np.random.default_rng((self._seed, self._first_step + step))
         drawn = {
             name: own[rng.integers(len(own), size=self._batch_size)]
             for name, own in self._rows.items()

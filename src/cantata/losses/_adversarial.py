@@ -9,9 +9,6 @@ from torch.nn.functional import softplus
 if TYPE_CHECKING:
     from torch import Tensor
 
-MAX_LOGIT = 50.0
-"""Logits are limited to this size."""
-
 
 def pair_discriminator_loss(logits_a: Tensor, logits_b: Tensor) -> Tensor:
     """Cross-entropy of telling the cells of modality a from those of b.
@@ -34,5 +31,4 @@ def pair_discriminator_loss(logits_a: Tensor, logits_b: Tensor) -> Tensor:
     >>> pair_discriminator_loss(torch.zeros(3), torch.zeros(2))
     tensor(1.3863)
     """
-    of_a = softplus(-logits_a.clamp(-MAX_LOGIT, MAX_LOGIT)).mean()
-    return of_a + softplus(logits_b.clamp(-MAX_LOGIT, MAX_LOGIT)).mean()
+    return softplus(-logits_a).mean() + softplus(logits_b).mean()

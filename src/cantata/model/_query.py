@@ -81,8 +81,8 @@ class QueryMixin:
         reference_model
             Trained model, or the directory that one was saved to.
         freeze
-            Let training change what belongs to batches and covariates alone; embeddings then stay
-            those of the reference.
+            Let training change what belongs to batches and covariates alone; embeddings of known
+            batches then stay those of the reference.
 
         Returns
         -------
@@ -114,6 +114,7 @@ class QueryMixin:
         if freeze:
             model.module.freeze_all_but_covariates()
         model.is_trained_ = reference.is_trained_
+        model.history_ = {key: table.copy() for key, table in (reference.history or {}).items()}
         return model
 
 

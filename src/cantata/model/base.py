@@ -68,6 +68,8 @@ class MosaicModelClass(QueryMixin, UnsupervisedTrainingMixin, BaseModelClass):
 
     method: str
     """Name in the keys of results, e.g. ``"clue"``."""
+    _reads_reps = True
+    """Whether encoders can read representations, and labels are used."""
     _data_loader_cls = MosaicLoader
     _data_splitter_cls = MosaicSplitter
 
@@ -144,6 +146,9 @@ class MosaicModelClass(QueryMixin, UnsupervisedTrainingMixin, BaseModelClass):
         setup_method_args = cls._get_setup_method_args(**locals())
         is_query = kwargs.get("source_registry") is not None
         names = check_modalities(mdata, modalities, allow_empty=is_query)
+        if not cls._reads_reps:
+            cls._refuse_unused(reps=reps, labels_key=labels_key)
+            reps = {}
         check_mapping("layers", layers or {}, names)
         check_mapping("reps", reps or {}, names)
         arguments: dict[str, Any] = {
@@ -173,6 +178,13 @@ class MosaicModelClass(QueryMixin, UnsupervisedTrainingMixin, BaseModelClass):
                 f"{cls.__name__} does not use links between features; leave out pairs."
             )
         return None
+
+    @classmethod
+    def _refuse_unused(cls, **arguments: Any) -> None:
+        """Refuse arguments that the model would ignore."""
+        for name, value in arguments.items():
+            if value:
+                raise ValueError(f"{cls.__name__} has no use for {name}; leave it out.")
 
     # What was registered ------------------------------------------------------------------------
 
@@ -334,7 +346,7 @@ class MosaicModelClass(QueryMixin, UnsupervisedTrainingMixin, BaseModelClass):
         for name, adata in filled.items():
             target.obsm[_keys.imputed(self.method, name)] = adata.X
         record = dict(target.uns.get(_keys.UNS, {}))
-        record[self.method] = {
+        record[self.method] = dict(record.get(self.method, {})) | {
             "version": version("cantata"),
             "seed": -1 if settings.seed is None else int(settings.seed),
             "parameters": _plain(self.init_params_["non_kwargs"]),

@@ -4,6 +4,7 @@ from cantata.pp._annotation import read_annotation
 from cantata.pp._drop_empty import drop_empty
 from cantata.pp._gene_activity import gene_activity
 from cantata.pp._genomic_links import peak_gene_links
+from cantata.pp._link_edges import link_table
 from cantata.pp._link_features import link_features
 from cantata.pp._link_report import LinkReport
 from cantata.pp._pairing_report import PairingReport, pairing_report
@@ -15,6 +16,7 @@ __all__ = [
     "drop_empty",
     "gene_activity",
     "link_features",
+    "link_table",
     "pairing_report",
     "peak_gene_links",
     "preprocess",

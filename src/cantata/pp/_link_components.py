@@ -1,4 +1,4 @@
-"""Joint principal components of the linked features of two modalities."""
+"""Directions of linked features that two modalities have in common."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import linalg
-from scipy.sparse.linalg import svds
+from scipy.sparse.linalg import LinearOperator, eigsh
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,43 +17,58 @@ SAMPLE = 20_000
 """Components are fitted on at most so many cells of a modality."""
 
 LARGEST = 3000
-"""Up to so many links a covariance matrix is made; more are decomposed cell by cell."""
+"""Up to so many links covariance matrices are made; beyond, they are only multiplied with."""
 
 ENTRIES = 2**26
 """Largest number of z-scores (cells x links) of a modality that are held at once."""
 
+SMALLEST = 1e-3
+"""Shared directions with an eigenvalue below this fraction of the largest are left out."""
 
-def joint_axes(a: Scaled, b: Scaled, n_comps: int) -> np.ndarray:
-    """Leading eigenvectors of the mean of two modalities' covariance matrices.
+LEAST = 3
+"""So many shared directions are kept in any case."""
 
-    Both modalities have z-scores of the same links in the same columns. Principal components of
-    their stacked cells (Wang et al. 2025, scMODAL) are the same where both have equally many
-    cells; here both count the same whatever their sizes.
+
+def joint_axes(a: Scaled, b: Scaled, n_comps: int, *, shared: bool) -> np.ndarray:
+    r"""Leading joint directions of two modalities' linked features.
+
+    Both modalities have z-scores of the same links in the same columns, with covariance matrices
+    :math:`A` and :math:`B`. Eigenvectors of :math:`(A + B) / 2` are the principal components of
+    the stacked cells, where both modalities have equally many (Wang et al. 2025, scMODAL); here
+    both count the same whatever their sizes. Eigenvectors of :math:`(AB + BA) / 2` are directions
+    in which both vary: what only one of them shows, its noise for example, is small there.
 
     Parameters
     ----------
     a, b
         Z-scores of the linked features.
     n_comps
-        Number of components, less than that of the links.
+        Largest number of directions, at most that of the links.
+    shared
+        Take :math:`(AB + BA) / 2`, and only eigenvalues above a thousandth of the largest (three
+        at least).
 
     Returns
     -------
-    float32 array (links, components); the largest entry of each column is positive.
+    Orthonormal float32 array (links, directions); the largest entry of each column is positive.
     """
     n_links = a.order.size
     if n_links <= LARGEST:
-        covariance = _covariance(a) + _covariance(b)
-        _, axes = linalg.eigh(covariance, subset_by_index=[n_links - n_comps, n_links - 1])
-        axes = axes[:, ::-1]
+        left, right = _covariance(a), _covariance(b)
+        joint = left @ right if shared else (left + right) / 2
+        values, axes = linalg.eigh(
+            (joint + joint.T) / 2, subset_by_index=[n_links - n_comps, n_links - 1]
+        )
     else:
         most = max(ENTRIES // n_links, n_comps + 1)
-        scores = np.vstack([_stacked(side, most) for side in (a, b)])
-        start = np.random.default_rng(0).standard_normal(min(scores.shape))
-        _, values, rows = svds(scores, k=n_comps, v0=start.astype(np.float32))
-        axes = rows[np.argsort(-values)].T
-    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(n_comps)])
-    return axes.astype(np.float32)
+        values, axes = _decompose(_stacked(a, most), _stacked(b, most), n_comps, shared=shared)
+    order = np.argsort(-values)
+    values, axes = values[order], axes[:, order]
+    if shared:
+        kept = max(int((values > SMALLEST * values[0]).sum()), min(LEAST, n_comps))
+        axes = axes[:, :kept]
+    signs = np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
+    return (axes * signs).astype(np.float32)
 
 
 def sample_cells(n_cells: int, most: int) -> np.ndarray:
@@ -79,5 +94,25 @@ def _covariance(side: Scaled) -> np.ndarray:
 
 
 def _stacked(side: Scaled, most: int) -> np.ndarray:
+    """Rows whose inner products of columns are the covariances."""
     scores = np.vstack(list(_sampled(side, most)))
     return scores / np.float32(np.sqrt(len(scores)))
+
+
+def _decompose(
+    a: np.ndarray, b: np.ndarray, n_comps: int, *, shared: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    def times(rows: np.ndarray, vector: np.ndarray) -> np.ndarray:
+        return rows.T @ (rows @ vector)
+
+    def joint(vector: np.ndarray) -> np.ndarray:
+        vector = vector.astype(np.float32).ravel()
+        left, right = times(a, vector), times(b, vector)
+        if shared:
+            left, right = times(b, left), times(a, right)
+        return (left + right) / 2
+
+    n_links = a.shape[1]
+    operator = LinearOperator((n_links, n_links), matvec=joint, dtype=np.float32)
+    start = np.random.default_rng(0).standard_normal(n_links).astype(np.float32)
+    return eigsh(operator, k=n_comps, which="LA", v0=start, tol=1e-4)

@@ -48,13 +48,18 @@ class LinkReport:
     repeated
         Features of each modality with several links; they fill several columns.
     transforms
-        How each modality was transformed: ``"log1p"``, ``"arcsinh"`` or ``"none"``.
+        How each modality was transformed: ``"log1p"``, ``"clr"``, ``"arcsinh"`` or ``"none"``.
     targets
         Total to which the linked counts of each modality were scaled; 0 where they were not.
     smoothed
         Whether each modality was smoothed.
+    centered
+        Whether each cell's mean over the links was subtracted.
     n_comps
         Number of joint components; 0 where the matrices have one column per link.
+    n_directions
+        Number of directions that the rows of both matrices span: that of the links, or less where
+        only shared ones are kept.
     n_paired
         Number of cells with both modalities on which correlations were taken.
 
@@ -83,7 +88,9 @@ class LinkReport:
     transforms: Mapping[str, str]
     targets: Mapping[str, float]
     smoothed: Mapping[str, bool]
+    centered: bool
     n_comps: int
+    n_directions: int
     n_paired: int
 
     @property
@@ -100,6 +107,18 @@ class LinkReport:
     def chance(self) -> float | None:
         """Median correlation of the two ends with shuffled cells; None as for agreement."""
         return self._median("shuffled")
+
+    @property
+    def summary(self) -> str:
+        """One sentence."""
+        a, b = self.modalities
+        text = (
+            f"{self.n_links} links of {a!r} and {b!r}; {len(self.unlinked[a])} and "
+            f"{len(self.unlinked[b])} of their features have none"
+        )
+        if self.agreement is not None:
+            text += f"; median correlation {self.agreement:.3f}, shuffled {self.chance:.3f}"
+        return text + "."
 
     def _median(self, column: str) -> float | None:
         return float(self.links[column].median()) if column in self.links else None
@@ -128,6 +147,10 @@ class LinkReport:
             if self.n_comps
             else f"{self.n_links:,} columns, one per link"
         )
+        if not self.n_comps and self.n_directions < self.n_links:
+            width += f", along {self.n_directions} directions that both share"
+        if self.centered:
+            width += ", each cell centred"
         lines.append(("matrices", width))
         if self.agreement is not None:
             text = f"median correlation {self.agreement:.3f}"

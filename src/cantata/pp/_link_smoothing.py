@@ -8,12 +8,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from cantata.pp._components import fit_pca, project
+from cantata.pp._components import Components, fit_lsi, fit_pca, project
 from cantata.pp._link_components import SAMPLE, sample_cells
 from cantata.pp._link_matrices import row_blocks
-from cantata.pp._normalise import RNA_TOTAL, normalise, normalise_by, variable_genes
+from cantata.pp._normalise import (
+    RNA_TOTAL,
+    feature_statistics,
+    normalise,
+    normalise_by,
+    target_total,
+    variable_genes,
+)
 
 if TYPE_CHECKING:
+    from cantata.pp._kinds import Kind
     from cantata.pp._link_matrices import Linked
 
 N_COMPONENTS = 30
@@ -38,7 +46,7 @@ class Smoother:
         return self.scores[rows].astype(np.float64) @ self.weights
 
 
-def fit_smoother(linked: Linked, matrix: Any) -> Smoother:
+def fit_smoother(linked: Linked, matrix: Any, *, chromatin: bool = False) -> Smoother:
     """Regress linked features on the leading principal components of all features.
 
     Parameters
@@ -49,30 +57,44 @@ def fit_smoother(linked: Linked, matrix: Any) -> Smoother:
         All features of the modality, cells x features. Counts (those that `linked` scales and
         logs) are scaled to 10,000 per cell, log1p; other values are taken as they are.
 
+    chromatin
+        Use latent semantic components in place of principal ones.
+
     Returns
     -------
     The regression, fitted on all cells; components are fitted on at most 20,000.
     """
-    counts = linked.transform == "log1p"
     n_cells, n_features = matrix.shape
     rows = sample_cells(n_cells, SAMPLE)
     sample = _take(matrix, rows)
-    used = np.ones(n_features, dtype=bool)
-    normalised = sample
-    if counts:
-        normalised = normalise("rna", sample, RNA_TOTAL)
-        used = variable_genes(linked.name, sample, normalised, None, N_VARIABLE)
-    components = fit_pca(linked.name, normalised, used, N_COMPONENTS)
+    kind: Kind | None = "atac" if chromatin else "rna" if linked.transform == "log1p" else None
+    total = RNA_TOTAL
+    if chromatin:
+        total = target_total("atac", sample)
+    normalised = sample if kind is None else normalise(kind, sample, total)
+    statistics = np.zeros(n_features) if kind is None else feature_statistics(kind, sample)
+    components = _fit_components(linked.name, kind, sample, normalised, statistics)
     scores = np.ones((n_cells, components.loadings.shape[1] + 1), dtype=np.float32)
     if rows.size == n_cells:
         scores[:, :-1] = project(components, normalised)
     else:
         everything = np.ones(n_features, dtype=bool)
         for place, block in row_blocks(matrix, n_cells):
-            if counts:
-                block = normalise_by("rna", block, np.zeros(n_features), RNA_TOTAL, everything)
+            if kind is not None:
+                block = normalise_by(kind, block, statistics, total, everything)
             scores[place, :-1] = project(components, block)
     return Smoother(scores, _regress(scores, linked))
+
+
+def _fit_components(
+    name: str, kind: Kind | None, sample: Any, normalised: Any, statistics: np.ndarray
+) -> Components:
+    if kind == "atac":
+        return fit_lsi(name, normalised, statistics > 0, N_COMPONENTS)
+    used = np.ones(normalised.shape[1], dtype=bool)
+    if kind == "rna":
+        used = variable_genes(name, sample, normalised, None, N_VARIABLE)
+    return fit_pca(name, normalised, used, N_COMPONENTS)
 
 
 def _take(matrix: Any, rows: np.ndarray) -> Any:

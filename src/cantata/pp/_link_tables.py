@@ -158,7 +158,7 @@ def links_by_table(mdata: MuData, a: str, b: str, links: pd.DataFrame) -> pd.Dat
     a, b
         Modalities of the columns ``source`` and ``target``.
     links
-        Table with these columns and optionally ``weight``.
+        Table with these columns, or ``gene`` and ``peak``, and optionally ``weight``.
 
     Returns
     -------
@@ -177,6 +177,7 @@ def links_by_table(mdata: MuData, a: str, b: str, links: pd.DataFrame) -> pd.Dat
             f"links is a {type(links).__name__}; give a DataFrame with the columns 'source' "
             f"(features of {a!r}), 'target' (features of {b!r}) and optionally 'weight'."
         )
+    links = _as_links(mdata[a].var_names, links)
     if not {"source", "target"} <= set(links.columns) or links.empty:
         raise ValueError(
             f"links has {len(links)} rows and the columns {list(links.columns)}; needed are "
@@ -210,6 +211,15 @@ def links_by_table(mdata: MuData, a: str, b: str, links: pd.DataFrame) -> pd.Dat
     table = table[known].sort_values("weight", ascending=False, kind="stable")
     table = table.drop_duplicates(["source_index", "target_index"]).sort_index()
     return _named(table, left.to_numpy(), right.to_numpy())
+
+
+def _as_links(left: pd.Index, links: pd.DataFrame) -> pd.DataFrame:
+    """A table of genes and peaks with the columns ``source`` and ``target``."""
+    if "source" in links or not {"gene", "peak"} <= set(links.columns):
+        return links
+    genes_first = bool(links["gene"].astype(str).isin(left).any())
+    names = ("source", "target") if genes_first else ("target", "source")
+    return links.rename(columns=dict(zip(("gene", "peak"), names, strict=True)))
 
 
 def _weights(links: pd.DataFrame) -> np.ndarray:

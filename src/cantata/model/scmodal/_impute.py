@@ -142,7 +142,7 @@ class ImputeMixin(ImputeTargets):
         return writer.finish()
 
     def _library_sizes(
-        self, modality: str, choice: float | np.ndarray | None, n: int
+        self, modality: str, choice: float | np.ndarray | str | None, n: int
     ) -> LibrarySize | None:
         """The user's choice of library sizes, where the transform has a use for it."""
         if choice is None:

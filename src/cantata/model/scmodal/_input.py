@@ -48,8 +48,10 @@ def resolve_transforms(
     transforms: str | Mapping[str, str | None] | None,
     modalities: Mapping[str, AnnData],
     stats: Mapping[str, MatrixStats],
+    *,
+    rotates: bool = True,
 ) -> dict[str, Transform]:
-    """Transform of every modality.
+    """Transform of every modality; without rotation ``"log1p"`` of chromatin too.
 
     Raises
     ------
@@ -67,7 +69,9 @@ def resolve_transforms(
         wanted = named.get(name, default)
         if wanted == "auto":
             counts = not (stats[name].n_negative or stats[name].n_noninteger)
-            resolved[name] = OF_KIND[kind_of(name, adata)] if counts else "identity"
+            kind = kind_of(name, adata)
+            kind = "rna" if kind == "atac" and not rotates else kind
+            resolved[name] = OF_KIND[kind] if counts else "identity"
         else:
             resolved[name] = _known(name, "identity" if wanted is None else str(wanted))
         if resolved[name] in ("log1p", "clr", "tfidf") and stats[name].n_negative:

@@ -18,7 +18,7 @@ from cantata.model.scmodal._links import check_matrices, resolve_pairs
 from cantata.model.scmodal._module import SCMODALModule
 from cantata.model.scmodal._plan import SCMODALTrainingPlan
 from cantata.model.scmodal._presets import PRESETS
-from cantata.model.scmodal._training import known_pairs, readers_of
+from cantata.model.scmodal._training import anchor_factors, known_pairs, readers_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -87,6 +87,7 @@ class SCMODAL(ImputeMixin, MosaicModelClass):
     """
 
     method = "scmodal"
+    _reads_reps = False
     presets: ClassVar = PRESETS
     """Published settings: ``SCMODAL(mdata, **presets["published"]["model"])`` and
     ``model.train(**presets["published"]["train"])``."""
@@ -118,6 +119,7 @@ class SCMODAL(ImputeMixin, MosaicModelClass):
             transforms,
             {name: mdata[name] for name in self.modalities},
             self.adata_manager.matrix_stats,
+            rotates=n_components is not None,
         )
         n_features = {name: len(self.feature_names(name)) for name in self.modalities}
         check_components(resolved, n_features, n_components)
@@ -140,6 +142,7 @@ class SCMODAL(ImputeMixin, MosaicModelClass):
             **self.init_params_["non_kwargs"] | {"transforms": resolved},
         )
         self.has_inputs_ = False
+        self.n_steps_ = 0
         self.measured_batches_ = measured_batches(
             self.adata_manager, self.modalities, self.module.n_batch
         )
@@ -229,6 +232,7 @@ class SCMODAL(ImputeMixin, MosaicModelClass):
             plan.setdefault("lambda_paired", 5.0)
         elif plan.get("lambda_paired"):
             raise ValueError("lambda_paired needs train(use_paired=True).")
+        self.module.anchor_factors = anchor_factors(self, given="lambda_anchor" in plan)
         training_plan = self._training_plan_cls(self.module, **plan)
         _compat.keep_thread_limit()
         self._fit_inputs()
@@ -238,6 +242,7 @@ class SCMODAL(ImputeMixin, MosaicModelClass):
             {name: np.arange(self.adata[name].n_obs) for name in present},
             paired=paired,
             batch_size=batch_size,
+            first_step=self.n_steps_,
         )
         kwargs.setdefault("log_every_n_steps", 1)
         kwargs.setdefault("checkpointing_monitor", "train_loss")
@@ -255,6 +260,7 @@ class SCMODAL(ImputeMixin, MosaicModelClass):
         )
         self.module.train()
         runner()
+        self.n_steps_ += steps
 
     def _fit_inputs(self) -> None:
         """Standardisation and components, once."""

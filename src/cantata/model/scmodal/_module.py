@@ -47,7 +47,8 @@ class LossWeights:
     lambda_cycle: float = 10.0
     """Latent cycle, second part of eq. 2; the paper weighs both parts by lambda_AE."""
     lambda_anchor: float = 5.0
-    """Anchors on linked features, eq. 3, as a mean over pairs."""
+    """Anchors on linked features, eq. 3, as a mean over pairs; ten times as much for a pair whose
+    linked features are joint components of many links, which are the better guide."""
     lambda_geo: float = 10.0
     """Geometry, eq. 6."""
     lambda_paired: float = 0.0
@@ -119,6 +120,7 @@ class SCMODALModule(BaseModuleClass):
         self.n_batch = n_categories[0] if has_batch and n_categories else 1
         self.pairs: list[Pair] = [(first, second) for first, second in pairs]
         self.n_latent = n_latent
+        self.anchor_factors = dict.fromkeys(map(pair_name, self.pairs), 1.0)
         self.inputs = nn.ModuleDict()
         self.encoders = nn.ModuleDict()
         self.decoders = nn.ModuleDict()
@@ -280,7 +282,8 @@ class SCMODALModule(BaseModuleClass):
                 anchors = mutual_neighbors(a, b, n_neighbors)
                 terms[f"anchor_{label}"] = anchor_loss(first, second, anchors)
                 terms[f"n_anchors_{label}"] = anchors.sum().float()
-                total = total + weights.lambda_anchor * terms[f"anchor_{label}"]
+                weight = weights.lambda_anchor * self.anchor_factors[label]
+                total = total + weight * terms[f"anchor_{label}"]
             if weights.lambda_paired:
                 same = batch[paired_key(*pair)]
                 terms[f"paired_{label}"] = paired_loss(first[same[0]], second[same[1]])

@@ -65,7 +65,7 @@ class SCMODALTrainingPlan(MosaicTrainingPlan):
         lr_schedule: Literal["constant", "cosine"] = "constant",
         weight_decay: float = 1e-3,
         n_discriminator_steps: int = 2,
-        n_neighbors: int = 30,
+        n_neighbors: int = 15,
         gradient_clip: float | None = 5.0,
         max_steps: int | None = None,
         **lambdas: float,
@@ -88,7 +88,8 @@ class SCMODALTrainingPlan(MosaicTrainingPlan):
         """One optimiser for encoders and decoders, one for the discriminators."""
         adversaries = list(self.module.discriminators.parameters())
         ids = {id(p) for p in adversaries}
-        networks, covariates = [], []
+        networks: list[torch.nn.Parameter] = []
+        covariates: list[torch.nn.Parameter] = []
         for name, parameter in self.module.named_parameters():
             if id(parameter) not in ids and parameter.requires_grad:
                 (covariates if ".covariates." in name else networks).append(parameter)

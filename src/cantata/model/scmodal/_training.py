@@ -6,18 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cantata import _keys
 from cantata.data import row_table
 from cantata.data._dataset import BATCH, CATEGORICAL, CONTINUOUS
 from cantata.data._fields import MosaicObsField
 from cantata.data._rows import row_reader
 from cantata.model.scmodal._input import training_reader
 from cantata.model.scmodal._links import Pair, linked_matrix
-from cantata.model.scmodal._module import covariates_key, linked_key
+from cantata.model.scmodal._module import covariates_key, linked_key, pair_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cantata.data._rows import RowReader
+
+JOINT_FACTOR = 10.0
+"""Weight of anchors on joint components, beside those on single links."""
 
 
 def readers_of(
@@ -46,6 +50,24 @@ def readers_of(
             linked = linked_matrix(model.adata, modality, other)
             readers[linked_key(modality, other)] = row_reader(linked)
     return readers | _covariate_readers(model, modality)
+
+
+def anchor_factors(model: Any, *, given: bool) -> dict[str, float]:
+    """How much more anchors of each pair weigh: 10 where they rest on joint components.
+
+    1 for all where the user has `given` their weight.
+
+    Components of hundreds of links tell much more than single links do, while profiles so shallow
+    that they need them are mostly noise, which the autoencoders would rather keep.
+    """
+    records = model.adata.uns.get(_keys.UNS, {}).get(_keys.LINKS, {})
+    factors = {}
+    for first, second in model.module.pairs:
+        ways = (_keys.link_record(first, second), _keys.link_record(second, first))
+        found = [records[way] for way in ways if way in records]
+        joint = not given and any(int(record.get("n_comps", 0)) > 0 for record in found)
+        factors[pair_name((first, second))] = JOINT_FACTOR if joint else 1.0
+    return factors
 
 
 def _covariate_readers(model: Any, modality: str) -> dict[str, RowReader]:
