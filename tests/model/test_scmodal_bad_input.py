@@ -188,7 +188,7 @@ MODEL = {
     ),
     "chromatin by feature": (
         chain,
-        {"n_components": None},
+        {"n_components": None, "transforms": {"atac": "tfidf"}},
         ValueError,
         r"'atac' has 9 features and n_components=None.*Give n_components.*'log1p'",
     ),

@@ -331,7 +331,7 @@ def test_training_is_the_loop_of_the_paper(plan: dict) -> None:
             sum(start.discriminator_loss(fixed, pair) for pair in start.pairs).backward()
             adversary.step()
         generator.zero_grad()
-        start.loss(dataset[step], z, weights, plan.get("n_neighbors", 30)).loss.backward()
+        start.loss(dataset[step], z, weights, plan.get("n_neighbors", 15)).loss.backward()
         if not plan:
             nn.utils.clip_grad_norm_([p for _, p in rest], 5.0)
         generator.step()
