@@ -9,6 +9,7 @@ from cantata.pp._link_features import link_features
 from cantata.pp._link_report import LinkReport
 from cantata.pp._pairing_report import PairingReport, pairing_report
 from cantata.pp._preprocess import preprocess
+from cantata.pp._suggest_links import suggest_links
 
 __all__ = [
     "LinkReport",
@@ -21,4 +22,5 @@ __all__ = [
     "peak_gene_links",
     "preprocess",
     "read_annotation",
+    "suggest_links",
 ]

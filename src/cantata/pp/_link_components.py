@@ -56,9 +56,7 @@ def joint_axes(a: Scaled, b: Scaled, n_comps: int, *, shared: bool) -> np.ndarra
     if n_links <= LARGEST:
         left, right = _covariance(a), _covariance(b)
         joint = left @ right if shared else (left + right) / 2
-        values, axes = linalg.eigh(
-            (joint + joint.T) / 2, subset_by_index=[n_links - n_comps, n_links - 1]
-        )
+        values, axes = _leading((joint + joint.T) / 2, n_comps)
     else:
         most = max(ENTRIES // n_links, n_comps + 1)
         values, axes = _decompose(_stacked(a, most), _stacked(b, most), n_comps, shared=shared)
@@ -99,6 +97,15 @@ def _stacked(side: Scaled, most: int) -> np.ndarray:
     return scores / np.float32(np.sqrt(len(scores)))
 
 
+def _leading(matrix: np.ndarray, n_comps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Largest eigenvalues of a symmetric matrix, and their eigenvectors."""
+    size = len(matrix)
+    if n_comps > size // 4:
+        return linalg.eigh(matrix, subset_by_index=[size - n_comps, size - 1])
+    start = np.random.default_rng(0).standard_normal(size)
+    return eigsh(matrix, k=n_comps, which="LA", v0=start)
+
+
 def _decompose(
     a: np.ndarray, b: np.ndarray, n_comps: int, *, shared: bool
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -114,5 +121,5 @@ def _decompose(
 
     n_links = a.shape[1]
     operator = LinearOperator((n_links, n_links), matvec=joint, dtype=np.float32)
-    start = np.random.default_rng(0).standard_normal(n_links).astype(np.float32)
+    start = np.random.default_rng(0).standard_normal((n_links,), dtype=np.float32)
     return eigsh(operator, k=n_comps, which="LA", v0=start, tol=1e-4)

@@ -25,8 +25,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mudata import MuData
+    from rich.progress import Progress
 
 logger = logging.getLogger(__name__)
+
+
+SHOWN = 1e8
+"""From so many entries (cells x features, of both modalities) on a progress bar is shown."""
 
 
 @dataclass(frozen=True)
@@ -183,27 +188,42 @@ def link_features(
         links = mdata.uns[links] if links in mdata.uns else _unknown_table(mdata, links)
     table = links_by_name(mdata, a, b) if links is None else links_by_table(mdata, a, b, links)
     links_made = table
-    table, matrices, gene_end = sum_peaks(mdata, a, b, links_made, options.matrices)
-    sides = [
-        read_linked(name, matrices[name], table[index], options.transforms[name])
-        for name, index in ((a, "source_index"), (b, "target_index"))
-    ]
-    left, right = set_targets(*sides)
-    table, constant = _split(table, left, right)
-    scaled = (
-        _scale(left, table["source_index"], table["weight"], options),
-        _scale(right, table["target_index"], table["weight"], options),
-    )
-    basis = _basis(*scaled, options)
-    arrays = scaled[0].array(basis.matrix), scaled[1].array(basis.matrix)
-    found, n_paired = link_agreement(mdata, table, *scaled)
+    with _progress(options) as progress:
+        steps = progress.add_task(f"Linking {a} with {b}", total=6)
+        table, matrices, gene_end = sum_peaks(mdata, a, b, links_made, options.matrices)
+        sides = [
+            read_linked(name, matrices[name], table[index], options.transforms[name])
+            for name, index in ((a, "source_index"), (b, "target_index"))
+        ]
+        left, right = set_targets(*sides)
+        table, constant = _split(table, left, right)
+        width = options.n_components(len(table))
+        progress.advance(steps)
+        first = _scale(left, table["source_index"], table["weight"], options, width)
+        progress.advance(steps)
+        second = _scale(right, table["target_index"], table["weight"], options, width)
+        progress.advance(steps)
+        basis = _basis(first, second, options, width)
+        progress.advance(steps)
+        arrays = first.array(basis.matrix), second.array(basis.matrix)
+        progress.advance(steps)
+        found, n_paired = link_agreement(mdata, table, first, second)
+        progress.advance(steps)
     used = table
     if gene_end is not None:
         used = links_made[links_made[gene_end].isin(table[gene_end])].reset_index(drop=True)
-    report = _report(mdata, table, used, constant, found, scaled, basis, n_paired)
+    report = _report(mdata, table, used, constant, found, (first, second), basis, n_paired)
     write_links(mdata, a, b, used, arrays, _settings(report, max_value))
     logger.info("%s", report.summary)
     return report
+
+
+def _progress(options: LinkOptions) -> Progress:
+    """A bar that shows where there is much to read."""
+    from rich.progress import Progress
+
+    entries = sum(np.prod(matrix.shape, dtype=float) for matrix in options.matrices.values())
+    return Progress(transient=True, disable=entries < SHOWN)
 
 
 def _unknown_table(mdata: MuData, key: str) -> NoReturn:
@@ -224,7 +244,10 @@ def _split(table: pd.DataFrame, left: Linked, right: Linked) -> tuple[pd.DataFra
             f"end that does not vary, e.g. {', '.join(names)}"
         )
         if kept.empty:
-            raise ValueError(f"{text}. None is left: give others with links=.")
+            raise ValueError(
+                f"{text}. None is left: give others with links=. (Counts of a single feature do "
+                "not vary when they are scaled to a total; see transforms.)"
+            )
         warnings.warn(f"{text}; they are left out.", UserWarning, stacklevel=3)
     if len(kept) < FEW:
         warnings.warn(
@@ -236,14 +259,16 @@ def _split(table: pd.DataFrame, left: Linked, right: Linked) -> tuple[pd.DataFra
     return kept, constant
 
 
-def _scale(side: Linked, index: pd.Series, weights: pd.Series, options: LinkOptions) -> Scaled:
+def _scale(
+    side: Linked, index: pd.Series, weights: pd.Series, options: LinkOptions, width: int
+) -> Scaled:
     n_links = len(index)
     if options.smooths(side.name, side.transform):
         chromatin = side.name in options.chromatin
         smoother = fit_smoother(side, options.matrices[side.name], chromatin=chromatin)
         side = replace(side, smoother=smoother)
     # joint components weigh features by how much of them is explained, single links do not
-    mean, sd = moments(side.measured() if options.n_components(n_links) else side.blocks())
+    mean, sd = moments(side.measured() if width else side.blocks())
     return Scaled(
         linked=side,
         mean=mean,
@@ -255,9 +280,8 @@ def _scale(side: Linked, index: pd.Series, weights: pd.Series, options: LinkOpti
     )
 
 
-def _basis(a: Scaled, b: Scaled, options: LinkOptions) -> Basis:
+def _basis(a: Scaled, b: Scaled, options: LinkOptions, width: int) -> Basis:
     n_links = a.order.size
-    width = options.n_components(n_links)
     smoothed = a.linked.smoother is not None or b.linked.smoother is not None
     shared = options.shares(n_links, smoothed=smoothed)
     if not (width or shared):

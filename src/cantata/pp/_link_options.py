@@ -36,7 +36,7 @@ class LinkOptions:
     """How each of the two modalities is treated."""
 
     matrices: dict[str, Any]
-    transforms: dict[str, Transform]
+    transforms: dict[str, str | None]
     smooth: dict[str, Switch]
     n_comps: int | Literal["auto"] | None
     center: Switch
@@ -88,7 +88,7 @@ def link_options(
     a: str,
     b: str,
     layers: Mapping[str, str | None] | None,
-    transforms: Mapping[str, Transform] | Transform,
+    transforms: Mapping[str, str | None] | str | None,
     n_comps: int | Literal["auto"] | None,
     smooth: Mapping[str, Switch] | Switch,
     max_value: float | None,
@@ -145,7 +145,7 @@ def _check_modalities(mdata: MuData, a: str, b: str) -> None:
 
 
 def _check_values(
-    transforms: Mapping[str, Transform],
+    transforms: Mapping[str, str | None],
     n_comps: int | Literal["auto"] | None,
     max_value: float | None,
 ) -> None:

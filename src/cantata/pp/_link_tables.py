@@ -124,19 +124,25 @@ def _some(features: Features) -> str:
 def _match(
     left: Sequence[tuple[str, ...]], right: Sequence[tuple[str, ...]]
 ) -> list[tuple[int, int]]:
-    """Pairs that share a key; a key that is not found as written is sought in any case."""
-    exact: dict[str, list[int]] = defaultdict(list)
-    folded: dict[str, list[int]] = defaultdict(list)
+    """Pairs that share a key as it is written; among the others, those that do in any case."""
+    pairs = _equal(left, right)
+    exact = {i for i, _ in pairs}, {j for _, j in pairs}
+    folded = [[tuple(key.casefold() for key in keys) for keys in side] for side in (left, right)]
+    for i, j in _equal(folded[0], folded[1]):
+        if i not in exact[0] and j not in exact[1]:
+            pairs.append((i, j))
+    return pairs
+
+
+def _equal(
+    left: Sequence[tuple[str, ...]], right: Sequence[tuple[str, ...]]
+) -> list[tuple[int, int]]:
+    holders: dict[str, list[int]] = defaultdict(list)
     for j, keys in enumerate(right):
         for key in dict.fromkeys(keys):
-            exact[key].append(j)
-            folded[key.casefold()].append(j)
-    pairs: dict[tuple[int, int], None] = {}
-    for i, keys in enumerate(left):
-        for key in keys:
-            for j in exact.get(key) or folded.get(key.casefold(), []):
-                pairs[i, j] = None
-    return list(pairs)
+            holders[key].append(j)
+    pairs = ((i, j) for i, keys in enumerate(left) for key in keys for j in holders.get(key, []))
+    return list(dict.fromkeys(pairs))
 
 
 def _named(table: pd.DataFrame, left: np.ndarray, right: np.ndarray) -> pd.DataFrame:

@@ -1,0 +1,239 @@
+"""A modality as :func:`cantata.pp.suggest_links` sees it: whitened components and metacells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from cantata.pp._components import fit_pca, moments, project
+from cantata.pp._link_components import SAMPLE, sample_cells
+from cantata.pp._link_matrices import COFACTOR, row_blocks
+from cantata.pp._normalise import RNA_TOTAL, log1p, row_sums, scale_rows
+
+N_COMPS = 20
+"""Largest number of principal components of a modality."""
+
+N_VARIABLE = 1000
+"""Number of most variable features that the components are made of."""
+
+SHARE = 0.8
+"""Share of the cells that a repeat uses."""
+
+LEAST_CELLS = 50
+"""Distributions of fewer cells say next to nothing."""
+
+LEAST_FEATURES = 4
+"""Components of fewer features can be matched in any way."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """Cells of one modality, in an order that does not depend on that of the data.
+
+    ``values`` are normalised (cells x features), ``mean`` and ``sd`` those of each feature;
+    ``features`` are the positions of the features in the modality. ``scores`` (cells, components)
+    are principal components, ``spread`` their standard deviations. ``depth`` is the logarithm of
+    the total of each cell, standardised.
+    """
+
+    name: str
+    features: np.ndarray
+    values: Any
+    mean: np.ndarray
+    sd: np.ndarray
+    scores: np.ndarray
+    spread: np.ndarray
+    depth: np.ndarray
+
+
+@dataclass(frozen=True)
+class Metacells:
+    """Groups of similar cells of a modality.
+
+    ``weights`` (groups,) are their shares of the cells, ``profiles`` (groups, features) mean
+    z-scores, ``whitened`` (groups, components) mean components of unit variance, ``depth``
+    (groups,) mean standardised log totals. ``cells`` (cells, components) are the components of
+    unit variance of the cells that were grouped, ``labels`` their groups.
+    """
+
+    weights: np.ndarray
+    profiles: np.ndarray
+    whitened: np.ndarray
+    depth: np.ndarray
+    cells: np.ndarray
+    labels: np.ndarray
+
+    def mean(self, values: np.ndarray) -> np.ndarray:
+        """Mean of some values (cells, anything) in each group."""
+        return _membership(self.labels, self.weights.size) @ values
+
+
+def read_side(
+    name: str, matrix: Any, transform: str | None, n_top_features: int, keep: np.ndarray
+) -> Side:
+    """Read a modality, normalise it and reduce it.
+
+    Parameters
+    ----------
+    name
+        Name of the modality, for errors.
+    matrix
+        Cells x features, in memory or on disk. Of more than 20,000 cells that many are drawn.
+    transform
+        ``"auto"`` (non-negative integers: ``"log1p"``, anything else: None), ``"log1p"`` (scaled
+        to 10,000 per cell, logarithm of 1 + x), ``"arcsinh"`` (of x / 5) or None.
+    n_top_features
+        So many most variable features are used.
+    keep
+        Positions of features that are used whatever their variance.
+
+    Raises
+    ------
+    ValueError
+        If values are not finite, or negative where they are to be logged, or there are too few
+        cells or features.
+    """
+    sample = _sample(matrix)
+    _check_finite(name, sample)
+    depth = row_sums(sample)
+    values = _transformed(name, sample, transform)
+    mean, sd = moments(values)
+    features = _variable(sd, n_top_features, keep)
+    if values.shape[0] < LEAST_CELLS or features.size < LEAST_FEATURES:
+        raise ValueError(
+            f"Modality {name!r} has {values.shape[0]} cells and {features.size} features that "
+            f"vary; suggesting links takes at least {LEAST_CELLS} cells and {LEAST_FEATURES} "
+            "features. Give links by hand."
+        )
+    used = np.zeros(sd.size, dtype=bool)
+    used[_variable(sd, N_VARIABLE, np.empty(0, dtype=np.int64))] = True
+    scores = _scores(name, values, used)
+    order = np.argsort(scores[:, 0], kind="stable")
+    scores, depth = scores[order], np.log1p(np.maximum(depth[order], 0))
+    return Side(
+        name=name,
+        features=features,
+        values=values[order][:, features],
+        mean=mean[features],
+        sd=sd[features],
+        scores=scores,
+        spread=scores.std(axis=0),
+        depth=(depth - depth.mean()) / (depth.std() or 1),
+    )
+
+
+def _sample(matrix: Any) -> Any:
+    """Rows in order, in memory, float; CSR if sparse."""
+    rows = sample_cells(matrix.shape[0], SAMPLE)
+    chosen = np.zeros(matrix.shape[0], dtype=bool)
+    chosen[rows] = True
+    parts = [block[chosen[place]] for place, block in row_blocks(matrix, matrix.shape[0])]
+    if sparse.issparse(parts[0]):
+        return sparse.vstack(parts, format="csr", dtype=np.float32)
+    return np.vstack(parts).astype(np.float64)
+
+
+def _check_finite(name: str, matrix: Any) -> None:
+    values = matrix.data if sparse.issparse(matrix) else matrix
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"Modality {name!r} has {np.sum(~np.isfinite(values))} NaN or infinite values. Cells "
+            "that were not measured are left out of the modality, not filled with NaN."
+        )
+
+
+def _transformed(name: str, matrix: Any, transform: str | None) -> Any:
+    values = matrix.data if sparse.issparse(matrix) else matrix
+    lowest = float(values.min(initial=0))
+    if transform == "auto":
+        counts = lowest >= 0 and bool(np.all(values == np.rint(values)))
+        transform = "log1p" if counts else None
+    if transform == "arcsinh":
+        return np.arcsinh(matrix / COFACTOR)
+    if transform is None:
+        return matrix
+    if lowest < 0:
+        raise ValueError(
+            f"Modality {name!r} has negative values (down to {lowest:.3g}), which 'log1p' cannot "
+            f"scale. Use transforms={{{name!r}: None}} or 'arcsinh', or name the layer of the "
+            "counts."
+        )
+    totals = row_sums(matrix)
+    factors = np.divide(RNA_TOTAL, totals, out=np.zeros_like(totals), where=totals > 0)
+    return log1p(scale_rows(matrix, factors))
+
+
+def _variable(sd: np.ndarray, n_top: int, keep: np.ndarray) -> np.ndarray:
+    """Sorted positions of the most variable features, and of those to be kept; none constant."""
+    most = np.argsort(-sd, kind="stable")[:n_top]
+    chosen = np.union1d(most, keep).astype(np.int64)
+    return chosen[sd[chosen] > 0]
+
+
+def _scores(name: str, values: Any, used: np.ndarray) -> np.ndarray:
+    """Principal components, each turned such that its longer tail is on the positive side."""
+    components = fit_pca(name, values, used, N_COMPS)
+    scores = project(components, values).astype(np.float64)
+    scores -= scores.mean(axis=0)
+    return scores * np.where((scores**3).mean(axis=0) < 0, -1.0, 1.0)
+
+
+def group_cells(side: Side, n_groups: int, rng: np.random.Generator) -> Metacells:
+    """Group a random share of the cells by k-means of their principal components.
+
+    The centres to start from are found by splitting the group with the largest scatter along
+    its principal axis until there are enough, so that they do not depend on the cells' order.
+    """
+    from sklearn.cluster import KMeans
+
+    n_cells = side.scores.shape[0]
+    rows = np.sort(rng.choice(n_cells, max(int(SHARE * n_cells), LEAST_CELLS), replace=False))
+    scores = side.scores[rows]
+    start = _split(scores, min(n_groups, rows.size // 5))
+    labels = KMeans(len(start), init=start, n_init=1, max_iter=50).fit(scores).labels_
+    labels = np.unique(labels, return_inverse=True)[1]
+    weights = np.bincount(labels) / rows.size
+    member = _membership(labels, weights.size)
+    values = member @ side.values[rows]
+    values = values.toarray() if sparse.issparse(values) else values
+    whitened = scores / side.spread
+    return Metacells(
+        weights=weights,
+        profiles=(values - side.mean) / side.sd,
+        whitened=member @ whitened,
+        depth=member @ side.depth[rows],
+        cells=whitened,
+        labels=labels,
+    )
+
+
+def _split(scores: np.ndarray, n_groups: int) -> np.ndarray:
+    """Centres (groups, components) of a divisive clustering along principal directions."""
+    groups = [np.arange(len(scores))]
+    scatter = [_scatter(scores)]
+    while len(groups) < n_groups:
+        largest = int(np.argmax(scatter))
+        rows = groups.pop(largest)
+        scatter.pop(largest)
+        centred = scores[rows] - scores[rows].mean(axis=0)
+        axis = np.linalg.eigh(centred.T @ centred)[1][:, -1]
+        above = centred @ axis > 0
+        for part in (rows[above], rows[~above]):
+            groups.append(part)
+            scatter.append(_scatter(scores[part]))
+    return np.stack([scores[rows].mean(axis=0) for rows in groups])
+
+
+def _scatter(scores: np.ndarray) -> float:
+    """Sum of squares about the mean."""
+    return float(((scores - scores.mean(axis=0)) ** 2).sum())
+
+
+def _membership(labels: np.ndarray, n_groups: int) -> sparse.csr_matrix:
+    """Matrix (groups, cells) that takes means over groups."""
+    shape = (n_groups, labels.size)
+    ones = sparse.csr_matrix((np.ones(labels.size), (labels, np.arange(labels.size))), shape=shape)
+    return sparse.diags(1 / np.bincount(labels, minlength=n_groups)) @ ones

@@ -1,0 +1,357 @@
+from __future__ import annotations
+
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from mosaics import mosaic
+from scipy import sparse
+
+import cantata
+from cantata.pp import suggest_links
+from cantata.pp._suggest_alignment import (
+    Known,
+    best_alignment,
+    couple,
+    cross_covariance,
+    link_distances,
+    refine,
+    squared_distances,
+    suggested,
+)
+from cantata.pp._suggest_sides import Metacells, group_cells, read_side
+from cantata.pp._suggest_starts import first_couplings
+
+FAST = {"n_repeats": 2}
+NONE = np.empty(0, dtype=np.int64)
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[mudata.MuData, pd.DataFrame]:
+    """Simulated RNA and protein of different cells, and the correlations in the same cells."""
+    full = cantata.datasets.simulate_mosaic(
+        1000,
+        n_features={"rna": 120, "adt": 24},
+        pairing={("rna", "adt"): 1.0},
+        n_batches=1,
+        batch_effect=0.0,
+        shuffle=False,
+        seed=3,
+    )
+    rna, adt = full["rna"], full["adt"]
+    logs = [np.log1p(m.X.toarray() / m.X.sum(axis=1) * 1e4) for m in (rna, adt)]
+    both = np.corrcoef(np.hstack(logs).T)[: rna.n_vars, rna.n_vars :]
+    mdata = mosaic({"rna": rna[::2].copy(), "adt": adt[1::2].copy()})
+    mdata.uns["truth"] = full.uns["truth"]
+    return mdata, pd.DataFrame(both, rna.var_names, adt.var_names)
+
+
+def known_links(mdata: mudata.MuData, n: int = 6) -> pd.DataFrame:
+    return mdata.uns["truth"]["links"][["source", "target"]].head(n)
+
+
+def true_correlation(truth: pd.DataFrame, links: pd.DataFrame) -> np.ndarray:
+    return truth.to_numpy()[
+        truth.index.get_indexer(links["source"]), truth.columns.get_indexer(links["target"])
+    ]
+
+
+def rebuilt(mdata: mudata.MuData, **parts: AnnData) -> mudata.MuData:
+    return mosaic({name: parts.get(name, mdata[name]).copy() for name in mdata.mod})
+
+
+def assert_same(left: pd.DataFrame, right: pd.DataFrame, atol: float = 0.0) -> None:
+    """The same pairs with the same scores, in any order among equals."""
+    merged = left.merge(right, on=["source", "target"], how="outer", suffixes=("", "_right"))
+    missing = merged[["score", "score_right"]].isna().any(axis=1)
+    assert not missing.any(), merged[missing]
+    np.testing.assert_allclose(merged["score"], merged["score_right"], atol=atol)
+    np.testing.assert_array_equal(merged["known"], merged["known_right"])
+
+
+def test_table_and_known_links(data) -> None:
+    mdata, _ = data
+    known = known_links(mdata)
+    links = suggest_links(mdata, "rna", "adt", known=known, **FAST)
+    assert list(links.columns) == ["source", "target", "score", "rank", "known"]
+    assert links["source"].isin(mdata["rna"].var_names).all()
+    assert links["target"].is_unique  # a known protein gets no other gene
+    np.testing.assert_array_equal(links["rank"], np.arange(1, len(links) + 1))
+    assert links["known"].tolist() == [True] * 6 + [False] * (len(links) - 6)
+    pairs = set(map(tuple, known.to_numpy()))
+    assert set(map(tuple, links.loc[links["known"], ["source", "target"]].to_numpy())) == pairs
+    for _, part in links.groupby("known"):
+        assert part["score"].is_monotonic_decreasing
+    assert (links.loc[~links["known"], "score"] > 0).all()
+
+
+def test_a_few_known_links_find_pairs_that_go_together(data) -> None:
+    mdata, truth = data
+    links = suggest_links(mdata, "rna", "adt", known=known_links(mdata), n_repeats=5)
+    new = links[~links["known"]]
+    found = true_correlation(truth, new)
+    ceiling = truth[new["target"]].max().mean()
+    assert ceiling > 0.25
+    assert abs(truth.to_numpy().mean()) < 0.02  # a random pair
+    assert found.mean() > 0.6 * ceiling
+    assert (found > 0.1).mean() > 0.7  # 0.23 of all pairs
+    half = len(new) // 2
+    assert found[:half].mean() > found[half:].mean() + 0.1  # the score tells
+
+
+def test_scores_are_low_where_nothing_can_be_told(data) -> None:
+    """Shuffling the values of each gene among cells takes all co-variation away."""
+    mdata, _ = data
+    rng = np.random.default_rng(0)
+    rna = mdata["rna"].copy()
+    rna.X = rng.permuted(rna.X.toarray(), axis=0)
+    links = suggest_links(rebuilt(mdata, rna=rna), "rna", "adt", n_repeats=3)
+    assert links["score"].max() < 0.3
+
+
+def test_pairing_is_never_used() -> None:
+    """Cells of both modalities, or cells of other names: the same result to the last digit."""
+    paired = cantata.datasets.simulate_mosaic(
+        400, n_features={"rna": 60, "adt": 12}, pairing={("rna", "adt"): 1.0}, seed=1
+    )
+    adt = paired["adt"].copy()
+    adt.obs_names = [f"other{i}" for i in range(adt.n_obs)]
+    links = suggest_links(paired, "rna", "adt", **FAST)
+    pd.testing.assert_frame_equal(
+        links, suggest_links(rebuilt(paired, adt=adt), "rna", "adt", **FAST)
+    )
+    order = np.random.default_rng(0).permutation(adt.n_obs)
+    shuffled = rebuilt(paired, adt=paired["adt"][order])
+    assert_same(links, suggest_links(shuffled, "rna", "adt", **FAST), atol=1e-3)
+
+
+@pytest.mark.parametrize("axis", ["cells", "features", "both modalities"])
+def test_order_does_not_matter(data, axis: str) -> None:
+    mdata, _ = data
+    rng = np.random.default_rng(5)
+    rna, adt = mdata["rna"], mdata["adt"]
+    if axis == "cells":
+        moved = rebuilt(mdata, rna=rna[rng.permutation(rna.n_obs)])
+    elif axis == "features":
+        moved = rebuilt(mdata, rna=rna[:, rng.permutation(rna.n_vars)])
+    else:
+        moved = mosaic({"adt": adt.copy(), "rna": rna.copy()})
+    known = known_links(mdata)
+    links = suggest_links(mdata, "rna", "adt", known=known, **FAST)
+    assert_same(links, suggest_links(moved, "rna", "adt", known=known, **FAST), atol=1e-3)
+
+
+def test_the_direction_only_swaps_the_columns(data) -> None:
+    mdata, _ = data
+    swap = {"source": "target", "target": "source"}
+    links = suggest_links(mdata, "rna", "adt", known=known_links(mdata), **FAST)
+    known = known_links(mdata).rename(columns=swap)
+    back = suggest_links(mdata, "adt", "rna", known=known, **FAST).rename(columns=swap)
+    pd.testing.assert_frame_equal(back[links.columns], links)
+
+
+def test_storage_does_not_matter_and_nothing_is_written(data) -> None:
+    mdata, _ = data
+    links = suggest_links(mdata, "rna", "adt", **FAST)
+    rna = mdata["rna"].copy()
+    rna.layers["counts"] = sparse.csc_matrix(rna.X)
+    rna.X = np.full(rna.shape, -1.0)
+    other = rebuilt(mdata, rna=rna)
+    keys = set(other.uns), set(other["rna"].obsm), set(other.varp)
+    again = suggest_links(other, "rna", "adt", layers={"rna": "counts"}, **FAST)
+    assert_same(links, again, atol=1e-3)
+    assert (set(other.uns), set(other["rna"].obsm), set(other.varp)) == keys
+    pd.testing.assert_frame_equal(links, suggest_links(mdata, "rna", "adt", **FAST))
+
+
+def test_the_seed_and_the_number_of_links(data) -> None:
+    mdata, _ = data
+    known = known_links(mdata, 2)
+    links = suggest_links(mdata, "rna", "adt", known=known, **FAST)
+    few = suggest_links(mdata, "rna", "adt", known=known, n_links=5, **FAST)
+    pd.testing.assert_frame_equal(few, links.head(5))
+    other = suggest_links(mdata, "rna", "adt", known=known, random_state=1, **FAST)
+    assert not np.allclose(links["score"].head(3), other["score"].head(3), atol=1e-6)
+
+
+def test_links_can_be_used(data) -> None:
+    mdata, _ = data
+    mdata = mdata.copy()
+    links = suggest_links(mdata, "rna", "adt", known=known_links(mdata), **FAST)
+    report = cantata.pp.link_features(mdata, "rna", "adt", links)
+    assert len(report.links) == len(links)
+    assert mdata["rna"].obsm["X_linked_adt"].shape[1] == len(links)
+
+
+def test_a_known_feature_counts_although_it_hardly_varies(data) -> None:
+    mdata, _ = data
+    links = suggest_links(
+        mdata, "rna", "adt", known=known_links(mdata), n_top_features=20, **FAST
+    )
+    assert set(known_links(mdata)["source"]) <= set(links["source"])
+    assert links["source"].nunique() <= 26
+
+
+def test_transforms(data) -> None:
+    mdata, _ = data
+    adt = mdata["adt"].copy()
+    adt.X = adt.X.toarray() - 0.5  # intensities, some negative
+    other = rebuilt(mdata, adt=adt)
+    links = suggest_links(other, "rna", "adt", transforms={"adt": "arcsinh"}, **FAST)
+    assert len(links)
+    with pytest.raises(ValueError, match="'adt' has negative values .*arcsinh"):
+        suggest_links(other, "rna", "adt", transforms={"adt": "log1p"}, **FAST)
+
+
+def test_a_constant_known_feature_is_left_out_with_a_warning(data) -> None:
+    mdata, _ = data
+    rna = mdata["rna"].copy()
+    rna.X = rna.X.toarray()
+    known = known_links(mdata, 3)
+    rna[:, known["source"].iloc[0]].X = 0
+    other = rebuilt(mdata, rna=rna)
+    with pytest.warns(UserWarning, match="known: 1 of 3 links have an end that does not vary"):
+        links = suggest_links(other, "rna", "adt", known=known, **FAST)
+    assert links["known"].sum() == 2
+    with pytest.raises(ValueError, match="None is left"):
+        suggest_links(other, "rna", "adt", known=known.head(1), **FAST)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"b": "rna"}, ValueError, "both 'rna'"),
+        ({"b": "atac"}, KeyError, "b='atac' is no modality"),
+        ({"known": [("a", "b")]}, TypeError, "DataFrame"),
+        ({"known": pd.DataFrame({"gene": ["x"]})}, ValueError, "source"),
+        ({"known": pd.DataFrame({"source": ["x"], "target": ["y"]})}, ValueError, "not exist"),
+        ({"layers": {"rna": "nothing"}}, KeyError, "nothing"),
+        ({"transforms": {"rna": "sqrt"}}, ValueError, "sqrt"),
+        ({"n_links": 0}, ValueError, "n_links=0"),
+        ({"n_repeats": 0}, ValueError, "n_repeats=0"),
+        ({"n_top_features": -1}, ValueError, "n_top_features=-1"),
+    ],
+)
+def test_bad_arguments(data, arguments, error, match) -> None:
+    with pytest.raises(error, match=match):
+        suggest_links(data[0], **{"a": "rna", "b": "adt", **arguments})
+
+
+def test_fewer_links_than_known(data) -> None:
+    with pytest.raises(ValueError, match="n_links=3: give at least 6"):
+        suggest_links(data[0], "rna", "adt", known=known_links(data[0]), n_links=3)
+
+
+def test_bad_data(data) -> None:
+    mdata, _ = data
+    few = rebuilt(mdata, adt=mdata["adt"][:30])
+    with pytest.raises(ValueError, match="'adt' has 30 cells and 24 features"):
+        suggest_links(few, "rna", "adt")
+    narrow = rebuilt(mdata, adt=mdata["adt"][:, :3])
+    with pytest.raises(ValueError, match="'adt' has 500 cells and 3 features"):
+        suggest_links(narrow, "rna", "adt")
+    rna = mdata["rna"].copy()
+    rna.X = rna.X.toarray()
+    rna.X[3, 4] = np.nan
+    with pytest.raises(ValueError, match="'rna' has 1 NaN or infinite values"):
+        suggest_links(rebuilt(mdata, rna=rna), "rna", "adt")
+
+
+# the parts
+
+
+def metacells(n: int, p: int, k: int, seed: int) -> Metacells:
+    rng = np.random.default_rng(seed)
+    return Metacells(
+        weights=rng.dirichlet(np.full(n, 5.0)),
+        profiles=rng.normal(size=(n, p)),
+        whitened=rng.normal(size=(n, k)),
+        depth=rng.normal(size=n),
+        cells=rng.normal(size=(200, k)),
+        labels=np.arange(200) % n,
+    )
+
+
+def test_distances_and_covariances_equal_loops() -> None:
+    a, b = metacells(6, 9, 3, 0), metacells(5, 7, 3, 1)
+    links = Known(np.array([2, 0, 2]), np.array([1, 4, 6]))
+    distance = np.array(
+        [
+            [sum((x[i] - y[j]) ** 2 for i, j in zip(links.a, links.b, strict=True)) for y in b.profiles]
+            for x in a.profiles
+        ]
+    )
+    mean = sum(
+        wa * wb * distance[i, j] for i, wa in enumerate(a.weights) for j, wb in enumerate(b.weights)
+    )
+    np.testing.assert_allclose(link_distances(a, b, links), distance / mean)
+    coupling = couple(distance / mean, a, b, 0.5)
+    expected = np.zeros((9, 7))
+    mean_a, mean_b = coupling.sum(axis=1) @ a.profiles, coupling.sum(axis=0) @ b.profiles
+    for i in range(6):
+        for j in range(5):
+            expected += coupling[i, j] * np.outer(a.profiles[i] - mean_a, b.profiles[j] - mean_b)
+    np.testing.assert_allclose(cross_covariance(a.profiles, b.profiles, coupling), expected)
+
+
+def test_couplings_are_optimal_transport() -> None:
+    from scipy.optimize import linprog
+
+    a, b = metacells(6, 4, 4, 2), metacells(5, 4, 4, 3)
+    cost = squared_distances(a.whitened, b.whitened, a, b)
+    coupling = couple(cost, a, b, 0.5)
+    np.testing.assert_allclose(coupling.sum(axis=0), b.weights, atol=1e-6)
+    np.testing.assert_allclose(coupling.sum(axis=1), a.weights, atol=1e-4)
+    rows = np.kron(np.eye(6), np.ones(5)), np.kron(np.ones(6), np.eye(5))
+    exact = linprog(cost.ravel(), A_eq=np.vstack(rows), b_eq=np.r_[a.weights, b.weights])
+    sharp = couple(cost, a, b, 0.02)
+    assert exact.fun <= (sharp * cost).sum() + 1e-3
+    assert (sharp * cost).sum() < exact.fun + 0.05
+    stacked = couple(np.stack([cost, cost.max() - cost]), a, b, 0.5)
+    np.testing.assert_allclose(stacked[0], coupling)
+
+
+def test_suggestions_by_hand() -> None:
+    correlation = np.array([[0.1, 0.9, -0.2], [0.5, 0.2, -0.1]])
+    free = suggested(correlation, None)
+    np.testing.assert_array_equal(free.a, [1, 0, 1])
+    held = suggested(correlation, Known(np.array([1, 0]), np.array([1, 1])))
+    np.testing.assert_array_equal(held.a, [1, 0, 1, 1])
+    np.testing.assert_array_equal(held.b, [1, 1, 0, 2])
+
+
+def test_two_views_of_the_same_independent_sources_are_matched() -> None:
+    """Rotated skewed sources: known to no one, found by their distributions."""
+    rng = np.random.default_rng(4)
+    draw = lambda n: np.c_[  # noqa: E731
+        rng.exponential(size=n), rng.gamma(0.3, size=n), rng.random(n) < 0.1, rng.normal(size=n)
+    ]
+    loadings = rng.normal(size=(4, 12)), rng.normal(size=(4, 9))
+    sources = draw(1500), draw(1300)
+    values = [s @ w + 0.05 * rng.normal(size=(len(s), w.shape[1])) for s, w in zip(sources, loadings, strict=True)]
+    sides = [read_side(name, x, None, 100, NONE) for name, x in zip("ab", values, strict=True)]
+    a, b = (group_cells(side, 40, rng) for side in sides)
+    couplings = refine(a, b, first_couplings(a, b, None, 0), None)
+    found = best_alignment(a, b, couplings, None)
+    spread = np.diag(draw(100_000).var(axis=0))
+    sd = [np.sqrt(np.diag(w.T @ spread @ w)) for w in loadings]
+    truth = loadings[0].T @ spread @ loadings[1] / np.outer(*sd)
+    assert np.corrcoef(found.correlation.ravel(), truth.ravel())[0, 1] > 0.8
+
+
+def test_metacells_are_means_of_their_cells() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.poisson(2.0, size=(300, 30)).astype(float)
+    side = read_side("x", sparse.csr_matrix(values), None, 25, np.array([3]))
+    assert side.features.size in (25, 26)
+    assert 3 in side.features
+    group = group_cells(side, 20, rng)
+    assert group.cells.shape[0] == 240
+    assert group.weights.sum() == pytest.approx(1)
+    assert group.weights.size == 20
+    for code in (0, 7):
+        np.testing.assert_allclose(
+            group.whitened[code], group.cells[group.labels == code].mean(axis=0)
+        )
+    np.testing.assert_allclose(np.abs(group.weights @ group.profiles).max(), 0, atol=0.2)
