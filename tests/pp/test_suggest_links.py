@@ -1,15 +1,17 @@
 from __future__ import annotations
 
-import mudata
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
 from mosaics import mosaic
 from scipy import sparse
+from scipy.optimize import linprog
 
 import cantata
-from cantata.pp import suggest_links
+from cantata.pp import _suggest_alignment, suggest_links
 from cantata.pp._suggest_alignment import (
     Known,
     best_alignment,
@@ -23,7 +25,10 @@ from cantata.pp._suggest_alignment import (
 from cantata.pp._suggest_sides import Metacells, group_cells, read_side
 from cantata.pp._suggest_starts import first_couplings
 
-FAST = {"n_repeats": 2}
+if TYPE_CHECKING:
+    import mudata
+
+FAST = {"n_repeats": 1}
 NONE = np.empty(0, dtype=np.int64)
 
 
@@ -61,12 +66,12 @@ def rebuilt(mdata: mudata.MuData, **parts: AnnData) -> mudata.MuData:
     return mosaic({name: parts.get(name, mdata[name]).copy() for name in mdata.mod})
 
 
-def assert_same(left: pd.DataFrame, right: pd.DataFrame, atol: float = 0.0) -> None:
+def assert_same(left: pd.DataFrame, right: pd.DataFrame) -> None:
     """The same pairs with the same scores, in any order among equals."""
     merged = left.merge(right, on=["source", "target"], how="outer", suffixes=("", "_right"))
     missing = merged[["score", "score_right"]].isna().any(axis=1)
     assert not missing.any(), merged[missing]
-    np.testing.assert_allclose(merged["score"], merged["score_right"], atol=atol)
+    np.testing.assert_allclose(merged["score"], merged["score_right"], rtol=1e-6)
     np.testing.assert_array_equal(merged["known"], merged["known_right"])
 
 
@@ -123,7 +128,7 @@ def test_pairing_is_never_used() -> None:
     )
     order = np.random.default_rng(0).permutation(adt.n_obs)
     shuffled = rebuilt(paired, adt=paired["adt"][order])
-    assert_same(links, suggest_links(shuffled, "rna", "adt", **FAST), atol=1e-3)
+    assert_same(links, suggest_links(shuffled, "rna", "adt", **FAST))
 
 
 @pytest.mark.parametrize("axis", ["cells", "features", "both modalities"])
@@ -139,7 +144,7 @@ def test_order_does_not_matter(data, axis: str) -> None:
         moved = mosaic({"adt": adt.copy(), "rna": rna.copy()})
     known = known_links(mdata)
     links = suggest_links(mdata, "rna", "adt", known=known, **FAST)
-    assert_same(links, suggest_links(moved, "rna", "adt", known=known, **FAST), atol=1e-3)
+    assert_same(links, suggest_links(moved, "rna", "adt", known=known, **FAST))
 
 
 def test_the_direction_only_swaps_the_columns(data) -> None:
@@ -160,7 +165,7 @@ def test_storage_does_not_matter_and_nothing_is_written(data) -> None:
     other = rebuilt(mdata, rna=rna)
     keys = set(other.uns), set(other["rna"].obsm), set(other.varp)
     again = suggest_links(other, "rna", "adt", layers={"rna": "counts"}, **FAST)
-    assert_same(links, again, atol=1e-3)
+    assert_same(links, again)
     assert (set(other.uns), set(other["rna"].obsm), set(other.varp)) == keys
     pd.testing.assert_frame_equal(links, suggest_links(mdata, "rna", "adt", **FAST))
 
@@ -186,9 +191,7 @@ def test_links_can_be_used(data) -> None:
 
 def test_a_known_feature_counts_although_it_hardly_varies(data) -> None:
     mdata, _ = data
-    links = suggest_links(
-        mdata, "rna", "adt", known=known_links(mdata), n_top_features=20, **FAST
-    )
+    links = suggest_links(mdata, "rna", "adt", known=known_links(mdata), n_top_features=20, **FAST)
     assert set(known_links(mdata)["source"]) <= set(links["source"])
     assert links["source"].nunique() <= 26
 
@@ -200,7 +203,7 @@ def test_transforms(data) -> None:
     other = rebuilt(mdata, adt=adt)
     links = suggest_links(other, "rna", "adt", transforms={"adt": "arcsinh"}, **FAST)
     assert len(links)
-    with pytest.raises(ValueError, match="'adt' has negative values .*arcsinh"):
+    with pytest.raises(ValueError, match=r"'adt' has negative values .*arcsinh"):
         suggest_links(other, "rna", "adt", transforms={"adt": "log1p"}, **FAST)
 
 
@@ -209,7 +212,7 @@ def test_a_constant_known_feature_is_left_out_with_a_warning(data) -> None:
     rna = mdata["rna"].copy()
     rna.X = rna.X.toarray()
     known = known_links(mdata, 3)
-    rna[:, known["source"].iloc[0]].X = 0
+    rna.X[:, rna.var_names.get_loc(known["source"].iloc[0])] = 0
     other = rebuilt(mdata, rna=rna)
     with pytest.warns(UserWarning, match="known: 1 of 3 links have an end that does not vary"):
         links = suggest_links(other, "rna", "adt", known=known, **FAST)
@@ -278,12 +281,17 @@ def test_distances_and_covariances_equal_loops() -> None:
     links = Known(np.array([2, 0, 2]), np.array([1, 4, 6]))
     distance = np.array(
         [
-            [sum((x[i] - y[j]) ** 2 for i, j in zip(links.a, links.b, strict=True)) for y in b.profiles]
+            [
+                sum((x[i] - y[j]) ** 2 for i, j in zip(links.a, links.b, strict=True))
+                for y in b.profiles
+            ]
             for x in a.profiles
         ]
     )
     mean = sum(
-        wa * wb * distance[i, j] for i, wa in enumerate(a.weights) for j, wb in enumerate(b.weights)
+        wa * wb * distance[i, j]
+        for i, wa in enumerate(a.weights)
+        for j, wb in enumerate(b.weights)
     )
     np.testing.assert_allclose(link_distances(a, b, links), distance / mean)
     coupling = couple(distance / mean, a, b, 0.5)
@@ -295,21 +303,19 @@ def test_distances_and_covariances_equal_loops() -> None:
     np.testing.assert_allclose(cross_covariance(a.profiles, b.profiles, coupling), expected)
 
 
-def test_couplings_are_optimal_transport() -> None:
-    from scipy.optimize import linprog
-
+def test_couplings_are_optimal_transport(monkeypatch) -> None:
     a, b = metacells(6, 4, 4, 2), metacells(5, 4, 4, 3)
     cost = squared_distances(a.whitened, b.whitened, a, b)
-    coupling = couple(cost, a, b, 0.5)
-    np.testing.assert_allclose(coupling.sum(axis=0), b.weights, atol=1e-6)
-    np.testing.assert_allclose(coupling.sum(axis=1), a.weights, atol=1e-4)
-    rows = np.kron(np.eye(6), np.ones(5)), np.kron(np.ones(6), np.eye(5))
-    exact = linprog(cost.ravel(), A_eq=np.vstack(rows), b_eq=np.r_[a.weights, b.weights])
-    sharp = couple(cost, a, b, 0.02)
-    assert exact.fun <= (sharp * cost).sum() + 1e-3
-    assert (sharp * cost).sum() < exact.fun + 0.05
-    stacked = couple(np.stack([cost, cost.max() - cost]), a, b, 0.5)
-    np.testing.assert_allclose(stacked[0], coupling)
+    quick = couple(cost, a, b, 0.1)
+    np.testing.assert_allclose(quick.sum(axis=0), b.weights, atol=1e-12)
+    np.testing.assert_allclose(quick.sum(axis=1), a.weights, atol=0.05)
+    np.testing.assert_allclose(couple(np.stack([1 - cost, cost]), a, b, 0.1)[1], quick)
+    rows = np.vstack([np.kron(np.eye(6), np.ones(5)), np.kron(np.ones(6), np.eye(5))])
+    exact = linprog(cost.ravel(), A_eq=rows, b_eq=np.r_[a.weights, b.weights]).fun
+    monkeypatch.setattr(_suggest_alignment, "ITERATIONS", 5000)
+    coupling = couple(cost, a, b, 0.02)
+    np.testing.assert_allclose(coupling.sum(axis=1), a.weights, atol=1e-6)
+    assert (coupling * cost).sum() == pytest.approx(exact, abs=0.03)
 
 
 def test_suggestions_by_hand() -> None:
@@ -322,28 +328,31 @@ def test_suggestions_by_hand() -> None:
 
 
 def test_two_views_of_the_same_independent_sources_are_matched() -> None:
-    """Rotated skewed sources: known to no one, found by their distributions."""
-    rng = np.random.default_rng(4)
-    draw = lambda n: np.c_[  # noqa: E731
-        rng.exponential(size=n), rng.gamma(0.3, size=n), rng.random(n) < 0.1, rng.normal(size=n)
-    ]
-    loadings = rng.normal(size=(4, 12)), rng.normal(size=(4, 9))
-    sources = draw(1500), draw(1300)
-    values = [s @ w + 0.05 * rng.normal(size=(len(s), w.shape[1])) for s, w in zip(sources, loadings, strict=True)]
-    sides = [read_side(name, x, None, 100, NONE) for name, x in zip("ab", values, strict=True)]
-    a, b = (group_cells(side, 40, rng) for side in sides)
+    """Mixed in unknown ways, and in other cells: found by their distributions alone."""
+    rng = np.random.default_rng(1)
+
+    def draw(n: int) -> np.ndarray:
+        sources = rng.exponential(size=n), 2 * rng.gamma(0.3, size=n), 3 * (rng.random(n) < 0.1)
+        return np.column_stack([*sources, rng.normal(size=n)])
+
+    weights = [np.abs(rng.normal(size=(4, p))) for p in (12, 9)]
+    views = []
+    for w, n in zip(weights, (1500, 1300), strict=True):
+        x = draw(n) @ w + 0.3 * rng.normal(size=(n, w.shape[1]))
+        views.append(group_cells(read_side("x", AnnData(x), x, None, 100, NONE), 40, rng))
+    a, b = views
     couplings = refine(a, b, first_couplings(a, b, None, 0), None)
-    found = best_alignment(a, b, couplings, None)
-    spread = np.diag(draw(100_000).var(axis=0))
-    sd = [np.sqrt(np.diag(w.T @ spread @ w)) for w in loadings]
-    truth = loadings[0].T @ spread @ loadings[1] / np.outer(*sd)
-    assert np.corrcoef(found.correlation.ravel(), truth.ravel())[0, 1] > 0.8
+    found = best_alignment(a, b, couplings, None).correlation
+    both = draw(50_000)
+    truth = np.corrcoef((both @ np.hstack(weights)).T)[:12, 12:]
+    names = [np.argsort([f"{j}" for j in range(p)]) for p in (12, 9)]
+    assert np.corrcoef(found.ravel(), truth[np.ix_(*names)].ravel())[0, 1] > 0.9
 
 
 def test_metacells_are_means_of_their_cells() -> None:
     rng = np.random.default_rng(0)
     values = rng.poisson(2.0, size=(300, 30)).astype(float)
-    side = read_side("x", sparse.csr_matrix(values), None, 25, np.array([3]))
+    side = read_side("x", AnnData(values), sparse.csr_matrix(values), None, 25, np.array([3]))
     assert side.features.size in (25, 26)
     assert 3 in side.features
     group = group_cells(side, 20, rng)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cantata.pp._link_matrices import Scaled
+
+N_COMPS = 30
+"""Number of joint components, and of shared directions, unless another one is asked for."""
 
 SAMPLE = 20_000
 """Components are fitted on at most so many cells of a modality."""
@@ -27,6 +31,41 @@ SMALLEST = 1e-3
 
 LEAST = 3
 """So many shared directions are kept in any case."""
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What z-scores are multiplied by (None: nothing), and what of them remains.
+
+    ``n_comps`` is the number of joint components, 0 where the columns remain single links, and
+    ``n_directions`` the number of directions that are kept.
+    """
+
+    matrix: np.ndarray | None
+    n_comps: int
+    n_directions: int
+
+
+def joint_basis(a: Scaled, b: Scaled, n_comps: int, *, shared: bool) -> Basis:
+    """What to multiply z-scores with.
+
+    Parameters
+    ----------
+    a, b
+        Z-scores of the linked features.
+    n_comps
+        Number of joint components, 0 for single links.
+    shared
+        Whether only shared directions are kept, see :func:`joint_axes`.
+    """
+    n_links = a.order.size
+    if not (n_comps or shared):
+        return Basis(None, 0, n_links)
+    axes = joint_axes(a, b, n_comps or min(N_COMPS, n_links), shared=shared)
+    n_directions = axes.shape[1]
+    if n_comps:
+        return Basis(axes, n_directions, n_directions)
+    return Basis(axes @ axes.T, 0, n_directions)
 
 
 def joint_axes(a: Scaled, b: Scaled, n_comps: int, *, shared: bool) -> np.ndarray:

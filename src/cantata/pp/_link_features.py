@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import numpy as np
-import pandas as pd
 
 from cantata.pp._link_agreement import link_agreement
 from cantata.pp._link_chromatin import sum_peaks
-from cantata.pp._link_components import joint_axes
+from cantata.pp._link_components import joint_basis
 from cantata.pp._link_matrices import Linked, Scaled, moments
-from cantata.pp._link_options import N_COMPS, LinkOptions, Switch, Transform, link_options
+from cantata.pp._link_options import LinkOptions, Switch, Transform, link_options
 from cantata.pp._link_reading import read_linked, set_targets
-from cantata.pp._link_report import LinkReport, ends
+from cantata.pp._link_report import LinkReport, link_report
 from cantata.pp._link_smoothing import fit_smoother
 from cantata.pp._link_store import write_links
 from cantata.pp._link_tables import links_by_name, links_by_table
@@ -24,6 +23,7 @@ from cantata.pp._link_tables import links_by_name, links_by_table
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import pandas as pd
     from mudata import MuData
     from rich.progress import Progress
 
@@ -32,19 +32,6 @@ logger = logging.getLogger(__name__)
 
 SHOWN = 1e8
 """From so many entries (cells x features, of both modalities) on a progress bar is shown."""
-
-
-@dataclass(frozen=True)
-class Basis:
-    """What z-scores are multiplied by (None: nothing), and what of them remains.
-
-    ``n_comps`` is the number of joint components, 0 where the columns remain single links, and
-    ``n_directions`` the number of directions that are kept.
-    """
-
-    matrix: np.ndarray | None
-    n_comps: int
-    n_directions: int
 
 
 FEW = 3
@@ -191,11 +178,10 @@ def link_features(
     with _progress(options) as progress:
         steps = progress.add_task(f"Linking {a} with {b}", total=6)
         table, matrices, gene_end = sum_peaks(mdata, a, b, links_made, options.matrices)
-        sides = [
-            read_linked(name, matrices[name], table[index], options.transforms[name])
-            for name, index in ((a, "source_index"), (b, "target_index"))
-        ]
-        left, right = set_targets(*sides)
+        left, right = set_targets(
+            read_linked(a, matrices[a], table["source_index"], options.transforms[a]),
+            read_linked(b, matrices[b], table["target_index"], options.transforms[b]),
+        )
         table, constant = _split(table, left, right)
         width = options.n_components(len(table))
         progress.advance(steps)
@@ -203,7 +189,8 @@ def link_features(
         progress.advance(steps)
         second = _scale(right, table["target_index"], table["weight"], options, width)
         progress.advance(steps)
-        basis = _basis(first, second, options, width)
+        shared = options.shares(len(table), smoothed=first.smoothed or second.smoothed)
+        basis = joint_basis(first, second, width, shared=shared)
         progress.advance(steps)
         arrays = first.array(basis.matrix), second.array(basis.matrix)
         progress.advance(steps)
@@ -212,8 +199,8 @@ def link_features(
     used = table
     if gene_end is not None:
         used = links_made[links_made[gene_end].isin(table[gene_end])].reset_index(drop=True)
-    report = _report(mdata, table, used, constant, found, (first, second), basis, n_paired)
-    write_links(mdata, a, b, used, arrays, _settings(report, max_value))
+    report = link_report(mdata, table, used, constant, found, (first, second), basis, n_paired)
+    write_links(mdata, a, b, used, arrays, report.settings(max_value))
     logger.info("%s", report.summary)
     return report
 
@@ -278,61 +265,3 @@ def _scale(
         max_value=options.max_value,
         center=options.centers(n_links),
     )
-
-
-def _basis(a: Scaled, b: Scaled, options: LinkOptions, width: int) -> Basis:
-    n_links = a.order.size
-    smoothed = a.linked.smoother is not None or b.linked.smoother is not None
-    shared = options.shares(n_links, smoothed=smoothed)
-    if not (width or shared):
-        return Basis(None, 0, n_links)
-    axes = joint_axes(a, b, width or min(N_COMPS, n_links), shared=shared)
-    n_directions = axes.shape[1]
-    return Basis(axes if width else axes @ axes.T, n_directions if width else 0, n_directions)
-
-
-def _report(
-    mdata: MuData,
-    table: pd.DataFrame,
-    used: pd.DataFrame,
-    constant: pd.DataFrame,
-    found: pd.DataFrame,
-    scaled: tuple[Scaled, Scaled],
-    basis: Basis,
-    n_paired: int,
-) -> LinkReport:
-    sides = {side.linked.name: side.linked for side in scaled}
-    index = {
-        name: ends(mdata[name].var_names, used[column].to_numpy())
-        for name, column in zip(sides, ("source_index", "target_index"), strict=True)
-    }
-    columns = ["source", "target", "weight", "type"]
-    first, second = sides
-    return LinkReport(
-        modalities=(first, second),
-        links=pd.concat([table[columns], found], axis=1),
-        constant=constant[columns],
-        n_vars={name: int(mdata[name].n_vars) for name in sides},
-        unlinked={name: unlinked for name, (unlinked, _) in index.items()},
-        repeated={name: repeated for name, (_, repeated) in index.items()},
-        transforms={name: side.transform or "none" for name, side in sides.items()},
-        targets={name: side.target for name, side in sides.items()},
-        smoothed={name: side.smoother is not None for name, side in sides.items()},
-        centered=scaled[0].center,
-        n_comps=basis.n_comps,
-        n_directions=basis.n_directions,
-        n_paired=n_paired,
-    )
-
-
-def _settings(report: LinkReport, max_value: float | None) -> dict[str, Any]:
-    """What the record says beside the links, in values that a file can hold."""
-    return {
-        "transforms": dict(report.transforms),
-        "targets": dict(report.targets),
-        "smoothed": dict(report.smoothed),
-        "centered": report.centered,
-        "n_comps": report.n_comps,
-        "n_directions": report.n_directions,
-        "max_value": np.inf if max_value is None else float(max_value),
-    }

@@ -115,6 +115,11 @@ class Scaled:
     max_value: float | None
     center: bool
 
+    @property
+    def smoothed(self) -> bool:
+        """Whether they are predictions by components."""
+        return self.linked.smoother is not None
+
     def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
         """Rows and float32 values (cells, links): z-scores times the root of the weight."""
         sd = np.where(self.sd > 0, self.sd, 1.0)

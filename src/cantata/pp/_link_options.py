@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from cantata.pp._counts import layer_names, saved_record
 from cantata.pp._genomic_modality import check_features
 from cantata.pp._link_chromatin import is_chromatin
+from cantata.pp._link_components import N_COMPS
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -18,9 +19,6 @@ Switch = bool | Literal["auto"]
 
 MANY = 200
 """With more links than this, joint components take the place of single links."""
-
-N_COMPS = 30
-"""Number of joint components, unless another one is asked for."""
 
 WIDE = 300
 """Counts of more features than this are smoothed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,11 @@ import pandas as pd
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mudata import MuData
     from rich.console import Group
+
+    from cantata.pp._link_components import Basis
+    from cantata.pp._link_matrices import Scaled
 
 SHOWN = 8
 """Number of names that are listed in full."""
@@ -120,6 +124,18 @@ class LinkReport:
             text += f"; median correlation {self.agreement:.3f}, shuffled {self.chance:.3f}"
         return text + "."
 
+    def settings(self, max_value: float | None) -> dict[str, Any]:
+        """How features were treated, in values that a file can hold."""
+        return {
+            "transforms": dict(self.transforms),
+            "targets": dict(self.targets),
+            "smoothed": dict(self.smoothed),
+            "centered": self.centered,
+            "n_comps": self.n_comps,
+            "n_directions": self.n_directions,
+            "max_value": np.inf if max_value is None else float(max_value),
+        }
+
     def _median(self, column: str) -> float | None:
         return float(self.links[column].median()) if column in self.links else None
 
@@ -215,7 +231,7 @@ def _listed(names: tuple[str, ...]) -> str:
     return f"{len(names):,}, e.g. {', '.join(names[:SHOWN])}"
 
 
-def ends(names: pd.Index, index: np.ndarray) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _ends(names: pd.Index, index: np.ndarray) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of features without a link, and of those with several.
 
     Parameters
@@ -227,3 +243,56 @@ def ends(names: pd.Index, index: np.ndarray) -> tuple[tuple[str, ...], tuple[str
     """
     number = np.bincount(index, minlength=len(names))
     return tuple(map(str, names[number == 0])), tuple(map(str, names[number > 1]))
+
+
+def link_report(
+    mdata: MuData,
+    table: pd.DataFrame,
+    used: pd.DataFrame,
+    constant: pd.DataFrame,
+    found: pd.DataFrame,
+    scaled: tuple[Scaled, Scaled],
+    basis: Basis,
+    n_paired: int,
+) -> LinkReport:
+    """Put together what was found.
+
+    Parameters
+    ----------
+    mdata
+        Any MuData.
+    table, found
+        One row per column of the z-scores, and how well its two ends agree.
+    used
+        The links behind them; others than `table` where several peaks were summed.
+    constant
+        Rows that were left out.
+    scaled
+        Z-scores of both modalities.
+    basis
+        What they were multiplied with.
+    n_paired
+        Number of cells with both modalities.
+    """
+    sides = {side.linked.name: side.linked for side in scaled}
+    index = {
+        name: _ends(mdata[name].var_names, used[column].to_numpy())
+        for name, column in zip(sides, ("source_index", "target_index"), strict=True)
+    }
+    columns = ["source", "target", "weight", "type"]
+    first, second = sides
+    return LinkReport(
+        modalities=(first, second),
+        links=pd.concat([table[columns], found], axis=1),
+        constant=constant[columns],
+        n_vars={name: int(mdata[name].n_vars) for name in sides},
+        unlinked={name: unlinked for name, (unlinked, _) in index.items()},
+        repeated={name: repeated for name, (_, repeated) in index.items()},
+        transforms={name: side.transform or "none" for name, side in sides.items()},
+        targets={name: side.target for name, side in sides.items()},
+        smoothed={name: side.smoother is not None for name, side in sides.items()},
+        centered=scaled[0].center,
+        n_comps=basis.n_comps,
+        n_directions=basis.n_directions,
+        n_paired=n_paired,
+    )

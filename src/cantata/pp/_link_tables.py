@@ -213,7 +213,7 @@ def links_by_table(mdata: MuData, a: str, b: str, links: pd.DataFrame) -> pd.Dat
                 f"{text}. Features of {a!r} are named e.g. {left[0]!r}, those of {b!r} e.g. "
                 f"{right[0]!r}.{hint}"
             )
-        warnings.warn(f"{text}; they are left out.", UserWarning, stacklevel=4)
+        warnings.warn(f"{text}; they are left out.", UserWarning, stacklevel=3)
     table = table[known].sort_values("weight", ascending=False, kind="stable")
     table = table.drop_duplicates(["source_index", "target_index"]).sort_index()
     return _named(table, left.to_numpy(), right.to_numpy())

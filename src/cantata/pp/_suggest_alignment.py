@@ -77,9 +77,7 @@ def link_distances(a: Metacells, b: Metacells, links: Known) -> np.ndarray:
     return squared_distances(a.profiles[:, links.a], b.profiles[:, links.b], a, b)
 
 
-def refine(
-    a: Metacells, b: Metacells, couplings: np.ndarray, known: Known | None
-) -> np.ndarray:
+def refine(a: Metacells, b: Metacells, couplings: np.ndarray, known: Known | None) -> np.ndarray:
     """Improve couplings by turns: canonical variates of the coupled groups, then a new coupling.
 
     The variates are singular vectors of the cross-covariance of the whitened components, weighted

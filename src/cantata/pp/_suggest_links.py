@@ -44,6 +44,7 @@ def suggest_links(
     sides = {
         name: read_side(
             name,
+            mdata[name],
             options.matrices[name],
             options.transforms[name],
             n_top_features,
@@ -95,10 +96,11 @@ def _known(
         if not varies.any():
             raise ValueError(f"{text}. None is left.")
         warnings.warn(f"{text}; they are left out.", UserWarning, stacklevel=3)
-    return Known(
-        np.searchsorted(wide.features, ends[0][varies]),
-        np.searchsorted(narrow.features, ends[1][varies]),
+    columns = (
+        pd.Index(side.features).get_indexer(end[varies])
+        for side, end in zip((wide, narrow), ends, strict=True)
     )
+    return Known(*columns)
 
 
 def _correlation(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
@@ -11,7 +11,10 @@ from scipy import sparse
 from cantata.pp._components import fit_pca, moments, project
 from cantata.pp._link_components import SAMPLE, sample_cells
 from cantata.pp._link_matrices import COFACTOR, row_blocks
-from cantata.pp._normalise import RNA_TOTAL, log1p, row_sums, scale_rows
+from cantata.pp._normalise import RNA_TOTAL, log1p, row_sums, scale_columns, scale_rows
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 N_COMPS = 20
 """Largest number of principal components of a modality."""
@@ -31,7 +34,7 @@ LEAST_FEATURES = 4
 
 @dataclass(frozen=True)
 class Side:
-    """Cells of one modality, in an order that does not depend on that of the data.
+    """Cells and features of one modality, in an order that does not depend on that of the data.
 
     ``values`` are normalised (cells x features), ``mean`` and ``sd`` those of each feature;
     ``features`` are the positions of the features in the modality. ``scores`` (cells, components)
@@ -72,7 +75,7 @@ class Metacells:
 
 
 def read_side(
-    name: str, matrix: Any, transform: str | None, n_top_features: int, keep: np.ndarray
+    name: str, adata: AnnData, matrix: Any, transform: str | None, n_top: int, keep: np.ndarray
 ) -> Side:
     """Read a modality, normalise it and reduce it.
 
@@ -80,12 +83,14 @@ def read_side(
     ----------
     name
         Name of the modality, for errors.
+    adata
+        The modality.
     matrix
-        Cells x features, in memory or on disk. Of more than 20,000 cells that many are drawn.
+        Its values, in memory or on disk. Of more than 20,000 cells that many are drawn.
     transform
         ``"auto"`` (non-negative integers: ``"log1p"``, anything else: None), ``"log1p"`` (scaled
         to 10,000 per cell, logarithm of 1 + x), ``"arcsinh"`` (of x / 5) or None.
-    n_top_features
+    n_top
         So many most variable features are used.
     keep
         Positions of features that are used whatever their variance.
@@ -96,44 +101,62 @@ def read_side(
         If values are not finite, or negative where they are to be logged, or there are too few
         cells or features.
     """
-    sample = _sample(matrix)
+    by_name = np.argsort(adata.var_names.astype(str).to_numpy(dtype=object), kind="stable")
+    sample = _sample(matrix, by_name)
     _check_finite(name, sample)
-    depth = row_sums(sample)
+    depth = np.log1p(np.maximum(row_sums(sample), 0))
     values = _transformed(name, sample, transform)
     mean, sd = moments(values)
-    features = _variable(sd, n_top_features, keep)
-    if values.shape[0] < LEAST_CELLS or features.size < LEAST_FEATURES:
+    chosen = _variable(sd, n_top, np.argsort(by_name)[keep])
+    if values.shape[0] < LEAST_CELLS or chosen.size < LEAST_FEATURES:
         raise ValueError(
-            f"Modality {name!r} has {values.shape[0]} cells and {features.size} features that "
+            f"Modality {name!r} has {values.shape[0]} cells and {chosen.size} features that "
             f"vary; suggesting links takes at least {LEAST_CELLS} cells and {LEAST_FEATURES} "
             "features. Give links by hand."
         )
     used = np.zeros(sd.size, dtype=bool)
-    used[_variable(sd, N_VARIABLE, np.empty(0, dtype=np.int64))] = True
+    used[_variable(sd, N_VARIABLE, keep[:0])] = True
     scores = _scores(name, values, used)
-    order = np.argsort(scores[:, 0], kind="stable")
-    scores, depth = scores[order], np.log1p(np.maximum(depth[order], 0))
     return Side(
         name=name,
-        features=features,
-        values=values[order][:, features],
-        mean=mean[features],
-        sd=sd[features],
+        features=by_name[chosen],
+        values=values[:, chosen],
+        mean=mean[chosen],
+        sd=sd[chosen],
         scores=scores,
         spread=scores.std(axis=0),
         depth=(depth - depth.mean()) / (depth.std() or 1),
     )
 
 
-def _sample(matrix: Any) -> Any:
-    """Rows in order, in memory, float; CSR if sparse."""
-    rows = sample_cells(matrix.shape[0], SAMPLE)
-    chosen = np.zeros(matrix.shape[0], dtype=bool)
-    chosen[rows] = True
-    parts = [block[chosen[place]] for place, block in row_blocks(matrix, matrix.shape[0])]
-    if sparse.issparse(parts[0]):
-        return sparse.vstack(parts, format="csr", dtype=np.float32)
-    return np.vstack(parts).astype(np.float64)
+def _sample(matrix: Any, features: np.ndarray) -> Any:
+    """Cells in an order of their own, float64, in memory; sparse stays sparse.
+
+    They are sorted by a random projection, so that neither the draw nor anything that follows
+    depends on their order in the data.
+    """
+    n_cells = matrix.shape[0]
+    weights = np.random.default_rng(0).random(features.size)
+    key = np.empty(n_cells)
+    for place, block in row_blocks(matrix, n_cells):
+        key[place] = row_sums(scale_columns(_take(block, features), weights))
+    order = np.argsort(key, kind="stable")[sample_cells(n_cells, SAMPLE)]
+    found = np.sort(order)
+    parts = []
+    for place, block in row_blocks(matrix, n_cells):
+        low, high = np.searchsorted(found, [place.start, place.stop])
+        parts.append(_take(block[found[low:high] - place.start], features))
+    stacked = sparse.vstack(parts, format="csr") if sparse.issparse(parts[0]) else np.vstack(parts)
+    return stacked[np.searchsorted(found, order)]
+
+
+def _take(block: Any, features: np.ndarray) -> Any:
+    """Features of some cells, float64, laid out in one way."""
+    if not sparse.issparse(block):
+        return np.ascontiguousarray(block[:, features], dtype=np.float64)
+    taken = sparse.csr_matrix(block[:, features], dtype=np.float64)
+    taken.sort_indices()
+    return taken
 
 
 def _check_finite(name: str, matrix: Any) -> None:

@@ -32,18 +32,14 @@ N_CELLS = 3000
 """Independent components are fitted on so many cells at most."""
 
 
-def first_couplings(
-    a: Metacells, b: Metacells, known: Known | None, seed: int
-) -> np.ndarray:
+def first_couplings(a: Metacells, b: Metacells, known: Known | None, seed: int) -> np.ndarray:
     """Couplings to start from (starts, groups of a, groups of b).
 
     One by matching independent components for each of several numbers of them, one by the total
     of each cell (large cells have more of everything), and one by known links if there are any.
     """
     width = min(a.whitened.shape[1], b.whitened.shape[1])
-    starts = [
-        _by_independent_components(a, b, n, seed) for n in N_INDEPENDENT if n <= width
-    ]
+    starts = [_by_independent_components(a, b, n, seed) for n in N_INDEPENDENT if n <= width]
     by_depth = squared_distances(a.depth[:, None], b.depth[:, None], a, b)
     starts.append(couple(by_depth, a, b, ENTROPY))
     if known is not None:
