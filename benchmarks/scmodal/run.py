@@ -44,6 +44,9 @@ def arguments() -> Namespace:
         default=20.0,
         help="cap on GLUE, DIAGVI and the published settings, which plan hours",
     )
+    parser.add_argument(
+        "--peer-seeds", nargs="+", type=int, default=[0], help="seeds of the slow peers"
+    )
     parser.add_argument("--max-steps", type=int, help="steps of SCMODAL, by default its own")
     parser.add_argument(
         "--quick", action="store_true", help="one seed, fewer data and methods, a cap of a minute"
@@ -97,6 +100,8 @@ def run_seed(
     for name, folder in inputs.items():
         for key, (method, pairs) in rows_of(name, given).items():
             if not method.seeded and seed != given.seeds[0]:
+                continue
+            if method.environment and seed not in given.peer_seeds:
                 continue
             config = config_of(method, name, seed, given, pairs)
             label = f"{name}/{key}/seed{seed}"

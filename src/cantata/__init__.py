@@ -3,11 +3,22 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from cantata import datasets, metrics, model, pl, pp, tl
-from cantata.model import CLUE, SCMODAL
+from cantata.model import APOLLO, CLUE, SCMODAL
 
 try:
     __version__ = version("cantata")
 except PackageNotFoundError:
     __version__ = "0+unknown"
 
-__all__ = ["CLUE", "SCMODAL", "__version__", "datasets", "metrics", "model", "pl", "pp", "tl"]
+__all__ = [
+    "APOLLO",
+    "CLUE",
+    "SCMODAL",
+    "__version__",
+    "datasets",
+    "metrics",
+    "model",
+    "pl",
+    "pp",
+    "tl",
+]

@@ -226,7 +226,7 @@ def test_num_workers_change_nothing(mdata, monkeypatch) -> None:
     results = []
     for workers in (0, 2):
         monkeypatch.setattr(scvi.settings, "dl_num_workers", workers)
-        monkeypatch.setattr("cantata.model.scmodal._input.MAX_CACHED", 7)
+        monkeypatch.setattr("cantata.model._feature_inputs.MAX_CACHED", 7)
         scvi.settings.seed = 5
         results.append(states(trained(mdata, steps=4)))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))

@@ -419,7 +419,7 @@ def test_published_settings() -> None:
 def test_steps_on_a_gpu(monkeypatch, precision: str, n_components: int | None) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    monkeypatch.setattr("cantata.model.scmodal._input.MAX_CACHED", 8)
+    monkeypatch.setattr("cantata.model._feature_inputs.MAX_CACHED", 8)
     model = small(setup={"batch_key": "batch"}, n_components=n_components)
     for _ in range(2):
         model.train(max_steps=3, **QUIET | {"accelerator": "gpu"}, precision=precision)

@@ -14,7 +14,7 @@ from mosaics import counts_mosaic
 from scipy import sparse
 
 import cantata
-from cantata.model.scmodal._input import fit_input, training_reader
+from cantata.model._feature_inputs import fit_input, training_reader
 from cantata.nn import FeatureInput, OpenCovariates, Perceptron, initialise
 
 EXACT = ["log1p", "clr", "arcsinh", "identity"]
@@ -304,7 +304,7 @@ def test_nothing_that_varies_is_an_error() -> None:
 def test_reading_for_training_does_not_follow_the_model(monkeypatch, k: int | None) -> None:
     """The model may be on an accelerator; what is read is standardised on the processor."""
     if k is None:
-        monkeypatch.setattr("cantata.model.scmodal._input.MAX_CACHED", 5)
+        monkeypatch.setattr("cantata.model._feature_inputs.MAX_CACHED", 5)
     x = counts(p=12) if k is None else counts(400, 320)
     layer = fitted("identity", x, k)
     expected = layer(torch.from_numpy(x[:3])).numpy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from cantata.data._pairing import row_table
 from cantata.data._rows import row_reader
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from cantata.data._manager import MosaicManager
 
@@ -100,6 +100,19 @@ class MosaicDataset(Dataset):
             self.columns[CATEGORICAL] = torch.stack(categorical, dim=1)
         if continuous:
             self.columns[CONTINUOUS] = torch.stack(continuous, dim=1)
+
+    def replace_values(self, matrices: Mapping[str, Any]) -> None:
+        """Read a modality's values from another matrix, whose rows are those of the modality.
+
+        Parameters
+        ----------
+        matrices
+            For each modality (n_m, any width) values.
+        """
+        for modality, matrix in matrices.items():
+            kept = [item for item in self._readers[modality] if item[0] != modality]
+            reader = row_reader(matrix, f"modality {modality!r}")
+            self._readers[modality] = [(modality, reader), *kept]
 
     def __len__(self) -> int:
         return self._n_obs

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from cantata.datasets._disentangled import simulate_disentangled
 from cantata.datasets._public import pbmc5k_citeseq, pbmc_mosaic, snareseq_cortex
 from cantata.datasets._simulate import simulate_mosaic
 
-__all__ = ["pbmc5k_citeseq", "pbmc_mosaic", "simulate_mosaic", "snareseq_cortex"]
+__all__ = [
+    "pbmc5k_citeseq",
+    "pbmc_mosaic",
+    "simulate_disentangled",
+    "simulate_mosaic",
+    "snareseq_cortex",
+]

@@ -10,6 +10,7 @@ from cantata.losses._alignment import (
 from cantata.losses._anchors import anchor_loss, mutual_neighbors, paired_loss
 from cantata.losses._autoencoding import cycle_loss, reconstruction_loss
 from cantata.losses._counts import SparseCounts, negative_binomial_log_prob, poisson_log_prob
+from cantata.losses._distribution import maximum_mean_discrepancy
 from cantata.losses._fusion import (
     fuse_mean,
     mean_over_modalities,
@@ -17,29 +18,42 @@ from cantata.losses._fusion import (
     product_of_experts,
 )
 from cantata.losses._geometry import gaussian_kernel, geometry_loss, squared_distances
+from cantata.losses._independence import dependence
 from cantata.losses._posterior import kl_to_standard_normal, modality_cross_entropy
+from cantata.losses._scaled import (
+    ScaledValues,
+    min_max_scaled,
+    norm_penalty,
+    scaled_cross_entropy,
+)
 
 __all__ = [
+    "ScaledValues",
     "SparseCounts",
     "anchor_loss",
     "contrastive",
     "cosine_to_fused",
     "cycle_loss",
+    "dependence",
     "fuse_mean",
     "gaussian_kernel",
     "geometry_loss",
     "kl_to_standard_normal",
+    "maximum_mean_discrepancy",
     "mean_over_modalities",
+    "min_max_scaled",
     "modality_count",
     "modality_cross_entropy",
     "mutual_neighbors",
     "negative_binomial_log_prob",
+    "norm_penalty",
     "pair_discriminator_loss",
     "paired_loss",
     "paired_rows",
     "poisson_log_prob",
     "product_of_experts",
     "reconstruction_loss",
+    "scaled_cross_entropy",
     "squared_distances",
     "squared_to_fused",
 ]

@@ -332,15 +332,15 @@ class MosaicModelClass(QueryMixin, UnsupervisedTrainingMixin, BaseModelClass):
         key = _keys.embedding(self.method)
         present = [name for name in self.modalities if name in target.mod]
         joint = self.get_latent_representation(mdata)
-        own = {name: self.get_latent_representation(mdata, modality=name) for name in present}
+        own = self._embeddings_to_write(mdata, present)
         layers = {}
         if denoised:
             for name in present:
                 layers[name] = self._reconstruct(name, mdata)
         filled = {name: self.impute(name, mdata) for name in imputed}
         target.obsm[key] = joint
-        for name, embedding in own.items():
-            target[name].obsm[key] = embedding
+        for (name, own_key), embedding in own.items():
+            target[name].obsm[own_key] = embedding
         for name, layer in layers.items():
             target[name].layers[_keys.denoised(self.method)] = layer
         for name, adata in filled.items():
@@ -355,6 +355,15 @@ class MosaicModelClass(QueryMixin, UnsupervisedTrainingMixin, BaseModelClass):
             },
         }
         target.uns[_keys.UNS] = record
+
+    def _embeddings_to_write(
+        self, mdata: MuData | None, present: list[str]
+    ) -> dict[tuple[str, str], np.ndarray]:
+        """For modalities and keys of their ``.obsm``, what each modality alone says of cells."""
+        key = _keys.embedding(self.method)
+        return {
+            (name, key): self.get_latent_representation(mdata, modality=name) for name in present
+        }
 
     def _reconstruct(self, modality: str, mdata: MuData | None) -> np.ndarray:
         """Reconstruction of a modality's own cells, in its order."""

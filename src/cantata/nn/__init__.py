@@ -7,9 +7,12 @@ from cantata.nn._encoder import CrossEncoder, normalised_log_counts
 from cantata.nn._feature_input import FeatureInput, Transform
 from cantata.nn._likelihoods import LIKELIHOODS, LikelihoodHead
 from cantata.nn._perceptron import Perceptron, Start, initialise
+from cantata.nn._scaled_heads import LOSSES, ScaledHead, SquaredHead
+from cantata.nn._split_encoder import SplitEncoder
 
 __all__ = [
     "LIKELIHOODS",
+    "LOSSES",
     "BatchNorm1d",
     "ComponentInput",
     "Covariates",
@@ -20,6 +23,9 @@ __all__ = [
     "LikelihoodHead",
     "OpenCovariates",
     "Perceptron",
+    "ScaledHead",
+    "SplitEncoder",
+    "SquaredHead",
     "Start",
     "Transform",
     "initialise",

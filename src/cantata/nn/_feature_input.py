@@ -80,9 +80,13 @@ class FeatureInput(nn.Module):
             buffer.zero_()
             buffer[tuple(slice(0, size) for size in given.shape)] = given
 
+    def standardised(self, values: Tensor) -> Tensor:
+        """(n, p) transformed and standardised values, before any rotation."""
+        return self._standardised(self._transformed(values))
+
     def forward(self, values: Tensor) -> Tensor:
         """(n, n_out) input of the encoder from (n, p) registered values."""
-        x = self._standardised(self._transformed(values))
+        x = self.standardised(values)
         if not self.is_rotated:
             return x
         x = x @ self.loadings - self.offset
@@ -126,16 +130,30 @@ class FeatureInput(nn.Module):
         Values; those of transforms that scale cells are not negative.
         """
         x = x @ self.patterns if self.is_rotated else x
+        if self.transform == "tfidf":
+            values = (x + self.mean).clamp(min=0)
+            return values if library is None else values * (library / self.total).unsqueeze(1)
+        return self.from_standardised(x, library)
+
+    def from_standardised(self, x: Tensor, library: Tensor | None = None) -> Tensor:
+        """(n, p) values in registered units from what :meth:`standardised` makes of them.
+
+        Parameters
+        ----------
+        x, library
+            As for :meth:`inverse`.
+        """
+        if self.transform == "tfidf":
+            values = torch.expm1(x.clamp(min=0)) / torch.where(self.weight > 0, self.weight, 1.0)
+            return values if library is None else values * (library / self.total).unsqueeze(1)
         values = x * self.sd + self.mean
         if self.transform == "identity":
             return values
         if self.transform == "arcsinh":
             return COFACTOR * torch.sinh(values)
-        values = values.clamp(min=0)
+        values = torch.expm1(values.clamp(min=0))
         if self.transform == "clr":
-            return torch.expm1(values) / self.weight
-        if self.transform == "log1p":
-            values = torch.expm1(values)
+            return values / self.weight
         return values if library is None else values * (library / self.total).unsqueeze(1)
 
     @property

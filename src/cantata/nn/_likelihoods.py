@@ -89,6 +89,10 @@ class LikelihoodHead(nn.Module):
         """Distribution of the (n, p) values."""
         raise NotImplementedError
 
+    def expected(self, location: Tensor, library: Tensor | None, codes: Tensor) -> Tensor:
+        """(n, p) expected values."""
+        return self.distribution(location, library, codes).mean
+
 
 class PoissonHead(LikelihoodHead):
     """Poisson counts whose mean is the library size times a softmax over features."""

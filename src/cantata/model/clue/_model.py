@@ -14,12 +14,12 @@ from cantata.data._dataset import LABELS, rep_key
 from cantata.losses import fuse_mean, product_of_experts
 from cantata.model._callbacks import BestWeights
 from cantata.model._impute_targets import measured_batches
+from cantata.model._pairing import check_linked
 from cantata.model.base import MosaicModelClass, to_numpy
 from cantata.model.clue._impute import ImputeMixin
 from cantata.model.clue._input import fit_component_inputs
 from cantata.model.clue._module import CLUEModule
 from cantata.model.clue._network import Alignment, Fusion, Library
-from cantata.model.clue._pairing import check_linked
 from cantata.model.clue._plan import CLUETrainingPlan
 from cantata.model.clue._presets import PRESETS
 from cantata.model.clue._transfer import FinetuneMixin
@@ -181,7 +181,7 @@ class CLUE(ImputeMixin, FinetuneMixin, MosaicModelClass):
         """Checks that need the likelihoods or the pairing; see the class for what is raised."""
         is_query = getattr(self.adata_manager, "_source_registry", None) is not None
         if not is_query:
-            check_linked(membership(self.adata, self.modalities), self.modalities)
+            check_linked(membership(self.adata, self.modalities), self.modalities, "CLUE")
         for name, likelihood in likelihoods.items():
             if LIKELIHOODS[likelihood].is_count and self.adata[name].n_obs:
                 check_counts(name, self.adata_manager.matrix_stats[name], likelihood)

@@ -10,10 +10,10 @@ import torch
 from cantata import _compat, _keys
 from cantata.data import UnpairedDataModule, UnpairedDataset
 from cantata.data._unpaired import STEPS_PER_EPOCH
+from cantata.model._feature_inputs import check_components, fit_input, resolve_transforms
 from cantata.model._impute_targets import measured_batches
 from cantata.model.base import MosaicModelClass, to_numpy
 from cantata.model.scmodal._impute import ImputeMixin
-from cantata.model.scmodal._input import check_components, fit_input, resolve_transforms
 from cantata.model.scmodal._links import check_matrices, resolve_pairs
 from cantata.model.scmodal._module import SCMODALModule
 from cantata.model.scmodal._plan import SCMODALTrainingPlan

@@ -11,7 +11,7 @@ from cantata.data import row_table
 from cantata.data._dataset import BATCH, CATEGORICAL, CONTINUOUS
 from cantata.data._fields import MosaicObsField
 from cantata.data._rows import row_reader
-from cantata.model.scmodal._input import training_reader
+from cantata.model._feature_inputs import training_reader
 from cantata.model.scmodal._links import Pair, linked_matrix
 from cantata.model.scmodal._module import covariates_key, linked_key, pair_name
 

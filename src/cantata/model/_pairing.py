@@ -1,4 +1,4 @@
-"""What CLUE asks of the pairing."""
+"""What models that learn from paired cells ask of the pairing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def check_linked(member: np.ndarray, modalities: Sequence[str]) -> None:
+def check_linked(member: np.ndarray, modalities: Sequence[str], method: str) -> None:
     """Refuse modalities that no chain of paired cells connects.
 
     Parameters
@@ -21,6 +21,8 @@ def check_linked(member: np.ndarray, modalities: Sequence[str]) -> None:
         (n_obs, K) which cell has which modality.
     modalities
         Their names.
+    method
+        Name of the model, for the error.
 
     Raises
     ------
@@ -36,8 +38,6 @@ def check_linked(member: np.ndarray, modalities: Sequence[str]) -> None:
     ]
     raise ValueError(
         f"No cell connects the modalities {groups}: 0 of {len(member)} cells have one of each. "
-        f"CLUE "
-        "learns from paired cells. For unpaired data use SCMODAL, which aligns linked features; "
-        "if "
-        "cells are paired, give them the same obs_names in every modality."
+        f"{method} learns from paired cells. For unpaired data use SCMODAL, which aligns linked "
+        "features; if cells are paired, give them the same obs_names in every modality."
     )

@@ -1,0 +1,312 @@
+"""From setup to results, saved models and queries."""
+
+from __future__ import annotations
+
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+import scvi
+import torch
+from anndata import AnnData
+from apollo_models import QUIET, SMALL, counts_mosaic, trained
+from mosaics import mosaic
+from scipy import sparse
+
+from cantata import APOLLO
+
+
+@pytest.fixture
+def mdata() -> mudata.MuData:
+    return counts_mosaic()
+
+
+@pytest.fixture(scope="module")
+def apollo() -> APOLLO:
+    """A trained model that no test may change."""
+    scvi.settings.seed = 0
+    return trained(counts_mosaic())
+
+
+# Latents ----------------------------------------------------------------------------------------
+
+
+def test_embeddings_follow_the_order_of_the_data(apollo) -> None:
+    data = apollo.adata
+    joint = apollo.get_latent_representation()
+    assert joint.shape == (60, 4)
+    assert joint.dtype == np.float32
+    total, n = np.zeros((60, 4)), np.zeros((60, 1))
+    for name in data.mod:
+        own = apollo.get_latent_representation(modality=name)
+        rows = data.obs_names.get_indexer(data[name].obs_names)
+        total[rows] += own
+        n[rows] += 1
+    np.testing.assert_allclose(joint, total / n, atol=1e-5)
+
+
+def test_spaces(apollo) -> None:
+    shared = apollo.get_latent_representation(modality="adt")
+    specific = apollo.get_latent_representation(modality="adt", space="specific")
+    full = apollo.get_latent_representation(modality="adt", space="full")
+    assert specific.shape == (apollo.adata["adt"].n_obs, 3)
+    np.testing.assert_allclose(full, np.hstack([shared, specific]))
+
+
+def test_table_is_addressed_by_cell_name(apollo) -> None:
+    table = apollo.get_latent_table("rna")
+    cells = apollo.adata["rna"].obs_names
+    assert table.index.isin(cells).all()
+    assert len(table) < len(cells)  # validation cells have no latents
+    found = apollo.get_latent_representation(modality="rna", space="table")
+    names = cells[cells.isin(table.index)]
+    np.testing.assert_array_equal(found, table.loc[names].to_numpy())
+    row = table.loc[[names[3]]].to_numpy()
+    subset = apollo.adata[::-1].copy()
+    reverse = apollo.get_latent_representation(subset, modality="rna", space="table")
+    own = subset["rna"].obs_names
+    own = own[own.isin(table.index)]
+    np.testing.assert_array_equal(reverse[own.get_loc(names[3])], row[0])
+
+
+def test_specific_latents_of_cells_with_all_modalities_stand_side_by_side(apollo) -> None:
+    data = apollo.adata
+    both = data.obs_names.isin(data["rna"].obs_names) & data.obs_names.isin(data["adt"].obs_names)
+    with pytest.raises(ValueError, match="30 of 60 cells lack a modality"):
+        apollo.get_latent_representation(space="specific")
+    found = apollo.get_latent_representation(space="specific", indices=np.flatnonzero(both))
+    assert found.shape == (30, 6)
+
+
+def test_without_specific_latents() -> None:
+    model = trained(counts_mosaic(), n_specific={"rna": 2, "adt": 0})
+    assert model.get_latent_representation(modality="adt", space="specific").shape[1] == 0
+    model.write_results()
+    assert "X_apollo_specific" in model.adata["rna"].obsm
+    assert "X_apollo_specific" not in model.adata["adt"].obsm
+
+
+def test_learned_noise_is_an_uncertainty_per_latent() -> None:
+    model = trained(counts_mosaic(), learn_noise=True)
+    scale = model.get_latent_table("rna", scale=True)
+    assert scale.shape == model.get_latent_table("rna").shape
+    assert (scale > 0).all(axis=None)
+    assert scale.to_numpy().std() > 0
+
+
+def test_noise_that_was_not_learned(apollo) -> None:
+    with pytest.raises(ValueError, match="learn_noise=True"):
+        apollo.get_latent_table("rna", scale=True)
+
+
+# History ----------------------------------------------------------------------------------------
+
+
+def test_history_of_both_stages(apollo) -> None:
+    history = apollo.history
+    for name in ("norm_shared", "norm_rna", "full_adt_train", "dependence_rna_train"):
+        assert len(history[name]) == 2, name
+    for name in ("encoded_shared_rna_train", "encoder_objective_train", "decoded_validation"):
+        assert len(history[name]) == 2, name
+    assert len(history["linear_decoded_validation"]) == 2
+
+
+def test_training_goes_on_where_it_ended() -> None:
+    model = trained(counts_mosaic())
+    before = model.get_latent_table()
+    model.train(**QUIET)
+    assert list(model.history["objective_train"].index) == [0, 1, 2, 3]
+    after = model.get_latent_table()
+    assert after.index.equals(before.index)
+    assert np.corrcoef(before.to_numpy().ravel(), after.to_numpy().ravel())[0, 1] > 0.9
+
+
+def test_same_seed_same_bits() -> None:
+    first, second = (trained(counts_mosaic()) for _ in range(2))
+    for a, b in zip(first.module.parameters(), second.module.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+# Save and load ----------------------------------------------------------------------------------
+
+
+def test_save_and_load(apollo, tmp_path) -> None:
+    apollo.save(str(tmp_path / "model"))
+    loaded = APOLLO.load(str(tmp_path / "model"), apollo.adata)
+    pd.testing.assert_frame_equal(loaded.get_latent_table("adt"), apollo.get_latent_table("adt"))
+    np.testing.assert_array_equal(
+        loaded.get_latent_representation(), apollo.get_latent_representation()
+    )
+    np.testing.assert_array_equal(
+        loaded.impute("adt", calibrate=True).X, apollo.impute("adt", calibrate=True).X
+    )
+
+
+def test_load_with_fewer_cells_in_another_order(apollo, tmp_path) -> None:
+    apollo.save(str(tmp_path / "model"))
+    other = apollo.adata[::-2].copy()
+    for key in ("_scvi_uuid", "_scvi_manager_uuid"):
+        other.uns.pop(key, None)
+    loaded = APOLLO.load(str(tmp_path / "model"), other)
+    pd.testing.assert_frame_equal(loaded.get_latent_table("adt"), apollo.get_latent_table("adt"))
+    own = apollo.adata.obs_names.get_indexer(other.obs_names)
+    np.testing.assert_allclose(
+        loaded.get_latent_representation(), apollo.get_latent_representation()[own], atol=1e-5
+    )
+
+
+# Results ----------------------------------------------------------------------------------------
+
+
+def test_write_results(mdata) -> None:
+    model = trained(mdata)
+    model.write_results(denoised=True, imputed=["adt"])
+    assert mdata.obsm["X_apollo"].shape == (60, 4)
+    for name in mdata.mod:
+        assert mdata[name].obsm["X_apollo_shared"].shape == (mdata[name].n_obs, 4)
+        assert mdata[name].obsm["X_apollo_specific"].shape == (mdata[name].n_obs, 3)
+        assert mdata[name].layers["apollo_denoised"].shape == mdata[name].shape
+        assert name not in {k for k in mdata[name].obsm if k == "X_apollo"}
+    assert mdata.obsm["apollo_imputed_adt"].shape == (60, 6)
+    assert np.isfinite(mdata.obsm["X_apollo"]).all()
+
+
+def test_impute_is_the_shared_decoder_of_the_shared_encoding(apollo) -> None:
+    found = apollo.impute("adt", source="rna")
+    assert found.n_obs == apollo.adata["rna"].n_obs
+    shared = apollo.get_latent_representation(modality="rna")
+    rows = apollo.adata["rna"].obs_names.get_indexer(found.obs_names)
+    z = torch.from_numpy(shared[rows])
+    # RNA-only cells take the mean of the batches in which proteins were measured: both
+    batch = found.obs_names.map(
+        dict(zip(apollo.adata["rna"].obs_names, apollo.adata["rna"].obs["batch"], strict=True))
+    )
+    codes = torch.from_numpy((batch == "b1").astype(np.int64))[:, None]
+    decoder = apollo.module.decoder("adt", shared_only=True).eval()
+    with torch.inference_mode():
+        expected = decoder.expected(z, codes, None, None)
+    np.testing.assert_allclose(found.X, expected.numpy(), atol=1e-5)
+    assert found.X.min() >= 0
+    assert found.X.max() <= 1
+
+
+def test_impute_of_some_features_and_cells(apollo) -> None:
+    found = apollo.impute("rna", features=["rna_3", "rna_1"], indices=[4, 2])
+    everything = apollo.impute("rna")
+    assert list(found.var_names) == ["rna_3", "rna_1"]
+    np.testing.assert_allclose(found.X, everything[[4, 2], ["rna_3", "rna_1"]].X, atol=1e-6)
+
+
+def test_impute_to_disk(apollo, tmp_path) -> None:
+    found = apollo.impute("adt", out=str(tmp_path / "adt.zarr"))
+    np.testing.assert_allclose(found.X[:], apollo.impute("adt").X, atol=1e-6)
+
+
+def test_calibrated_values_are_monotone_and_right_on_the_mean(apollo) -> None:
+    scaled = apollo.get_reconstruction("adt", space="shared")
+    back = apollo.get_reconstruction("adt", space="shared", calibrate=True)
+    for j in range(scaled.n_vars):
+        order = np.argsort(scaled.X[:, j])
+        assert (np.diff(back.X[order, j]) >= -1e-5).all()
+    measured = np.asarray(apollo.adata["adt"].X.mean(axis=0)).ravel()
+    np.testing.assert_allclose(back.X.mean(axis=0), measured, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("loss", ["mse", "nb", "zinb", "poisson", "bernoulli", "normal"])
+def test_every_loss_trains_and_imputes_in_its_units(loss) -> None:
+    model = trained(counts_mosaic(), losses=loss)
+    found = model.impute("adt", source="rna").X
+    assert np.isfinite(found).all()
+    if loss in ("nb", "poisson"):
+        total = np.median(np.asarray(model.adata["adt"].X.sum(axis=1)))
+        np.testing.assert_allclose(found.sum(axis=1), total, rtol=1e-3)
+        ten = model.impute("adt", source="rna", library_size=10.0).X
+        np.testing.assert_allclose(ten.sum(axis=1), 10, rtol=1e-3)
+
+
+def test_reconstruction_without_shared_decoders() -> None:
+    model = trained(counts_mosaic(), shared_decoders=False)
+    assert not model.module.has_shared_decoders
+    assert np.isfinite(model.impute("adt", source="rna").X).all()
+    full = model.get_reconstruction("adt").X
+    shared = model.get_reconstruction("adt", space="shared").X
+    assert not np.allclose(full, shared)
+
+
+def test_known_answer_of_cross_modal_prediction() -> None:
+    """Proteins that follow a factor which genes follow too are predicted for held-out cells."""
+    rng = np.random.default_rng(0)
+    factor = rng.normal(size=600)
+    parts = {}
+    for name, p in (("rna", 40), ("adt", 12)):
+        rate = np.exp(0.9 * np.outer(factor, rng.choice([-1, 1], p)) + 1.0)
+        parts[name] = AnnData(sparse.csr_matrix(rng.poisson(rate).astype(np.float32)))
+        parts[name].obs_names = [f"c{i}" for i in range(600)]
+    model = trained(mosaic(parts), {}, {"max_epochs": 25, "encoder_epochs": 10, "batch_size": 64})
+    held_out = np.asarray(model.validation_indices)
+    found = model.impute("adt", source="rna", indices=held_out, calibrate=True).X
+    measured = parts["adt"].X[held_out].toarray()
+    correlations = [np.corrcoef(a, b)[0, 1] for a, b in zip(found.T, measured.T, strict=True)]
+    assert np.mean(correlations) > 0.6
+
+
+# Queries ----------------------------------------------------------------------------------------
+
+
+def test_query_without_training(apollo) -> None:
+    query = counts_mosaic(seed=3)
+    del query.mod["adt"]
+    query = mudata.MuData({"rna": query["rna"]})
+    found = apollo.get_latent_representation(query)
+    assert found.shape == (query.n_obs, 4)
+    model = APOLLO.load_query_data(query, apollo, freeze=False)
+    np.testing.assert_allclose(model.get_latent_representation(), found, atol=1e-5)
+    with pytest.raises(ValueError, match="no latents yet"):
+        model.get_latent_table()
+
+
+def test_query_with_a_new_batch_is_trained() -> None:
+    reference = trained(counts_mosaic())
+    query = counts_mosaic(seed=3)
+    for name in query.mod:
+        query[name].obs["batch"] = "new"
+    model = APOLLO.load_query_data(query, reference)
+    before = {k: v.clone() for k, v in model.module.state_dict().items()}
+    model.train(**QUIET)
+    after = model.module.state_dict()
+    for key, value in after.items():
+        if key.startswith(("encoders.", "inputs.")) or key.endswith("head.output.weight"):
+            assert torch.equal(value, before[key]), key
+    assert len(model.get_latent_table()) > 0
+
+
+def test_features_are_matched_by_name(apollo) -> None:
+    query = counts_mosaic(seed=3)
+    expected = apollo.get_latent_representation(query, modality="rna")
+    shuffled = mosaic({"rna": query["rna"][:, ::-1].copy(), "adt": query["adt"].copy()})
+    found = apollo.get_latent_representation(shuffled, modality="rna")
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+# Storage ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["csc", "dense"])
+def test_how_values_are_stored_does_not_matter(form) -> None:
+    reference = trained(counts_mosaic())
+    other = counts_mosaic()
+    for name in other.mod:
+        x = other[name].X
+        other[name].X = x.tocsc() if form == "csc" else x.toarray()
+    model = trained(other)
+    np.testing.assert_allclose(
+        model.get_latent_representation(), reference.get_latent_representation(), atol=2e-3
+    )
+
+
+def test_a_minibatch_may_have_one_cell_or_none_of_a_modality() -> None:
+    member = np.ones((60, 2), dtype=bool)
+    member[15:, 1] = False
+    model = trained(counts_mosaic(member=member), train={"batch_size": 8, "train_size": 0.9})
+    assert np.isfinite(model.get_latent_representation()).all()
+    assert model.init_params_["non_kwargs"]["n_shared"] == SMALL["n_shared"]
