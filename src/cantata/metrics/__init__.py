@@ -3,9 +3,11 @@
 :func:`foscttm`, :func:`pair_distance` and :func:`matching_score` need the true pairs,
 :func:`label_transfer_accuracy`, :func:`silhouette` and :func:`silhouette_batch` need labels,
 :func:`mixing_metric` and :func:`kbet` neither. :func:`matching_matrix` is what the matching score
-is computed from.
+is computed from. :func:`disentanglement` needs known factors of the cells, and the blocks of
+latents that should hold them; :func:`disentanglement_summary` sums it up.
 """
 
+from cantata.metrics._disentanglement import disentanglement, disentanglement_summary
 from cantata.metrics._foscttm import foscttm
 from cantata.metrics._kbet import kbet
 from cantata.metrics._label_transfer import label_transfer_accuracy
@@ -15,6 +17,8 @@ from cantata.metrics._pair_distance import pair_distance
 from cantata.metrics._silhouette import silhouette, silhouette_batch
 
 __all__ = [
+    "disentanglement",
+    "disentanglement_summary",
     "foscttm",
     "kbet",
     "label_transfer_accuracy",

@@ -240,6 +240,15 @@ class MosaicModelClass(QueryMixin, UnsupervisedTrainingMixin, BaseModelClass):
             )
         return Cells(manager, mdata, position)
 
+    def _chosen_cells(
+        self, cells: Cells, modality: str | None, indices: Sequence[int] | np.ndarray | None
+    ) -> np.ndarray:
+        """Positions in ``cells.mdata.obs_names`` of all cells or of a modality's, at `indices`."""
+        if modality is not None and modality not in self.modalities:
+            raise KeyError(f"modality={modality!r} is not one of {self.modalities}.")
+        chosen = np.arange(cells.mdata.n_obs) if modality is None else cells.of_modality(modality)
+        return chosen if indices is None else chosen[np.asarray(indices)]
+
     def _align(self, mdata: MuData) -> MuData:
         """New data in the shape of the reference, sharing memory with it."""
         if not isinstance(mdata, MuData):

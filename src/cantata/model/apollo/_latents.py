@@ -34,6 +34,7 @@ class LatentsMixin:
     table_cells_: np.ndarray
     table_members_: dict[str, np.ndarray]
     _cells: Any
+    _chosen_cells: Any
     _minibatches: Any
 
     @torch.inference_mode()
@@ -90,11 +91,7 @@ class LatentsMixin:
         if space not in SPACES:
             raise ValueError(f"space={space!r} is none of {SPACES}.")
         cells = self._cells(mdata)
-        if modality is not None and modality not in self.modalities:
-            raise KeyError(f"modality={modality!r} is not one of {self.modalities}.")
-        chosen = np.arange(cells.mdata.n_obs) if modality is None else cells.of_modality(modality)
-        if indices is not None:
-            chosen = chosen[np.asarray(indices)]
+        chosen = self._chosen_cells(cells, modality, indices)
         if space == "table":
             known = self.get_latent_table(modality)
             names = cells.mdata.obs_names[chosen]

@@ -8,8 +8,9 @@ import torch
 from scvi.module.base import BaseModuleClass
 from torch import Tensor, nn
 
-from cantata.data._dataset import BATCH, CATEGORICAL, CELL, CONTINUOUS, rows_key
+from cantata.data._dataset import rows_key
 from cantata.losses import SparseCounts, mean_over_modalities, min_max_scaled
+from cantata.model._covariates import batch_first
 from cantata.model.apollo._tables import LatentTable
 from cantata.nn import LOSSES, Decoder, FeatureInput, LikelihoodHead, ScaledHead, SplitEncoder
 
@@ -206,13 +207,7 @@ class APOLLONetwork(BaseModuleClass):
 
     def covariates(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """(n, 1 + c) codes with the batch first, and (n, d) continuous covariates."""
-        batch = tensors.get(BATCH)
-        if batch is None:
-            batch = torch.zeros_like(tensors[CELL])
-        codes = batch.unsqueeze(1)
-        if CATEGORICAL in tensors:
-            codes = torch.cat([codes, tensors[CATEGORICAL]], dim=1)
-        return codes, tensors.get(CONTINUOUS)
+        return batch_first(tensors)
 
     # Values -------------------------------------------------------------------------------------
 

@@ -331,11 +331,7 @@ class CLUE(ImputeMixin, FinetuneMixin, MosaicModelClass):
         True
         """
         cells = self._cells(mdata)
-        if modality is not None and modality not in self.modalities:
-            raise KeyError(f"modality={modality!r} is not one of {self.modalities}.")
-        chosen = np.arange(cells.mdata.n_obs) if modality is None else cells.of_modality(modality)
-        if indices is not None:
-            chosen = chosen[np.asarray(indices)]
+        chosen = self._chosen_cells(cells, modality, indices)
         parts: list[Tensor] = []
         variances: list[Tensor] = []
         for tensors in self._minibatches(cells, chosen, batch_size):

@@ -9,7 +9,8 @@ from scvi.module.base import BaseModuleClass
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cantata.data._dataset import BATCH, CATEGORICAL, CELL, CONTINUOUS, rep_key, rows_key
+from cantata.data._dataset import rep_key, rows_key
+from cantata.model._covariates import batch_first
 from cantata.nn import LIKELIHOODS, ComponentInput, CrossEncoder, Decoder, LikelihoodHead, mlp
 from cantata.nn._encoder import normalised_log_counts
 from cantata.nn._likelihoods import MIN_LIBRARY
@@ -183,13 +184,7 @@ class CLUENetwork(BaseModuleClass):
 
     def covariates(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """(n, 1 + c) codes with the batch first, and (n, d) continuous covariates."""
-        batch = tensors.get(BATCH)
-        if batch is None:
-            batch = torch.zeros_like(tensors[CELL])
-        codes = batch.unsqueeze(1)
-        if CATEGORICAL in tensors:
-            codes = torch.cat([codes, tensors[CATEGORICAL]], dim=1)
-        return codes, tensors.get(CONTINUOUS)
+        return batch_first(tensors)
 
     def freeze_all_but_covariates(self) -> None:
         """Let training change the parameters of batches and covariates alone."""

@@ -1,0 +1,95 @@
+"""Fit one method to one simulation: ``python run_simulation.py CONFIG.json``.
+
+Of the configuration: ``setting``, ``nonlinear``, ``method`` (``"apollo"``, ``"canonical"``,
+``"autoencoder"``), and for ``"apollo"`` ``preset``, ``model``, ``train``, ``max_seconds``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import bench  # noqa: F401
+import fits
+import numpy as np
+import pandas as pd
+import scvi
+import torch
+from harness import Recorder, read_config
+from watching import quiet
+
+import cantata
+
+FACTORS = ["Z1", "Z2", "Z3", "Z4", "Z5", "r4", "r5"]
+OWN = {"Z1": "shared", "Z2": "shared", "Z3": "x", "r4": "x", "r5": "y"}
+
+
+def scores(
+    blocks: fits.Blocks, factors: pd.DataFrame, test: np.ndarray | None, seed: int
+) -> dict[str, Any]:
+    """Summary and probe R2 of all factors from all blocks, without and with noise."""
+    found = {}
+    for noisy in (False, True):
+        table = cantata.metrics.disentanglement(
+            blocks, factors[FACTORS], OWN, test=test, noisy=noisy, seed=seed
+        )
+        found[noisy] = table.pivot(index="factor", columns="block", values="score")
+        if not noisy:
+            silhouettes = table.pivot(index="factor", columns="block", values="silhouette")
+    clean, noisy_r2 = found[False], found[True]
+    others = [silhouettes.loc["Z1", ["x", "y"]], silhouettes.loc["Z3", ["shared", "y"]]]
+    return {
+        "own": min(clean.loc[f, b] for f, b in OWN.items()),
+        "own, noisy": min(noisy_r2.loc[f, b] for f, b in OWN.items()),
+        "shared to others": clean.loc[["Z3", "r4", "r5"], "shared"].max(),
+        "shared to others, noisy": noisy_r2.loc[["Z3", "r4", "r5"], "shared"].max(),
+        "specific to shared, noisy": noisy_r2.loc[["Z1", "Z2"], ["x", "y"]].to_numpy().max(),
+        "specific to shared": clean.loc[["Z1", "Z2"], ["x", "y"]].to_numpy().max(),
+        "silhouette own": min(silhouettes.loc["Z1", "shared"], silhouettes.loc["Z3", "x"]),
+        "silhouette else": float(np.max([o.max() for o in others])),
+        "r2": clean.to_dict(),
+        "r2 noisy": noisy_r2.to_dict(),
+        "silhouettes": silhouettes.loc[["Z1", "Z3"]].to_dict(),
+    }
+
+
+def main() -> None:
+    """Run the configuration."""
+    quiet()
+    config = read_config()
+    torch.set_num_threads(config["threads"])
+    seed = config["seed"]
+    scvi.settings.seed = seed
+    mdata = cantata.datasets.simulate_disentangled(
+        config["setting"],
+        nonlinear=config["nonlinear"],
+        n_cells=config.get("cells", 2000),
+        seed=seed,
+    )
+    recorder = Recorder(config)
+    recorder.watch.start()
+    clock = fits.StageClock(config.get("max_seconds"))
+    if config["method"] == "apollo":
+        model = fits.fit_apollo(mdata, config, clock)
+        recorder.watch.stop()
+        tables, cells = fits.optimised(model), fits.encoded(model)
+        train = mdata.obs_names.get_indexer(model.get_latent_table().index)
+    else:
+        inputs, parts = fits.read(mdata, config)
+        train = parts[0]
+        tables = None
+        if config["method"] == "canonical":
+            tables, cells = fits.fit_canonical(inputs, train, config)
+        else:
+            cells = fits.fit_one_step(inputs, train, config)
+        recorder.watch.stop()
+    held = np.ones(mdata.n_obs, dtype=bool)
+    held[train] = False
+    found = {"encoders": scores(cells, mdata.obs, held, seed)}
+    if tables is not None:
+        found["tables"] = scores(tables, mdata.obs.iloc[train], None, seed)
+    recorder.watch.start()
+    recorder.finish(None, scores=found, n_held=int(held.sum()), **clock.record())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""Features of a modality whose components are counted: few enough, scaled, sparse if they were."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from cantata.pp._components import CLIP, moments
+from cantata.pp._counts import layer_names, saved_record
+from cantata.pp._kinds import KINDS, guess_kind
+from cantata.pp._normalise import normalise, scale_columns, target_total, variable_genes
+from cantata.tl._dimension_chance import NARROW
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from cantata.pp._kinds import Kind
+
+
+@dataclass(frozen=True)
+class Features:
+    """Values (cells x features, CSR or dense) of features that vary, with moments of columns."""
+
+    name: str
+    values: Any
+    mean: np.ndarray
+    variance: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of cells and of features."""
+        return self.values.shape[0], self.values.shape[1]
+
+    def times(self, right: np.ndarray) -> np.ndarray:
+        """Centred values times `right` (features x any)."""
+        return np.asarray(self.values @ right - self.mean @ right)
+
+    def transposed_times(self, left: np.ndarray) -> np.ndarray:
+        """Transposed centred values times `left` (cells x any)."""
+        return np.asarray(
+            self.values.T @ left - np.multiply.outer(self.mean, left.sum(axis=0))
+        ).reshape(self.shape[1], *left.shape[1:])
+
+
+def read_matrix(name: str, adata: AnnData, layer: str | None) -> Any:
+    """``.X`` or a layer: numpy or CSR.
+
+    Raises
+    ------
+    KeyError
+        If it does not exist.
+    TypeError
+        If it is neither dense nor sparse in memory.
+    """
+    if layer is not None and layer not in layer_names(adata):
+        raise KeyError(
+            f"layers={{{name!r}: {layer!r}}}: modality {name!r} has the layers "
+            f"{layer_names(adata)}. Use None for .X."
+        )
+    matrix = adata.X if layer is None else adata.layers[layer]
+    if matrix is None:
+        raise KeyError(f"Modality {name!r} has no .X; name a layer: {layer_names(adata)}.")
+    if isinstance(matrix, pd.DataFrame):
+        matrix = matrix.to_numpy()
+    if sparse.issparse(matrix):
+        return sparse.csr_matrix(matrix)
+    if not isinstance(matrix, np.ndarray):
+        raise TypeError(
+            f"The values of modality {name!r} are a {type(matrix).__name__}; numpy arrays and "
+            "scipy sparse matrices can be read. Load it first: mdata[m].to_memory()."
+        )
+    return np.asarray(matrix)
+
+
+def modality_kind(name: str, adata: AnnData, told: str | None) -> Kind | None:
+    """Kind as told, as recorded by ``pp.preprocess``, or guessed; None if nothing tells.
+
+    Raises
+    ------
+    ValueError
+        If the kind that was told is unknown.
+    """
+    if told is not None:
+        if told not in KINDS:
+            raise ValueError(
+                f"modalities={{{name!r}: {told!r}}}: the kinds are {', '.join(KINDS)}."
+            )
+        return KINDS[told]
+    recorded: Kind | None = (saved_record(adata) or {}).get("kind")
+    if recorded is not None:
+        return recorded
+    try:
+        return guess_kind(name, adata)[0]
+    except ValueError:
+        return None
+
+
+def read_features(
+    name: str,
+    adata: AnnData,
+    rows: np.ndarray,
+    *,
+    layer: str | None,
+    kind: Kind | None,
+    max_features: int,
+) -> Features:
+    """Features of some cells, ready for principal components.
+
+    Counts are normalised as in :func:`cantata.pp.preprocess`, other values are taken as they are.
+    Features are those flagged in ``.var["highly_variable"]``, or else highly variable genes of
+    counts of RNA; of more than `max_features` those with the largest variance. They are divided
+    by their standard deviations and clipped at a z-score of 10, but for chromatin, where rare
+    peaks would lead.
+
+    Parameters
+    ----------
+    name, adata
+        The modality; it is not modified.
+    rows
+        Rows of the cells.
+    layer
+        Layer of the values; None for ``.X``.
+    kind
+        What the modality measures, None if that is not known.
+    max_features
+        Largest number of features.
+
+    Raises
+    ------
+    KeyError, TypeError
+        See :func:`read_matrix`.
+    ValueError
+        If values are not finite, counts are of unknown kind or without any count in a cell, or
+        fewer than two features vary.
+    """
+    matrix = read_matrix(name, adata, layer)[rows]
+    stored = matrix.data if sparse.issparse(matrix) else matrix
+    n_bad = int((~np.isfinite(stored)).sum())
+    if n_bad:
+        raise ValueError(
+            f"Modality {name!r} has {n_bad} NaN or infinite values. Cells that were not measured "
+            "are left out of the modality, not filled with NaN."
+        )
+    flagged = "highly_variable" in adata.var
+    chosen = adata.var["highly_variable"].to_numpy(dtype=bool) if flagged else None
+    if stored.min(initial=0) >= 0 and np.all(stored == np.rint(stored)):
+        matrix, genes = _normalised(name, matrix, kind, max_features, flagged=flagged)
+        chosen = genes if chosen is None else chosen
+    values = matrix if chosen is None or not chosen.any() else matrix[:, np.flatnonzero(chosen)]
+    mean, sd = moments(values)
+    kept = np.flatnonzero(sd > 0)
+    if kept.size < 2:
+        raise ValueError(
+            f"Modality {name!r}: {kept.size} of {values.shape[1]} features vary over "
+            f"{values.shape[0]} cells; at least two are needed."
+        )
+    if kept.size > max_features:
+        kept = np.sort(kept[np.argsort(-sd[kept], kind="stable")[:max_features]])
+    values, mean, sd = values[:, kept], mean[kept], sd[kept]
+    if kind != "atac":
+        values = _z_scored(values, mean, sd)
+        mean, sd = moments(values)
+    return Features(name, values, mean, sd**2)
+
+
+def _normalised(
+    name: str, counts: Any, kind: Kind | None, max_features: int, *, flagged: bool
+) -> tuple[Any, np.ndarray | None]:
+    """Normalised counts, and which genes are highly variable where nobody has said it."""
+    if kind is None:
+        raise ValueError(
+            f"Modality {name!r} holds counts, but nothing tells of what. Say it: "
+            f"modalities={{{name!r}: 'rna', ...}} (or 'protein', 'atac')."
+        )
+    empty = int((np.asarray(counts.sum(axis=1)).ravel() == 0).sum())
+    if empty:
+        raise ValueError(
+            f"Modality {name!r} has {empty} cells without counts. Make them unmeasured there: "
+            "mdata = cantata.pp.drop_empty(mdata)."
+        )
+    values = normalise(kind, counts, target_total(kind, counts))
+    if kind != "rna" or flagged:
+        return values, None
+    return values, variable_genes(name, counts, values, None, max_features)
+
+
+def _z_scored(values: Any, mean: np.ndarray, sd: np.ndarray) -> Any:
+    """Values over `sd`, at most :data:`CLIP` above the mean; not centred."""
+    if not sparse.issparse(values):
+        dtype = np.float64 if values.shape[1] <= NARROW else np.float32
+        scaled = values / sd.astype(dtype)
+        return np.minimum(scaled, (mean / sd + CLIP).astype(dtype)).astype(dtype)
+    scaled = scale_columns(values.astype(np.float32), 1 / sd)
+    ceiling = (mean / sd + CLIP).astype(np.float32)
+    np.minimum(scaled.data, ceiling[scaled.indices], out=scaled.data)
+    return scaled
