@@ -21,6 +21,7 @@ if str(BENCHMARKS) not in _known:
     os.environ["PYTHONPATH"] = os.pathsep.join([*filter(None, _known), str(BENCHMARKS)])
 
 import processes  # noqa: E402
+import tables  # noqa: E402
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 Results = dict[str, list[dict[str, Any]]]
 """Results of every row, one per seed."""
+PATHS = ("--resume", "--work", "--scglue-python")
 
 
 def add_arguments(parser: ArgumentParser, seeds: Sequence[int]) -> None:
@@ -36,6 +38,7 @@ def add_arguments(parser: ArgumentParser, seeds: Sequence[int]) -> None:
     parser.set_defaults(work=BENCHMARKS / "work" / "apollo")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(seeds))
     parser.add_argument("--quick", action="store_true", help="one seed, fewer rows")
+    parser.add_argument("--note", help="what to say of the machine, printed among the options")
 
 
 def parse(parser: ArgumentParser) -> Namespace:
@@ -69,18 +72,16 @@ class Bench(processes.Workplace):
             raise SystemExit(f"{script} failed:\n{done.stderr[-2000:]}")
 
 
-def program(given: Namespace) -> str:
-    """How the program was called, for the report; no paths."""
-    skipped = False
-    words = [Path(sys.argv[0]).name]
+def heading(title: str, given: Namespace, of_part: dict[str, Results]) -> list[str]:
+    """First lines of a report: machine, versions, options, command; no paths."""
+    runs = [r for results in of_part.values() for of_row in results.values() for r in of_row]
+    words, hidden = [Path(sys.argv[0]).name], False
     for word in sys.argv[1:]:
-        if word in ("--resume", "--work", "--scglue-python"):
-            skipped = True
-        elif skipped:
-            skipped = False
-        else:
-            words.append(word)
-    return f"`python benchmarks/apollo/{' '.join(words)}`"
+        if not hidden and word not in PATHS:
+            words.append(f"'{word}'" if " " in word else word)
+        hidden = word in PATHS
+    command = f"* `python benchmarks/apollo/{' '.join(words)}`"
+    return [f"# {title}", "", *tables.preamble(given, runs), command, ""]
 
 
 def spread(values: Sequence[float | None], digits: int = 3) -> str:
@@ -99,7 +100,13 @@ def done(of_row: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [r for r in of_row if "error" not in r]
 
 
+def costs(found: Sequence[dict[str, Any]]) -> list[str]:
+    """Cells with wall and processor seconds."""
+    return [spread([r[k] for r in found], 0) for k in ("total_seconds", "cpu_seconds")]
+
+
 def failures(results: Results) -> list[str]:
     """Lines on the runs that have not finished."""
-    lines = [f"* {k}: failed, {r['error']}" for k, rs in results.items() for r in rs if "error" in r]
+    failed = [(row, r["error"]) for row, of_row in results.items() for r in of_row if "error" in r]
+    lines = [f"* {row}: failed, {error}" for row, error in failed]
     return [*lines, ""] if lines else []

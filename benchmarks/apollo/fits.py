@@ -5,10 +5,15 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+import bench  # noqa: F401
 import numpy as np
+import scvi
+import torch
 from autoencoder import fit_autoencoder
+from harness import Recorder, read_config
 from lightning.pytorch.callbacks import Callback
 from sklearn.linear_model import Ridge
+from watching import quiet
 
 import cantata
 from cantata.model.apollo._training import cached_inputs, split
@@ -17,52 +22,60 @@ from cantata.model.apollo._warm_start import canonical_start
 if TYPE_CHECKING:
     from mudata import MuData
 
-FIRST_STAGE = 0.65
-"""Share of the time allowed that the first stage gets."""
 RIDGE = 1e-3
 """Of the linear encoders of the untrained baseline, in units of the mean variance."""
+
+QUIET = {
+    "accelerator": "cpu",
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+"""Arguments of every training."""
 
 Blocks = dict[str, np.ndarray]
 
 
 class StageClock(Callback):
-    """Note seconds and steps of every stage, and stop one whose time is up."""
+    """Note seconds and steps of every stage, and stop one that takes longer than `limit`."""
 
     def __init__(self, limit: float | None = None) -> None:
         self.limit = limit
-        self.since, self.cpu_since = time.perf_counter(), time.process_time()
+        self.since = time.perf_counter()
         self.stages: list[dict[str, Any]] = []
 
     def on_train_start(self, *_: Any) -> None:
         """Called by the trainer."""
         started = time.perf_counter()
-        self.stages.append({"steps": 0, "prepared": started - self.since, "ends": [started]})
+        self.stages.append({"prepared": started - self.since, "ends": [started]})
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         """Called by the trainer."""
-        stage = self.stages[-1]
-        stage["steps"] += 1
-        stage["ends"].append(time.perf_counter())
-        if self.limit is not None:
-            share = FIRST_STAGE if len(self.stages) == 1 else 1 - FIRST_STAGE
-            if stage["ends"][-1] - stage["ends"][0] > share * self.limit:
-                stage["stopped"] = True
-                trainer.should_stop = True
+        ends = self.stages[-1]["ends"]
+        ends.append(time.perf_counter())
+        if self.limit is not None and ends[-1] - ends[0] > self.limit:
+            self.stages[-1]["stopped"] = trainer.should_stop = True
 
     def on_train_end(self, *_: Any) -> None:
         """Called by the trainer."""
-        self.stages[-1]["seconds"] = time.perf_counter() - self.since
-        self.stages[-1]["cpu"] = time.process_time() - self.cpu_since
-        self.since, self.cpu_since = time.perf_counter(), time.process_time()
+        ended = time.perf_counter()
+        self.stages[-1]["seconds"], self.since = ended - self.since, ended
 
     def record(self) -> dict[str, Any]:
         """For the result: steps, seconds, and whether a stage was stopped."""
         return {
-            "steps": [stage["steps"] for stage in self.stages],
+            "steps": [len(stage["ends"]) - 1 for stage in self.stages],
             "stage_seconds": [stage["seconds"] for stage in self.stages],
-            "stage_cpu_seconds": [stage["cpu"] for stage in self.stages],
             "stopped": any(stage.get("stopped", False) for stage in self.stages),
         }
+
+
+def begin() -> tuple[dict[str, Any], Recorder, StageClock]:
+    """Configuration of this process, its record and its clock."""
+    quiet()
+    config = read_config()
+    torch.set_num_threads(config["threads"])
+    scvi.settings.seed = config["seed"]
+    return config, Recorder(config), StageClock(config.get("max_seconds"))
 
 
 def settings(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -83,10 +96,8 @@ def fit_apollo(mdata: MuData, config: dict[str, Any], clock: StageClock) -> Any:
     cantata.APOLLO.setup_mudata(mdata)
     model = cantata.APOLLO(mdata, **arguments)
     model.train(
-        accelerator="cpu",
-        enable_progress_bar=False,
-        enable_model_summary=False,
         callbacks=[clock],
+        **QUIET,
         **train,
     )
     return model
@@ -123,8 +134,7 @@ def read(mdata: MuData, config: dict[str, Any]) -> tuple[dict[str, np.ndarray], 
     return inputs, parts
 
 
-def widths(config: dict[str, Any], inputs: dict[str, np.ndarray]) -> tuple[int, dict[str, int]]:
-    """Shared and specific widths of a configuration, by default APOLLO's."""
+def _widths(config: dict[str, Any], inputs: dict[str, np.ndarray]) -> tuple[int, dict[str, int]]:
     model = config.get("model", {})
     return model.get("n_shared", 50), dict.fromkeys(inputs, model.get("n_specific", 20))
 
@@ -139,7 +149,7 @@ def fit_canonical(
     Blocks of the training cells, and of all cells through a ridge regression on the inputs.
     """
     rows = dict.fromkeys(inputs, train)
-    shared, specific = canonical_start(inputs, rows, *widths(config, inputs))
+    shared, specific = canonical_start(inputs, rows, *_widths(config, inputs))
     blocks: Blocks = {}
     for name, x in inputs.items():
         centred = x[train] - x[train].mean(axis=0)
@@ -156,7 +166,7 @@ def fit_one_step(
 ) -> Blocks:
     """Blocks of all cells from the one-step autoencoder."""
     blocks = fit_autoencoder(
-        inputs, train, *widths(config, inputs), config["seed"], config.get("max_epochs")
+        inputs, train, *_widths(config, inputs), config["seed"], config.get("max_epochs")
     )
     return _with_mean(blocks, list(inputs))
 
@@ -164,3 +174,20 @@ def fit_one_step(
 def _with_mean(blocks: Blocks, modalities: list[str]) -> Blocks:
     mean = np.mean([blocks[f"shared from {name}"] for name in modalities], axis=0)
     return {"shared": mean, **blocks}
+
+
+def fit(
+    mdata: MuData, config: dict[str, Any], clock: StageClock
+) -> tuple[Blocks | None, Blocks, np.ndarray]:
+    """Blocks of the training cells' tables or None, of all cells, and the training cells.
+
+    Of the configuration: ``method``, which is ``"apollo"``, ``"canonical"`` or ``"autoencoder"``.
+    """
+    if config["method"] == "apollo":
+        model = fit_apollo(mdata, config, clock)
+        train = mdata.obs_names.get_indexer(model.get_latent_table().index)
+        return optimised(model), encoded(model), train
+    inputs, parts = read(mdata, config)
+    if config["method"] == "canonical":
+        return *fit_canonical(inputs, parts[0], config), parts[0]
+    return None, fit_one_step(inputs, parts[0], config), parts[0]

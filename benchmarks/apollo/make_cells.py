@@ -70,7 +70,8 @@ def citeseq(effect: str, seed: int) -> MuData:
     x = counts(adata)
     factors = np.exp(rng.normal(0, STRENGTH, adata.n_vars))
     chosen = batch[np.repeat(np.arange(adata.n_obs), np.diff(x.indptr))] == 1
-    x.data[chosen] = np.floor(x.data[chosen] * factors[x.indices[chosen]] + rng.random(chosen.sum()))
+    raised = x.data[chosen] * factors[x.indices[chosen]]
+    x.data[chosen] = np.floor(raised + rng.random(len(raised)))
     x.eliminate_zeros()
     adata.X = x.astype(np.float32)
     return joined(modalities, {TYPE: types, BATCH: batch})

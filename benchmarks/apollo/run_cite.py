@@ -7,17 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import bench  # noqa: F401
 import fits
 import make_cells
 import numpy as np
 import peers
-import scvi
-import torch
-from harness import Recorder, read_config
 from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
-from watching import quiet
 
 if TYPE_CHECKING:
     from scipy import sparse
@@ -51,38 +46,29 @@ def graph_scores(graph: sparse.csr_matrix, y: np.ndarray, train: np.ndarray) -> 
 
 
 def fit(mdata: Any, config: dict[str, Any], clock: fits.StageClock) -> tuple[Any, Any, np.ndarray]:
-    """Tables of training cells or None, blocks of all cells or a graph, training cells."""
+    """As :func:`fits.fit`, also for other methods; in place of blocks a graph of neighbours."""
     method = config["method"]
-    if method == "apollo":
-        model = fits.fit_apollo(mdata, config, clock)
-        train = mdata.obs_names.get_indexer(model.get_latent_table().index)
-        return fits.optimised(model), fits.encoded(model), train
+    if method in ("apollo", "canonical", "autoencoder"):
+        return fits.fit(mdata, config, clock)
     inputs, parts = fits.read(mdata, config)
-    if method == "canonical":
-        return *fits.fit_canonical(inputs, parts[0], config), parts[0]
-    if method == "autoencoder":
-        return None, fits.fit_one_step(inputs, parts[0], config), parts[0]
-    if method == "pca":
-        return None, {"joint": peers.joint_components(inputs, parts[0])}, parts[0]
     if method == "wnn":
         return None, peers.weighted_neighbours(mdata, config["seed"]), parts[0]
-    if method == "mofa":
-        return None, {"joint": peers.mofa(mdata, config["seed"])}, parts[0]
-    latents = peers.totalvi(mdata, parts, clock, config.get("max_epochs"))
-    return None, {"joint": latents}, parts[0]
+    if method == "pca":
+        joint = peers.joint_components(inputs, parts[0])
+    elif method == "mofa":
+        joint = peers.mofa(mdata, config["seed"])
+    else:
+        split = [np.sort(part) for part in parts[:2]]
+        model, _ = peers.totalvi(mdata, clock, config, external_indexing=split)
+        joint = model.get_latent_representation()
+    return None, {"joint": joint}, parts[0]
 
 
 def main() -> None:
     """Run the configuration."""
-    quiet()
-    config = read_config()
-    torch.set_num_threads(config["threads"])
-    scvi.settings.seed = config["seed"]
-    mdata = make_cells.some(
-        make_cells.citeseq(config["effect"], config["seed"]), config.get("cells")
-    )
-    recorder = Recorder(config)
-    clock = fits.StageClock(config.get("max_seconds"))
+    config, recorder, clock = fits.begin()
+    mdata = make_cells.citeseq(config["effect"], config["seed"])
+    mdata = make_cells.some(mdata, config.get("cells"))
     recorder.watch.start()
     tables, cells, train = fit(mdata, config, clock)
     with recorder.watch.paused():
@@ -98,7 +84,7 @@ def main() -> None:
                 scores.setdefault(f"encoders/{block}", {})[name] = block_scores(z, y, train)
             for block, z in (tables or {}).items():
                 scores.setdefault(f"tables/{block}", {})[name] = block_scores(z, y[train], None)
-    recorder.finish(None, scores=scores, chance=chance, shape=list(mdata.shape), **clock.record())
+    recorder.finish(None, scores=scores, chance=chance, **clock.record())
 
 
 if __name__ == "__main__":

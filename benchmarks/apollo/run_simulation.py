@@ -6,18 +6,15 @@ Of the configuration: ``setting``, ``nonlinear``, ``method`` (``"apollo"``, ``"c
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import bench  # noqa: F401
 import fits
 import numpy as np
-import pandas as pd
-import scvi
-import torch
-from harness import Recorder, read_config
-from watching import quiet
 
 import cantata
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FACTORS = ["Z1", "Z2", "Z3", "Z4", "Z5", "r4", "r5"]
 OWN = {"Z1": "shared", "Z2": "shared", "Z3": "x", "r4": "x", "r5": "y"}
@@ -54,41 +51,22 @@ def scores(
 
 def main() -> None:
     """Run the configuration."""
-    quiet()
-    config = read_config()
-    torch.set_num_threads(config["threads"])
-    seed = config["seed"]
-    scvi.settings.seed = seed
+    config, recorder, clock = fits.begin()
     mdata = cantata.datasets.simulate_disentangled(
         config["setting"],
         nonlinear=config["nonlinear"],
         n_cells=config.get("cells", 2000),
-        seed=seed,
+        seed=config["seed"],
     )
-    recorder = Recorder(config)
     recorder.watch.start()
-    clock = fits.StageClock(config.get("max_seconds"))
-    if config["method"] == "apollo":
-        model = fits.fit_apollo(mdata, config, clock)
-        recorder.watch.stop()
-        tables, cells = fits.optimised(model), fits.encoded(model)
-        train = mdata.obs_names.get_indexer(model.get_latent_table().index)
-    else:
-        inputs, parts = fits.read(mdata, config)
-        train = parts[0]
-        tables = None
-        if config["method"] == "canonical":
-            tables, cells = fits.fit_canonical(inputs, train, config)
-        else:
-            cells = fits.fit_one_step(inputs, train, config)
-        recorder.watch.stop()
-    held = np.ones(mdata.n_obs, dtype=bool)
-    held[train] = False
-    found = {"encoders": scores(cells, mdata.obs, held, seed)}
-    if tables is not None:
-        found["tables"] = scores(tables, mdata.obs.iloc[train], None, seed)
-    recorder.watch.start()
-    recorder.finish(None, scores=found, n_held=int(held.sum()), **clock.record())
+    tables, cells, train = fits.fit(mdata, config, clock)
+    with recorder.watch.paused():
+        held = np.ones(mdata.n_obs, dtype=bool)
+        held[train] = False
+        found = {"encoders": scores(cells, mdata.obs, held, config["seed"])}
+        if tables is not None:
+            found["tables"] = scores(tables, mdata.obs.iloc[train], None, config["seed"])
+    recorder.finish(None, scores=found, **clock.record())
 
 
 if __name__ == "__main__":

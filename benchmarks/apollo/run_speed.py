@@ -9,14 +9,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import bench  # noqa: F401
 import fits
 import mudata
 import numpy as np
-import scvi
 import torch
-from harness import Recorder, peak_memory, read_config
-from watching import quiet
+from harness import peak_memory
 
 SIDE, REPEATS = 1536, 8
 
@@ -39,44 +36,29 @@ def weights(part: torch.nn.Module) -> int:
 
 def main() -> None:
     """Run the configuration."""
-    quiet()
-    config = read_config()
-    torch.set_num_threads(config["threads"])
-    scvi.settings.seed = config["seed"]
+    config, recorder, clock = fits.begin()
     rates = [matmul_rate()]
     mdata = mudata.read_h5mu(config["file"])
     memory = {"libraries and data": peak_memory()}
-    recorder = Recorder(config)
-    clock = fits.StageClock(config.get("max_seconds"))
     recorder.watch.start()
     model = fits.fit_apollo(mdata, config, clock)
-    recorder.finish(None)  # the peak before anything else is computed
-    rates.append(matmul_rate())
-    module: Any = model.module
-    batch = config["train"].get("batch_size", 256)
-    if config.get("preset") and "batch_size" not in config["train"]:
-        batch = 512
-    n_train = len(model.get_latent_table())
-    recorder.watch.start()
+    with recorder.watch.paused():
+        memory["training"] = peak_memory()
+        rates.append(matmul_rate())
+        module: Any = model.module
+        decoders = weights(module.full) + weights(module.shared_only)
     recorder.finish(
         None,
-        memory=memory | {"training": recorder_peak(recorder)},
+        memory=memory,
         matmul=rates,
         shape={name: list(mdata[name].shape) for name in mdata.mod},
-        batch=batch,
-        n_train=n_train,
-        weights=[weights(module.full) + weights(module.shared_only), weights(module.encoders)],
+        batch=fits.settings(config)[1].get("batch_size", 256),
+        n_train=len(model.get_latent_table()),
+        weights=[decoders, weights(module.encoders)],
         prepared=[stage["prepared"] for stage in clock.stages],
         step_seconds=[np.diff(stage["ends"]).tolist() for stage in clock.stages],
         **clock.record(),
     )
-
-
-def recorder_peak(recorder: Recorder) -> int:
-    """Peak memory that the recorder has written."""
-    import json
-
-    return json.loads((recorder.folder / "result.json").read_text())["peak_memory"]
 
 
 if __name__ == "__main__":

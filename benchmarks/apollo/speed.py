@@ -10,8 +10,8 @@ import statistics
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from bench import Bench, Results, add_arguments, done, failures, parse, program
-from tables import gigabytes, preamble, table
+from bench import Bench, Results, add_arguments, done, failures, heading, parse
+from tables import gigabytes, table
 
 CELLS, SMOKE_CELLS = 28_098, 600
 EPOCHS = 2
@@ -90,18 +90,15 @@ def rows(results: Results) -> list[list[str]]:
 
 def report(given: Namespace, results: Results) -> list[str]:
     """Lines of the report."""
-    everything = [r for of_row in results.values() for r in of_row]
-    found = [r for r in everything if "error" not in r]
+    found = [r for of_row in results.values() for r in done(of_row)]
     header = ["", "stage", "steps timed", "s per step, median", "s per epoch, steps alone"]
     header += ["10^12 operations", "share of matrix products", "s to prepare", "s in all"]
     rates = ", ".join(f"{rate / 1e9:.0f}" for r in found for rate in r["matmul"])
-    sizes = "; ".join(f"{m} {n:,} x {p:,}" for m, (n, p) in found[0]["shape"].items()) if found else ""
+    shape = found[0]["shape"] if found else {}
+    sizes = "; ".join(f"{m} {n:,} x {p:,}" for m, (n, p) in shape.items())
     bounds = ", ".join(f"{row} {gb} GB" for row, gb in BOUNDS.items())
     return [
-        "# Speed of APOLLO at the shape of SHARE-seq",
-        "",
-        *preamble(given, everything),
-        f"* {program(given)}",
+        *heading("Speed of APOLLO at the shape of SHARE-seq", given, {"": results})[:-1],
         f"* Simulated counts: {sizes}. Square products of float32, 10^9 operations per second, "
         f"before and after: {rates}.",
         "",

@@ -36,6 +36,13 @@ def row_table(mdata: MuData, modalities: Sequence[str] | None = None) -> dict[st
     return {name: np.asarray(mdata.obsmap[name]).astype(np.int64).ravel() - 1 for name in names}
 
 
+def modality_cells(mdata: MuData, modality: str) -> np.ndarray:
+    """For every row of the modality, the cell of the MuData: the inverse of its row table."""
+    rows = row_table(mdata, [modality])[modality]
+    cells = np.flatnonzero(rows >= 0)
+    return cells[np.argsort(rows[cells])]
+
+
 def membership(mdata: MuData, modalities: Sequence[str] | None = None) -> np.ndarray:
     """Boolean matrix (cells x modalities): which cell is measured in which modality."""
     table = row_table(mdata, modalities)

@@ -1,6 +1,7 @@
 """What people would rather look at."""
 
 from cantata.pl._cluster_correlation import cluster_correlation
+from cantata.pl._dimensions import dimensions
 from cantata.pl._embedding import embedding
 from cantata.pl._history import history
 from cantata.pl._imputed import imputed
@@ -11,6 +12,7 @@ from cantata.pl._pairing import pairing
 
 __all__ = [
     "cluster_correlation",
+    "dimensions",
     "embedding",
     "history",
     "imputed",

@@ -227,9 +227,9 @@ def pairing_report(mdata: MuData, *, batch_key: str | None = None) -> PairingRep
 
     Notes
     -----
-    No cell with two modalities: SCMODAL (planned). Some cells with several modalities and others
+    No cell with two modalities: SCMODAL. Some cells with several modalities and others
     with fewer: CLUE. Every cell with every modality: CLUE for one embedding and later queries with
-    one modality, APOLLO (planned) to separate shared from private information.
+    one modality, APOLLO to separate shared from private information.
 
     Examples
     --------

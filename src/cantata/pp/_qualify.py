@@ -74,7 +74,7 @@ def choose_model(member: np.ndarray, modalities: Sequence[str]) -> Choice:
             None,
             f"None of the {n_cells:,} cells has two modalities ({sizes}): only linked features "
             "can tell "
-            "which cells belong together, which is what SCMODAL (planned) uses.",
+            "which cells belong together, which is what SCMODAL uses.",
         )
     if several == n_cells and bool((width == n_mod).all()):
         return Choice(
@@ -82,7 +82,7 @@ def choose_model(member: np.ndarray, modalities: Sequence[str]) -> Choice:
             "APOLLO",
             f"All {n_cells:,} cells have all {n_mod} modalities: CLUE gives one embedding and "
             "also takes "
-            "later cells with one modality; APOLLO (planned) separates what the modalities share "
+            "later cells with one modality; APOLLO separates what the modalities share "
             "from "
             "what is private to each.",
         )
@@ -102,5 +102,5 @@ def choose_model(member: np.ndarray, modalities: Sequence[str]) -> Choice:
         "SCMODAL",
         f"{reason}, but no cell connects these groups of modalities: {apart}. CLUE can align "
         "within a "
-        "group only; across groups SCMODAL (planned) needs linked features.",
+        "group only; across groups SCMODAL needs linked features.",
     )

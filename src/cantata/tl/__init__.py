@@ -2,7 +2,8 @@
 
 from cantata._knn_labels import knn_labels
 from cantata.tl._cluster_correlation import cluster_correlation
-from cantata.tl._estimate_dimensions import Dimensions, estimate_dimensions
+from cantata.tl._dimensions import Dimensions
+from cantata.tl._estimate_dimensions import estimate_dimensions
 from cantata.tl._feature_network import feature_network
 from cantata.tl._group_features import group_features
 from cantata.tl._infer_links import infer_links

@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 
 from cantata import _keys
 from cantata.tl._feature_columns import FeatureColumns, Statistic, group_moments
-from cantata.tl._link_values import check_modality, measured_values, modality_cells
+from cantata.tl._link_values import check_modality, measured_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -150,6 +150,7 @@ def _matrices(mdata: MuData, a: str, b: str, use: str) -> list[tuple[Any, np.nda
 def _clusters(mdata: MuData, key: str, a: str, b: str) -> list[pd.Series]:
     """Cluster of every row of both modalities; NaN where there is none."""
     from cantata.data._obs import coalesce_obs  # its package imports torch
+    from cantata.data._pairing import modality_cells
 
     column = coalesce_obs(mdata, key, [a, b], argument="key")
     found = [column.iloc[modality_cells(mdata, name)] for name in (a, b)]

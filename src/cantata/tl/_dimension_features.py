@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import sparse
 
 from cantata.pp._components import CLIP, moments
-from cantata.pp._counts import layer_names, saved_record
+from cantata.pp._counts import saved_record
 from cantata.pp._kinds import KINDS, guess_kind
 from cantata.pp._normalise import normalise, scale_columns, target_total, variable_genes
 from cantata.tl._dimension_chance import NARROW
@@ -46,24 +46,9 @@ class Features:
         ).reshape(self.shape[1], *left.shape[1:])
 
 
-def read_matrix(name: str, adata: AnnData, layer: str | None) -> Any:
-    """``.X`` or a layer: numpy or CSR.
-
-    Raises
-    ------
-    KeyError
-        If it does not exist.
-    TypeError
-        If it is neither dense nor sparse in memory.
-    """
-    if layer is not None and layer not in layer_names(adata):
-        raise KeyError(
-            f"layers={{{name!r}: {layer!r}}}: modality {name!r} has the layers "
-            f"{layer_names(adata)}. Use None for .X."
-        )
-    matrix = adata.X if layer is None else adata.layers[layer]
-    if matrix is None:
-        raise KeyError(f"Modality {name!r} has no .X; name a layer: {layer_names(adata)}.")
+def _read_matrix(name: str, adata: AnnData, layer: str | None) -> Any:
+    """``.X`` or a layer: numpy or CSR."""
+    matrix: Any = adata.X if layer is None else adata.layers[layer]
     if isinstance(matrix, pd.DataFrame):
         matrix = matrix.to_numpy()
     if sparse.issparse(matrix):
@@ -131,13 +116,13 @@ def read_features(
 
     Raises
     ------
-    KeyError, TypeError
-        See :func:`read_matrix`.
+    TypeError
+        If the matrix is neither dense nor sparse in memory.
     ValueError
         If values are not finite, counts are of unknown kind or without any count in a cell, or
         fewer than two features vary.
     """
-    matrix = read_matrix(name, adata, layer)[rows]
+    matrix = _read_matrix(name, adata, layer)[rows]
     stored = matrix.data if sparse.issparse(matrix) else matrix
     n_bad = int((~np.isfinite(stored)).sum())
     if n_bad:

@@ -3,86 +3,35 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from rich.progress import track
 
-from cantata import _keys
-from cantata.pp._counts import check_in_memory, saved_record
-from cantata.tl._dimension_canonical import SharedVariates, shared_variates
+from cantata.pp._counts import saved_record
+from cantata.tl._dimension_canonical import shared_variates
 from cantata.tl._dimension_features import Features, modality_kind, read_features
+from cantata.tl._dimension_options import (
+    check_numbers,
+    check_shares,
+    check_sources,
+    checked_modalities,
+    choose_cells,
+)
 from cantata.tl._dimension_spectrum import Residual, count_components
+from cantata.tl._dimensions import Dimensions, correlation_table, variance_table
 from cantata.tl._representation import modality_rep
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from mudata import MuData
-
-LEAST = 50
-"""Canonical correlations are not cross-validated over fewer cells."""
 
 PER_COMPONENT = 10
 """Cells with all modalities per component that enters the canonical correlations."""
 
 SHOWN = 2_000_000
 """Cells x features from which on a progress bar is shown."""
-
-
-@dataclass(frozen=True, repr=False)
-class Dimensions:
-    """What :func:`cantata.tl.estimate_dimensions` found.
-
-    Parameters
-    ----------
-    n_shared
-        Number of shared dimensions.
-    n_specific
-        Number of dimensions of each modality's own.
-    correlations
-        One row per canonical variate: ``variate`` (from 1), ``correlation`` on held-out cells,
-        ``null`` (what permuted cells rarely exceed), ``shared`` (whether it counts), and with more
-        than two modalities the correlation of each with the mean of the others.
-    variances
-        One row per modality and component of what shared variates leave: ``modality``,
-        ``component`` (from 1), ``variance`` and ``null`` (what independent features rarely
-        exceed) as shares of the modality's variance, ``specific`` (whether it counts).
-    n_paired
-        Number of cells with all modalities on which the correlations were taken.
-    alpha
-        Level of ``null``.
-    min_correlation
-        Correlation from which on a variate counts.
-    """
-
-    n_shared: int
-    n_specific: dict[str, int]
-    correlations: pd.DataFrame
-    variances: pd.DataFrame
-    n_paired: int
-    alpha: float
-    min_correlation: float
-
-    def __repr__(self) -> str:
-        own = ", ".join(f"{name} {n}" for name, n in self.n_specific.items())
-        table = self.correlations
-        values = [f"{value:.2f}" for value in table["correlation"].iloc[: self.n_shared]]
-        if len(values) > 6:
-            values = [*values[:3], "...", *values[-2:]]
-        after = table["correlation"].iloc[self.n_shared : self.n_shared + 1]
-        following = f"; the next {after.iloc[0]:.2f}" if len(after) else ""
-        held = f": held-out correlations {', '.join(values)}" if values else ""
-        return (
-            f"shared    {self.n_shared}{held}{following}, by chance {table['null'].iloc[0]:.2f}, "
-            f"of {self.n_paired:,} cells\n"
-            f"specific  {own}\n"
-            f"APOLLO(mdata, n_shared={max(self.n_shared, 1)}, n_specific="
-            f"{ {name: max(n, 1) for name, n in self.n_specific.items()} })"
-        )
 
 
 def estimate_dimensions(
@@ -181,34 +130,33 @@ def estimate_dimensions(
     specific  x 2, y 1
     APOLLO(mdata, n_shared=2, n_specific={'x': 2, 'y': 1})
     """
-    names, kinds = _checked_modalities(mdata, modalities)
+    names, told = checked_modalities(mdata, modalities)
     layers, use_reps = dict(layers or {}), dict(use_reps or {})
-    _check_mappings(names, layers=layers, use_reps=use_reps)
+    check_sources(mdata, names, layers, use_reps)
     sizes = {"max_shared": max_shared, "max_specific": max_specific, "max_features": max_features}
-    _check_numbers(sizes, n_permutations, max_cells, seed)
-    _check_shares(alpha, min_correlation)
-    rows, n_paired = _choose_cells(mdata, names, max_cells, seed)
+    check_numbers(sizes, n_permutations, max_cells, seed)
+    check_shares(alpha, min_correlation)
+    kinds = {name: modality_kind(name, mdata[name], told.get(name)) for name in names}
+    reps = _representations(mdata, names, use_reps)
+    rows, n_paired = choose_cells(mdata, names, max_cells, seed)
     busy = _is_much(mdata, rows, max_features)
     n_scores = max(2, min(max_shared, n_paired // PER_COMPONENT))
     features, scores = {}, {}
     for name in track(names, description="Components", disable=not busy):
-        kind = modality_kind(name, mdata[name], kinds.get(name))
         features[name] = read_features(
             name,
             mdata[name],
             rows[name],
             layer=layers.get(name),
-            kind=kind,
+            kind=kinds[name],
             max_features=max_features,
         )
-        key = use_reps.get(name) or _recorded_rep(mdata, name)
-        if key is None:
-            scores[name] = _scores(features[name], n_scores)
+        if name in reps:
+            scores[name] = _narrowed(reps[name][rows[name]], n_scores)
         else:
-            scores[name] = _narrowed(modality_rep(mdata, name, key)[rows[name]], n_scores)
-    paired = [x[:n_paired] for x in scores.values()]
+            scores[name] = _scores(features[name], n_scores)
     shared = shared_variates(
-        paired,
+        [x[:n_paired] for x in scores.values()],
         max_shared,
         least=min_correlation,
         n_permutations=n_permutations,
@@ -225,92 +173,16 @@ def estimate_dimensions(
             seed=seed,
         )
     n_specific = {name: found for name, (found, _, _) in counted.items()}
-    _warn_if_full({"max_shared": (shared.n, max_shared)}, "shared")
-    _warn_if_full({name: (n, max_specific) for name, n in n_specific.items()}, "specific")
+    _warn_if_full(shared.n, max_shared, n_specific, max_specific)
     return Dimensions(
         n_shared=shared.n,
         n_specific=n_specific,
-        correlations=_correlation_table(shared, names),
-        variances=_variance_table(counted, features),
+        correlations=correlation_table(shared, names),
+        variances=variance_table(counted, features),
         n_paired=n_paired,
         alpha=alpha,
         min_correlation=min_correlation,
     )
-
-
-def _checked_modalities(
-    mdata: MuData, modalities: Sequence[str] | Mapping[str, str] | None
-) -> tuple[list[str], dict[str, str]]:
-    """Names of the modalities, and the kinds that were told."""
-    from cantata.data._checks import check_modalities  # its package imports torch
-
-    if isinstance(modalities, str):
-        raise TypeError(f"modalities={modalities!r}: give a list of at least two names.")
-    names = check_modalities(mdata, None if modalities is None else list(modalities))
-    check_in_memory(mdata)
-    if len(set(names)) < 2 or len(set(names)) < len(names):
-        raise ValueError(f"modalities={names}: give at least two, each once.")
-    return names, dict(modalities) if isinstance(modalities, Mapping) else {}
-
-
-def _check_mappings(names: list[str], **mappings: Mapping[str, str | None]) -> None:
-    from cantata.data._checks import check_mapping
-
-    for argument, mapping in mappings.items():
-        check_mapping(argument, mapping, names)
-
-
-def _check_numbers(
-    sizes: dict[str, int], n_permutations: int, max_cells: int | None, seed: int
-) -> None:
-    least = dict.fromkeys(sizes, 1) | {"max_features": 2, "n_permutations": 2, "seed": 0}
-    given = {**sizes, "n_permutations": n_permutations, "seed": seed}
-    if max_cells is not None:
-        least["max_cells"], given["max_cells"] = LEAST, max_cells
-    for name, value in given.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise TypeError(f"{name} must be an integer, got {value!r}.")
-        if value < least[name]:
-            raise ValueError(f"{name}={value}: give at least {least[name]}.")
-
-
-def _check_shares(alpha: float, min_correlation: float) -> None:
-    if not 0 <= min_correlation < 1:
-        raise ValueError(f"min_correlation={min_correlation!r}: give a number from 0 to below 1.")
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha={alpha!r}: give a number between 0 and 1.")
-
-
-def _choose_cells(
-    mdata: MuData, names: list[str], max_cells: int | None, seed: int
-) -> tuple[dict[str, np.ndarray], int]:
-    """Rows of the cells to read in each modality, those with all modalities first, in one order.
-
-    Returns the rows and the number of cells with all modalities.
-    """
-    from cantata.data._pairing import row_table
-
-    table = row_table(mdata, names)
-    everywhere = np.all([rows >= 0 for rows in table.values()], axis=0)
-    if everywhere.sum() < LEAST:
-        raise ValueError(
-            f"Only {everywhere.sum()} cells have all of {names}; canonical correlations need "
-            f"{LEAST}. Name modalities that are measured together with modalities=[...]."
-        )
-    rng = np.random.default_rng([seed, 2])
-    paired = _drawn(np.flatnonzero(everywhere), max_cells, rng)
-    chosen = {}
-    for name, rows in table.items():
-        others = np.flatnonzero((rows >= 0) & ~everywhere)
-        left = None if max_cells is None else max_cells - len(paired)
-        chosen[name] = rows[np.concatenate([paired, _drawn(others, left, rng)])]
-    return chosen, len(paired)
-
-
-def _drawn(cells: np.ndarray, most: int | None, rng: np.random.Generator) -> np.ndarray:
-    if most is None or len(cells) <= most:
-        return cells
-    return np.sort(rng.choice(cells, most, replace=False))
 
 
 def _is_much(mdata: MuData, rows: dict[str, np.ndarray], max_features: int) -> bool:
@@ -318,12 +190,17 @@ def _is_much(mdata: MuData, rows: dict[str, np.ndarray], max_features: int) -> b
     return sum(entries) > SHOWN
 
 
-def _recorded_rep(mdata: MuData, name: str) -> str | None:
-    """Representation that ``pp.preprocess`` wrote, if it is still there."""
-    record = saved_record(mdata[name]) or {}
-    recorded = mdata.uns.get(_keys.UNS, {}).get(_keys.PREPROCESS, {}).get(name, {})
-    key = record.get("rep") or recorded.get("rep")
-    return key if key in mdata[name].obsm else None
+def _representations(
+    mdata: MuData, names: list[str], use_reps: Mapping[str, str]
+) -> dict[str, np.ndarray]:
+    """Representations that the user named, or that ``pp.preprocess`` wrote and are still there."""
+    found = {}
+    for name in names:
+        recorded = (saved_record(mdata[name]) or {}).get("rep")
+        key = use_reps.get(name, recorded if recorded in mdata[name].obsm else None)
+        if key is not None:
+            found[name] = modality_rep(mdata, name, key)
+    return found
 
 
 def _scores(features: Features, n: int) -> np.ndarray:
@@ -341,45 +218,17 @@ def _narrowed(values: np.ndarray, n: int) -> np.ndarray:
     return np.asarray(centred @ axes[:, ::-1][:, :n])
 
 
-def _correlation_table(shared: SharedVariates, names: list[str]) -> pd.DataFrame:
-    n = len(shared.correlations)
-    table = pd.DataFrame(
-        {
-            "variate": np.arange(1, n + 1),
-            "correlation": shared.correlations,
-            "null": shared.null,
-            "shared": np.arange(n) < shared.n,
-        }
-    )
-    if len(names) > 2:
-        table[names] = shared.by_block.T
-    return table
-
-
-def _variance_table(
-    counted: Mapping[str, tuple[int, np.ndarray, np.ndarray]], features: Mapping[str, Features]
-) -> pd.DataFrame:
-    tables = []
-    for name, (found, values, null) in counted.items():
-        total = features[name].variance.sum()
-        columns = {
-            "modality": name,
-            "component": np.arange(1, len(values) + 1),
-            "variance": values / total,
-            "null": null / total,
-            "specific": np.arange(len(values)) < found,
-        }
-        tables.append(pd.DataFrame(columns))
-    return pd.concat(tables, ignore_index=True)
-
-
-def _warn_if_full(found: Mapping[str, tuple[int, int]], what: str) -> None:
-    full = [name for name, (n, most) in found.items() if n >= most]
+def _warn_if_full(
+    n_shared: int, max_shared: int, n_specific: Mapping[str, int], max_specific: int
+) -> None:
+    full = [name for name, n in n_specific.items() if n >= max_specific]
+    limits = []
+    if n_shared >= max_shared:
+        limits.append(f"{n_shared} shared dimensions, max_shared")
     if full:
-        where = "" if what == "shared" else f" of {', '.join(full)}"
+        limits.append(f"{max_specific} dimensions of {' and '.join(full)}, max_specific")
+    for limit in limits:
+        what, argument = limit.rsplit(", ", 1)
         warnings.warn(
-            f"As many {what} dimensions{where} were found as max_{what} allows; there may be "
-            "more.",
-            UserWarning,
-            stacklevel=3,
+            f"There may be more than {what}: {argument} allows no more.", UserWarning, stacklevel=3
         )

@@ -18,7 +18,6 @@ from cantata.tl._interpret_axes import principal_axes
 from cantata.tl._interpret_tables import component_names
 from cantata.tl._latent_spaces import LatentSpace, find_spaces
 from cantata.tl._link_statistics import q_values
-from cantata.tl._link_values import modality_cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -207,6 +206,7 @@ def _annotations(
 
 def _annotation(mdata: MuData, key: str, categorical: bool, argument: str) -> Annotation:
     from cantata.data._obs import coalesce_obs  # its package imports torch
+    from cantata.data._pairing import modality_cells
 
     prefix, _, rest = key.partition(":")
     own = prefix in mdata.mod and key not in mdata.obs

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from cantata._neighbors import check_rows
-from cantata.tl._link_values import modality_cells
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +34,8 @@ def _joint_keys(mdata: MuData) -> list[str]:
 
 
 def _own_space(mdata: MuData, modality: str, key: str) -> LatentSpace:
+    from cantata.data._pairing import modality_cells  # its package imports torch
+
     where = f"mdata[{modality!r}].obsm[{key!r}]"
     values = check_rows(mdata[modality].obsm[key], where)
     return LatentSpace(f"{modality}:{key}", values, modality_cells(mdata, modality), where)
@@ -87,7 +88,7 @@ def space_of(mdata: MuData, modality: str, use_rep: str) -> tuple[LatentSpace, n
     TypeError, ValueError
         If the values are no finite numbers (cells x dimensions), or no cell is left.
     """
-    from cantata.data._pairing import row_table  # its package imports torch
+    from cantata.data._pairing import modality_cells, row_table  # its package imports torch
 
     cells = modality_cells(mdata, modality)
     if use_rep in mdata[modality].obsm:

@@ -56,15 +56,6 @@ def check_modality(mdata: MuData, name: str, argument: str) -> None:
         )
 
 
-def modality_cells(mdata: MuData, modality: str) -> np.ndarray:
-    """For every row of the modality, the cell of the MuData."""
-    from cantata.data._pairing import row_table  # its package imports torch
-
-    rows = row_table(mdata, [modality])[modality]
-    cells = np.flatnonzero(rows >= 0)
-    return cells[np.argsort(rows[cells])]
-
-
 def joint_places(mdata: MuData, modality: str) -> np.ndarray:
     """For every feature of the modality, its place on the joint axis of features."""
     rows = np.asarray(mdata.varmap[modality]).astype(np.int64).ravel() - 1
@@ -143,6 +134,8 @@ def imputed_values(
 
 
 def _written(mdata: MuData, modality: str, method: str, cells_of: str) -> Values:
+    from cantata.data._pairing import modality_cells  # its package imports torch
+
     key = _keys.imputed(method, modality)
     record = mdata.uns.get(_keys.UNS, {}).get(method, {}).get("imputed_features", {})
     if key not in mdata.obsm or modality not in record:
@@ -213,6 +206,7 @@ def group_codes(mdata: MuData, key: str | None, modality: str, rows: np.ndarray)
     if key is None:
         return np.zeros(len(rows), dtype=np.int64)
     from cantata.data._obs import coalesce_obs  # its package imports torch
+    from cantata.data._pairing import modality_cells
 
     column = coalesce_obs(mdata, key, [modality], argument="within")
     column = column.iloc[modality_cells(mdata, modality)[rows]]

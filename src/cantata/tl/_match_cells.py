@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, overload
 
-import numpy as np
 from scipy import sparse
 
 from cantata import _keys
@@ -12,6 +11,7 @@ from cantata.metrics._matching import Union, matching_matrix
 from cantata.tl._representation import modality_rep
 
 if TYPE_CHECKING:
+    import numpy as np
     from mudata import MuData
 
 
@@ -114,6 +114,8 @@ def match_cells(
            [0., 0., 0., 0.],
            [0., 0., 0., 0.]])
     """
+    from cantata.data._pairing import modality_cells  # its package imports torch
+
     if source == target:
         raise ValueError(f"source and target are both {source!r}; give two modalities.")
     embeddings = modality_rep(mdata, source, use_rep), modality_rep(mdata, target, use_rep)
@@ -122,7 +124,7 @@ def match_cells(
             f"obsm[{use_rep!r}] has {embeddings[0].shape[1]} dimensions in {source!r} and "
             f"{embeddings[1].shape[1]} in {target!r}: both must be in one space."
         )
-    cells = [_cells(mdata, name) for name in (source, target)]
+    cells = [modality_cells(mdata, name) for name in (source, target)]
     batches = _batches(mdata, batch_key, (source, target), cells)
     matched = matching_matrix(
         *embeddings,
@@ -139,15 +141,6 @@ def match_cells(
         return result
     mdata.obsp[key_added or _keys.match(use_rep.removeprefix("X_"))] = result
     return None
-
-
-def _cells(mdata: MuData, modality: str) -> np.ndarray:
-    """For every row of the modality, the cell of the MuData."""
-    from cantata.data._pairing import row_table  # its package imports torch
-
-    rows = row_table(mdata, [modality])[modality]
-    cells = np.flatnonzero(rows >= 0)
-    return cells[np.argsort(rows[cells])]
 
 
 def _batches(

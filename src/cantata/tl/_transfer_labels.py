@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from cantata._knn_labels import Metric, Weights, knn_labels
 from cantata.tl._representation import joint_rep, modality_rep
 
 if TYPE_CHECKING:
+    import numpy as np
     from mudata import MuData
 
 
@@ -119,12 +119,10 @@ def transfer_labels(
 def _labels(mdata: MuData, key: str, modality: str | None) -> np.ndarray:
     """Labels of the cells of a modality in its order, or of every cell of the MuData."""
     from cantata.data._obs import coalesce_obs  # its package imports torch
-    from cantata.data._pairing import row_table
+    from cantata.data._pairing import modality_cells
 
     names = None if modality is None else [modality]
     labels = coalesce_obs(mdata, key, names, argument="labels_key").to_numpy(dtype=object)
     if modality is None:
         return labels
-    rows = row_table(mdata, [modality])[modality]
-    cells = np.flatnonzero(rows >= 0)
-    return labels[cells[np.argsort(rows[cells])]]
+    return labels[modality_cells(mdata, modality)]
