@@ -113,7 +113,7 @@ def by_scvi(train: MuData, test: MuData, target: str, config: dict, clock: Any) 
     )
     model = scvi.model.MULTIVI(mdata)
     model.train(config.get("max_epochs", 200), callbacks=[clock], **fits.QUIET)
-    found = model.get_accessibility_estimates(
+    found = model.get_normalized_accessibility(
         indices=rows.tolist(), transform_batch="both", return_numpy=True
     )
     return dense(found)

@@ -22,19 +22,6 @@ if TYPE_CHECKING:
 SHOWN = 2_000_000
 """Cells x blocks x factors from which on a progress bar is shown."""
 
-COLUMNS = [
-    "block",
-    "factor",
-    "kind",
-    "score",
-    "linear",
-    "knn",
-    "chance",
-    "permuted",
-    "silhouette",
-    "is_own",
-]
-
 
 def disentanglement(
     blocks: Mapping[str, ArrayLike],
@@ -139,32 +126,23 @@ def disentanglement(
         check_split(factor, held_out, n_neighbors)
     if n_silhouette is not None:
         check_count(n_silhouette, "n_silhouette")
-    pairs = [(block, factor) for block in latents for factor in known]
-    work = n_cells * len(pairs)
-    data: dict[bytes, ProbeData] = {}
-    current, records = None, []
-    for block, factor in track(pairs, description="Probes", disable=work < SHOWN):
-        if block != current:
-            current, data = block, {}
-            probed = _noisy(latents[block], seed) if noisy else latents[block]
-        present = ~np.isnan(factor.values)
-        key = present.tobytes()
-        train, rows = np.flatnonzero(present & ~held_out), np.flatnonzero(present & held_out)
-        if key not in data:
-            data[key] = ProbeData.split(probed, train, rows, n_neighbors, seed=seed)
-        own_block = pd.NA if factor.own is None else block in factor.own
-        records.append(
-            {
-                "block": block,
-                "factor": factor.name,
-                "kind": factor.kind,
-                **_scores(factor, data[key], train, rows, seed),
-                "silhouette": _silhouette(latents[block], factor, n_silhouette, seed),
-                "is_own": own_block,
-            }
-        )
-    table = pd.DataFrame.from_records(records, columns=COLUMNS)
-    return table.astype({"is_own": "boolean"})
+    records = []
+    work = n_cells * len(latents) * len(known)
+    for block, x in track(latents.items(), description="Probes", disable=work < SHOWN):
+        probed = _noisy(x, seed) if noisy else x
+        data: dict[bytes, ProbeData] = {}  # factors that the same cells have share neighbours
+        for factor in known:
+            present = ~np.isnan(factor.values)
+            train, rows = (np.flatnonzero(present & part) for part in (~held_out, held_out))
+            key = present.tobytes()
+            if key not in data:
+                data[key] = ProbeData.split(probed, train, rows, n_neighbors, seed=seed)
+            record: dict[str, Any] = {"block": block, "factor": factor.name, "kind": factor.kind}
+            record |= _scores(factor, data[key], train, rows, seed)
+            record["silhouette"] = _silhouette(x, factor, n_silhouette, seed)
+            record["is_own"] = pd.NA if factor.own is None else block in factor.own
+            records.append(record)
+    return pd.DataFrame.from_records(records).astype({"is_own": "boolean"})
 
 
 def disentanglement_summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -195,7 +173,7 @@ def disentanglement_summary(table: pd.DataFrame) -> pd.DataFrame:
     KeyError
         If `table` lacks a column.
     ValueError
-        If no factor of the table has a known owner.
+        If no factor of the table has a known owner, or a block is called ``"all"``.
 
     Examples
     --------
@@ -219,6 +197,8 @@ def disentanglement_summary(table: pd.DataFrame) -> pd.DataFrame:
             f"None of the {table['factor'].nunique()} factors has a known owner; say which block "
             "should hold which factor with own={...}."
         )
+    if (known["block"] == "all").any():
+        raise ValueError("A block is called 'all', as is the last row of the summary; rename it.")
     beyond = (known["score"] - known["chance"]) / (1 - known["chance"])
     known["share"] = beyond.clip(lower=0).where(known["chance"] < 1)
     known["is_own"] = known["is_own"].astype(bool)

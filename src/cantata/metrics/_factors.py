@@ -32,6 +32,29 @@ class Factor:
 def checked_factors(
     factors: pd.DataFrame, n_cells: int, own: Mapping[str, Any] | None, blocks: list[str]
 ) -> list[Factor]:
+    """Factors of a table, one per column.
+
+    Parameters
+    ----------
+    factors
+        Cells x factors.
+    n_cells
+        Number of cells of the blocks.
+    own
+        Factor to the name or names of its own blocks.
+    blocks
+        Names of the blocks.
+
+    Raises
+    ------
+    TypeError
+        If `factors` is no table.
+    KeyError
+        If `own` names an unknown factor or block.
+    ValueError
+        If the table does not fit the blocks, or a factor is infinite, does not vary or consists of
+        names.
+    """
     if not isinstance(factors, pd.DataFrame):
         raise TypeError(
             f"factors is a {type(factors).__name__}; give a DataFrame, cells x factors."
@@ -79,7 +102,13 @@ def _encoded(name: Any, column: pd.Series, own: tuple[str, ...] | None) -> Facto
 
 
 def held_out_cells(test: Any, n_cells: int, seed: int) -> np.ndarray:
-    """Mask of the held-out cells."""
+    """Mask of the held-out cells: as told, or drawn at random.
+
+    Raises
+    ------
+    ValueError
+        If `test` is no mask over the cells and no list of rows.
+    """
     mask = np.zeros(n_cells, dtype=bool)
     if test is None:
         rng = np.random.default_rng([seed, 0])
@@ -101,6 +130,7 @@ def held_out_cells(test: Any, n_cells: int, seed: int) -> np.ndarray:
 
 
 def check_split(factor: Factor, held_out: np.ndarray, k: int) -> None:
+    """Refuse a split after which a factor cannot be learnt with `k` neighbours, or not scored."""
     present = ~np.isnan(factor.values)
     train, rows = factor.values[present & ~held_out], factor.values[present & held_out]
     check_k(k, len(train), f"the training cells of factor {factor.name!r}")

@@ -36,7 +36,68 @@ def suggest_links(
     n_repeats: int = 5,
     random_state: int = 0,
 ) -> pd.DataFrame:
-    """Propose links."""
+    """Propose linked features where few links, or none, are known.
+
+    The need for links is the limitation that Wang et al. 2025 (scMODAL) name. This looks at how
+    features are distributed over the cells of each modality and how they vary with each other. The
+    cells of each modality are grouped into metacells. Groups of one modality are matched to groups
+    of the other by independent components of alike distribution, by the totals of cells, and by
+    known links; each matching is improved by turns of canonical correlation and optimal transport,
+    and the one is kept whose own suggestions bring the modalities closest. For each feature of the
+    narrower modality the feature of the other is proposed that it goes with best over matched
+    groups.
+
+    Parameters
+    ----------
+    mdata
+        MuData with both modalities. No pair of cells is used, and nothing is written.
+    a, b
+        Modalities to link.
+    known
+        Links that are known, columns ``source`` (features of `a`) and ``target`` (of `b`). A few
+        help much: they turn a guess about populations into one about features.
+    layers, transforms
+        As for :func:`cantata.pp.link_features`.
+    n_links
+        Return at most so many links, the known ones included; all by default.
+    n_top_features
+        Look at so many features of a modality, those that vary most.
+    n_repeats
+        Average over so many groupings into metacells.
+    random_state
+        Seed of the groupings.
+
+    Returns
+    -------
+    Table with the columns ``source``, ``target``, ``score`` (correlation over matched groups),
+    ``rank`` and ``known``: known links first, then suggestions by descending score, which is
+    positive. Each feature of the narrower modality is suggested at most once.
+
+    Raises
+    ------
+    KeyError
+        If a modality, a layer or a feature of `known` does not exist.
+    TypeError
+        If `mdata` is no MuData or `known` no table.
+    ValueError
+        If values cannot be transformed, a number is out of range, or all known links have an end
+        that does not vary.
+
+    Notes
+    -----
+    Suggestions are questions, not findings. Without known links populations may be matched in a
+    wrong order, and then next to all suggestions are wrong while their scores are high: look at
+    the ones that you can judge. The result can be passed to :func:`cantata.pp.link_features` as
+    it is.
+
+    Examples
+    --------
+    >>> import cantata
+    >>> mdata = cantata.datasets.simulate_mosaic(n_cells=400, pairing="none")
+    >>> links = cantata.pp.suggest_links(mdata, "rna", "adt", n_repeats=1, n_links=5)
+    >>> list(links.columns)
+    ['source', 'target', 'score', 'rank', 'known']
+    """
     options = link_options(mdata, a, b, layers, transforms, None, False, None)
     table = None if known is None else links_by_table(mdata, a, b, known)
     _check_numbers(n_links, n_top_features, n_repeats, 0 if table is None else len(table))
@@ -107,10 +168,15 @@ def _correlation(
     wide: Side, narrow: Side, known: Known | None, n_repeats: int, random_state: int
 ) -> np.ndarray:
     """Correlation (features of wide, features of narrow) over matched cells, mean of repeats."""
+    from rich.console import Console
     from rich.progress import track
 
+    console = Console(stderr=True)
     total = np.zeros((wide.features.size, narrow.features.size))
-    for repeat in track(range(n_repeats), description="Suggesting links", transient=True):
+    repeats = track(
+        range(n_repeats), description="Suggesting links", transient=True, console=console
+    )
+    for repeat in repeats:
         rng = np.random.default_rng([random_state, repeat])
         a, b = (group_cells(side, N_METACELLS, rng) for side in (wide, narrow))
         couplings = refine(a, b, first_couplings(a, b, known, int(rng.integers(2**31))), known)

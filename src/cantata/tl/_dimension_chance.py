@@ -9,8 +9,6 @@ from scipy import sparse
 from scipy.sparse.linalg import LinearOperator, eigsh
 from scipy.stats import norm
 
-from cantata.pp._normalise import scale_rows
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -61,10 +59,11 @@ def largest_by_chance(
     One number per repetition.
     """
     left, right = balance(deviating, rows, columns)
-    if sparse.issparse(deviating):
-        scaled = scale_rows(deviating, left)
+    scaled = deviating.copy()
+    if sparse.issparse(scaled):
+        scaled.data *= np.repeat(left, np.diff(scaled.indptr)).astype(scaled.dtype)
     else:
-        scaled = deviating * left[:, None].astype(deviating.dtype)
+        scaled *= left[:, None].astype(scaled.dtype)
     result = np.empty(n_repetitions)
     for repetition in range(n_repetitions):
         rng = np.random.default_rng([seed, repetition])

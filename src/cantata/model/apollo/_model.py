@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -38,8 +39,12 @@ if TYPE_CHECKING:
 
     from mudata import MuData
 
+logger = logging.getLogger(__name__)
+
 N_STEPS, MIN_EPOCHS, MAX_EPOCHS = 400, 15, 60
 """Steps of the default schedule of each stage, and bounds on its epochs."""
+MIN_GAIN = 0.01
+"""Share of the loss of held-out cells that encoders have to gain to be more than linear."""
 MAX_POS_WEIGHT = 50.0
 
 
@@ -238,7 +243,8 @@ class APOLLO(LatentsMixin, ImputeMixin, MosaicModelClass):
             reference implementation.
         linear_encoders
             Add to each encoder the least-squares map from its input to the latents, so that its
-            layers learn the rest.
+            layers learn the rest; where held-out cells gain less than 1 % by these, the map alone
+            is kept.
         accelerator, devices
             Passed to the trainer.
         plan_kwargs, encoder_plan_kwargs
@@ -311,6 +317,23 @@ class APOLLO(LatentsMixin, ImputeMixin, MosaicModelClass):
             validates,
             run,
         )
+        if ordered is not None and validates and not self._is_better_than_linear():
+            fit_linear_encoders(self.module, ordered, places)
+
+    def _is_better_than_linear(self) -> bool:
+        """Whether held-out cells gain from what encoders add to their linear maps."""
+        assert self.history_ is not None
+        linear, full = (
+            float(self.history_[f"{prefix}decoded_validation"].iloc[:, 0].astype(float).min())
+            for prefix in ("linear_", "")
+        )
+        gain = (linear - full) / abs(linear)
+        if gain < MIN_GAIN:
+            logger.info(
+                "Encoders lower the loss of held-out cells by %.1f %%; linear maps are kept.",
+                100 * gain,
+            )
+        return gain >= MIN_GAIN
 
     def _run_stage(
         self,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cantata._canonical import canonical_variates
+from cantata._neighbors import nearest_neighbors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +23,8 @@ MIN_PAIRED = 10
 """Cells with all modalities below which there is nothing to correlate."""
 MAX_CELLS = 20_000
 """Cells that the variates are fitted on; more are sampled."""
+N_NEAR = 30
+"""Cells near in shared latents whose mean is taken out of specific ones."""
 RIDGE = 1e-6
 """Of regressions, in units of the mean variance."""
 
@@ -36,9 +39,11 @@ def canonical_start(
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Shared and specific latents of cells, in closed form.
 
-    Shared latents are the leading canonical variates of the modalities, each as wide as its
-    correlation says, averaged over the modalities that a cell has. Specific latents are the
-    leading principal components of what a regression on the shared ones leaves.
+    Shared latents are the leading canonical variates of the modalities, averaged over the
+    modalities that a cell has, each as wide as the share of its variance that chance does not
+    explain. Specific latents are the
+    leading principal components of what the shared ones leave: after a linear regression, and
+    after the mean over the cells that are near in shared latents, which takes what is not linear.
 
     Parameters
     ----------
@@ -69,7 +74,7 @@ def canonical_start(
         cells = np.flatnonzero(rows[name] >= 0)
         own = x[rows[name][cells]].astype(np.float64)
         known = shared[cells]
-        left = own - own.mean(axis=0) - _fitted(known, own)
+        left = _left_by_neighbors(known, own - own.mean(axis=0) - _fitted(known, own))
         components = _components(left, n_specific[name], x)
         specific[name] = _filled(components, n_specific[name], rng)
     return _filled(shared, n_shared, rng).astype(np.float32), specific
@@ -107,9 +112,8 @@ def _shared(
     if len(paired) > MAX_CELLS:
         fitted_on = np.sort(rng.choice(paired, MAX_CELLS, replace=False))
     blocks = [x[rows[name][fitted_on]].astype(np.float64) for name, x in inputs.items()]
-    # a direction for every few cells would correlate by chance
     found = canonical_variates(blocks, n_shared)
-    width = START_SD * np.clip(found.correlations, 0, 1)
+    width = START_SD * _beyond_chance(found.correlations, blocks, rng)
     shared = np.zeros((len(table), found.n))
     weight = np.zeros((len(table), found.n))
     for k, (name, x) in enumerate(inputs.items()):
@@ -120,13 +124,47 @@ def _shared(
     whole = np.all(table >= 0, axis=1)[:, None]
     mean = shared / np.where(weight > 0, weight, 1)
     logger.info("Canonical correlations: %s.", np.round(found.correlations[:10], 2))
-    return np.where(whole, mean / found.spread, mean) * width
+    filling = FILL_SD * rng.standard_normal(mean.shape)
+    return np.where(whole, mean / found.spread, mean) * width + filling * (width == 0)
+
+
+def _beyond_chance(
+    correlations: np.ndarray, blocks: list[np.ndarray], rng: np.random.Generator
+) -> np.ndarray:
+    """Share of the variance of each variate that chance does not explain.
+
+    ``(r^2 - c^2) / (1 - c^2)``, at least 0, where c is the largest correlation of the same blocks
+    after their cells were permuted. Variates beyond these hold what one modality has for itself.
+    """
+    permuted = [blocks[0], *(x[rng.permutation(len(x))] for x in blocks[1:])]
+    chance = float(np.clip(canonical_variates(permuted, 1).correlations[0], 0, 0.999))
+    squares = np.clip(correlations, 0, 1) ** 2
+    return np.clip((squares - chance**2) / (1 - chance**2), 0, 1)
 
 
 def _fitted(known: np.ndarray, values: np.ndarray) -> np.ndarray:
     """What a least-squares regression on `known` says of centred values."""
     centred = known - known.mean(axis=0)
     return centred @ ridge_weights(centred, values - values.mean(axis=0))
+
+
+def _left_by_neighbors(known: np.ndarray, left: np.ndarray) -> np.ndarray:
+    """Principal components of `left` less what the cells near in `known` say of them.
+
+    A component stays as it is where the mean over other cells near by explains none of it, which
+    is the case where a relation was linear and has been taken out already.
+    """
+    if len(left) <= N_NEAR:
+        return left
+    _, axes = np.linalg.eigh(left.T @ left)
+    scores = left @ axes
+    near = nearest_neighbors(known, known, N_NEAR + 1)[0]
+    mean = np.zeros_like(scores)
+    for column in near.T:
+        mean += scores[column]
+    mean = (mean - scores) / N_NEAR  # a cell is among its own neighbours
+    explains = np.square(scores - mean).sum(axis=0) < np.square(scores).sum(axis=0)
+    return (scores - mean * explains) @ axes.T
 
 
 def ridge_weights(x: np.ndarray, y: np.ndarray, ridge: float = RIDGE) -> np.ndarray:
