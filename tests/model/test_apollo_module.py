@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from apollo_models import QUIET, SMALL, counts_mosaic, trained
@@ -337,6 +338,42 @@ def test_three_modalities():
     rows = dict.fromkeys(blocks, np.arange(300))
     found, _ = canonical_start(blocks, rows, 1, dict.fromkeys(blocks, 1))
     assert explained(found, shared) > 0.95
+
+
+def test_specific_latents_start_without_what_is_not_linear():
+    """The square of a shared factor is uncorrelated with it, and yet no news."""
+    rng = np.random.default_rng(0)
+    shared, own = rng.normal(size=(800, 1)), rng.normal(size=(800, 1))
+    noise = rng.normal(size=(800, 1))
+    blocks = {"a": np.hstack([shared, shared**2, own]), "b": np.hstack([shared, noise])}
+    rows = dict.fromkeys(blocks, np.arange(800))
+    _, specific = canonical_start(blocks, rows, 1, {"a": 1, "b": 1})
+    assert explained(specific["a"], own) > 0.9
+    assert explained(specific["a"], shared**2) < 0.1
+
+
+def test_variates_no_better_than_chance_are_no_part_of_the_start():
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=(300, 1))
+    blocks = {n: np.hstack([shared, rng.normal(size=(300, 5))]) for n in ("a", "b")}
+    rows = dict.fromkeys(blocks, np.arange(300))
+    found, _ = canonical_start(blocks, rows, 4, dict.fromkeys(blocks, 1))
+    assert found[:, 0].std() == pytest.approx(START_SD, rel=0.1)
+    assert (found[:, 1:].std(axis=0) < 0.3).all()
+
+
+def curves(linear: float, full: float) -> dict[str, pd.DataFrame]:
+    named = {"linear_decoded_validation": linear, "decoded_validation": full}
+    return {name: pd.DataFrame({name: [value + 1, value]}) for name, value in named.items()}
+
+
+@pytest.mark.parametrize(("full", "better"), [(0.995, False), (0.98, True), (1.1, False)])
+def test_encoders_have_to_earn_what_is_not_linear(full, better):
+    mdata = counts_mosaic()
+    APOLLO.setup_mudata(mdata)
+    model = APOLLO(mdata, **SMALL)
+    model.history_ = curves(1.0, full)
+    assert model._is_better_than_linear() == better
 
 
 def test_latents_without_a_direction_are_small():

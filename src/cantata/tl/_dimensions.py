@@ -39,6 +39,13 @@ class Dimensions:
         Level of ``null``.
     min_correlation
         Correlation from which on a variate counts.
+
+    Examples
+    --------
+    >>> import cantata
+    >>> mdata = cantata.datasets.simulate_disentangled(1, n_cells=500)
+    >>> cantata.tl.estimate_dimensions(mdata).n_specific
+    {'x': 2, 'y': 1}
     """
 
     n_shared: int
