@@ -310,3 +310,16 @@ def test_a_minibatch_may_have_one_cell_or_none_of_a_modality() -> None:
     model = trained(counts_mosaic(member=member), train={"batch_size": 8, "train_size": 0.9})
     assert np.isfinite(model.get_latent_representation()).all()
     assert model.init_params_["non_kwargs"]["n_shared"] == SMALL["n_shared"]
+
+
+def test_values_of_which_some_are_negative_are_scaled_alike_in_every_minibatch() -> None:
+    mdata = counts_mosaic()
+    x = mdata["adt"].X.toarray()
+    x[3, 2] = -1.5
+    mdata["adt"].X = x
+    model = trained(mdata)
+    counts = torch.tensor([[0.0, 1.0, 3.0, 0.0, 0.0, 2.0]])
+    scaled = model.module.target("adt", counts).dense()
+    torch.testing.assert_close(scaled, counts / 3)  # no logarithm, whatever the minibatch holds
+    back = model.impute("adt", source="adt", calibrate=True).X
+    np.testing.assert_allclose(back.mean(axis=0), x.mean(axis=0), atol=0.05)

@@ -63,6 +63,8 @@ def disentanglement(
         Add noise :math:`N(0, 1)` to the latents before they are probed. It is what the decoders of
         APOLLO see in training: dimensions of much smaller spread carry nothing then, while a
         standardised column reveals what it holds at any scale.
+        Meant for leakage: a factor that fills one dimension of standard deviation 3 is itself read
+        with an R2 of 0.9 at most.
     n_neighbors
         Number of neighbours of the second probe.
     n_silhouette

@@ -291,7 +291,8 @@ class ImputeMixin(ImputeTargets):
             rows = np.sort(rng.choice(rows, MAX_CALIBRATION, replace=False))
         scaled = self.get_reconstruction(modality, space="shared", indices=cells[rows]).X
         measured = row_reader(self._matrix(modality))(rows)  # type: ignore[attr-defined]
-        return _WayBack(scaled, measured, self.module.device)
+        takes_log = bool(getattr(self.module, f"takes_log_{modality}"))
+        return _WayBack(scaled, measured, takes_log, self.module.device)
 
     typical_totals_: dict[str, float]
 
@@ -303,8 +304,10 @@ class _WayBack:
     the log counts of a cell, and c_j such that means agree.
     """
 
-    def __init__(self, scaled: np.ndarray, measured: np.ndarray, device: torch.device) -> None:
-        self.is_log = bool((measured >= 0).all())
+    def __init__(
+        self, scaled: np.ndarray, measured: np.ndarray, takes_log: bool, device: torch.device
+    ) -> None:
+        self.is_log = takes_log
         values = np.log(measured + 0.5) if self.is_log else measured
         self.floor = float(np.median(values.min(axis=1)))
         self.size = float(np.median(values.max(axis=1))) - self.floor

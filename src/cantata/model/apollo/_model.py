@@ -384,6 +384,9 @@ class APOLLO(LatentsMixin, ImputeMixin, MosaicModelClass):
             values = sampled_rows(self._matrix(name), n_obs)
             fit_input(name, self.module.input(name), values, values.shape[0])
             if self.module.losses[name] == "bce":
+                self.module.set_takes_log(
+                    name, not self.adata_manager.matrix_stats[name].n_negative
+                )
                 n_positive = values.nnz if hasattr(values, "nnz") else np.count_nonzero(values)
                 size = values.shape[0] * values.shape[1]
                 weight = (size - n_positive) / max(n_positive, 1)

@@ -17,6 +17,7 @@ from cantata.nn import LOSSES, Decoder, FeatureInput, LikelihoodHead, ScaledHead
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from cantata.losses import ScaledValues
     from cantata.nn import Transform
 
 SHARED = "shared"
@@ -147,6 +148,7 @@ class APOLLONetwork(BaseModuleClass):
             self.full[name] = ModalityDecoder(loss, width, *settings)
             if shared_decoders:
                 self.shared_only[name] = ModalityDecoder(loss, n_shared, *settings)
+            self.register_buffer(f"takes_log_{name}", torch.tensor(True))
             self.encoders[name] = SplitEncoder(
                 self.input(name).n_out,
                 n_shared,
@@ -215,10 +217,19 @@ class APOLLONetwork(BaseModuleClass):
         """What the loss of a modality compares its decoders' output with."""
         loss = self.losses[modality]
         if loss == "bce":
-            return min_max_scaled(values, log=bool((values >= 0).all()))
+            return self._scaled(modality, values)
         if loss == "mse":
             return self.input(modality).standardised(values)
         return SparseCounts.from_dense(values)
+
+    def set_takes_log(self, modality: str, takes_log: bool) -> None:
+        """Set whether values are counts, whose logarithm is scaled to [0, 1]."""
+        getattr(self, f"takes_log_{modality}").fill_(takes_log)
+
+    def _scaled(self, modality: str, values: Tensor) -> ScaledValues:
+        takes_log = bool(getattr(self, f"takes_log_{modality}"))
+        # new data may go below what training saw
+        return min_max_scaled(values.clamp(min=0) if takes_log else values, log=takes_log)
 
     def library(self, modality: str, values: Tensor) -> Tensor | None:
         """(n,) totals of counts, where the likelihood has a use for them."""
@@ -229,7 +240,7 @@ class APOLLONetwork(BaseModuleClass):
         if self.reads_components or self.losses[modality] == "mse":
             return self.input(modality)(values)
         if self.losses[modality] == "bce":
-            return min_max_scaled(values, log=bool((values >= 0).all())).dense()
+            return self._scaled(modality, values).dense()
         return self.input(modality)(values)
 
     # Running ------------------------------------------------------------------------------------
