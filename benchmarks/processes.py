@@ -12,7 +12,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -50,6 +50,8 @@ class Workplace:
     threads: int
     scglue: Path
     smoke: bool
+    results: ClassVar[Path] = HERE / "results"
+    """Where reports go."""
 
     @classmethod
     def of(cls, given: Namespace, program: str) -> Workplace:
@@ -60,7 +62,7 @@ class Workplace:
 
     def write(self, name: str, lines: list[str]) -> None:
         """Write a report: to the results, or after a smoke run to the folder of single runs."""
-        folder = self.folder if self.smoke else HERE / "results"
+        folder = self.folder if self.smoke else self.results
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{name}.md"
         path.write_text("\n".join(lines).rstrip() + "\n")

@@ -20,6 +20,17 @@ def number(values: Sequence[float], digits: int) -> str:
     return text if len(values) == 1 else f"{text} ± {statistics.stdev(values):.{digits}f}"
 
 
+def spread(values: Iterable[float | None], digits: int = 3) -> str:
+    """Mean, with the range over runs where there are several; None is no run."""
+    known = [v for v in values if v is not None]
+    if not known:
+        return "–"
+    text = f"{statistics.fmean(known):.{digits}f}"
+    if len(known) == 1:
+        return text
+    return f"{text} ({min(known):.{digits}f}–{max(known):.{digits}f})"
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Lines of a Markdown table."""
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]

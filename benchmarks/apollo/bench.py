@@ -7,7 +7,6 @@ started from here inherit it.
 from __future__ import annotations
 
 import os
-import statistics
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,13 +51,7 @@ def parse(parser: ArgumentParser) -> Namespace:
 class Bench(processes.Workplace):
     """Where runs are kept and how processes are started."""
 
-    def write(self, name: str, lines: list[str]) -> None:
-        """Write a report: to the results, or after a smoke run to the folder of single runs."""
-        folder = self.folder if self.smoke else HERE / "results"
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{name}.md"
-        path.write_text("\n".join(lines).rstrip() + "\n")
-        print(f"wrote {os.path.relpath(path)}", flush=True)
+    results = HERE / "results"
 
     def measure(self, script: str, label: str, config: dict[str, Any]) -> dict[str, Any]:
         """Run a script of this folder in a process of its own, unless it has been."""
@@ -84,17 +77,6 @@ def heading(title: str, given: Namespace, of_part: dict[str, Results]) -> list[s
     return [f"# {title}", "", *tables.preamble(given, runs), command, ""]
 
 
-def spread(values: Sequence[float | None], digits: int = 3) -> str:
-    """Mean, with the range over runs where there are several."""
-    known = [v for v in values if v is not None]
-    if not known:
-        return "–"
-    text = f"{statistics.fmean(known):.{digits}f}"
-    if len(known) == 1:
-        return text
-    return f"{text} ({min(known):.{digits}f}–{max(known):.{digits}f})"
-
-
 def done(of_row: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Runs that have finished."""
     return [r for r in of_row if "error" not in r]
@@ -102,7 +84,7 @@ def done(of_row: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def costs(found: Sequence[dict[str, Any]]) -> list[str]:
     """Cells with wall and processor seconds."""
-    return [spread([r[k] for r in found], 0) for k in ("total_seconds", "cpu_seconds")]
+    return [tables.spread([r[k] for r in found], 0) for k in ("total_seconds", "cpu_seconds")]
 
 
 def failures(results: Results) -> list[str]:

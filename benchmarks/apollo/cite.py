@@ -8,8 +8,8 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from bench import Bench, Results, add_arguments, costs, done, failures, heading, parse, spread
-from tables import table
+from bench import Bench, Results, add_arguments, costs, done, failures, heading, parse
+from tables import spread, table
 
 TITLES = {
     "rna": "Effect in RNA only",

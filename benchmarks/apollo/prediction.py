@@ -9,8 +9,8 @@ import statistics
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from bench import Bench, Results, add_arguments, costs, done, failures, heading, parse, spread
-from tables import table
+from bench import Bench, Results, add_arguments, costs, done, failures, heading, parse
+from tables import spread, table
 
 DATA = ("pbmc5k", "snare")
 ROWS: dict[str, dict[str, Any]] = {

@@ -8,8 +8,8 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from bench import Bench, Results, add_arguments, costs, done, failures, heading, parse, spread
-from tables import table
+from bench import Bench, Results, add_arguments, costs, done, failures, heading, parse
+from tables import spread, table
 
 SIZES = {"n_shared": 2, "n_specific": 2, "losses": "mse"}
 NARROW = {"n_hidden": 20, "n_hidden_encoder": 20, "shared_decoders": False}

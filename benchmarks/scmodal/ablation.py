@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import benchpath  # noqa: F401
 from bench import Bench, add_arguments
 from compared import PAIRS
-from reporting import WITHOUT_LABELS, describe, spread
-from tables import preamble, table
+from reporting import WITHOUT_LABELS, describe
+from tables import preamble, spread, table
 
 if TYPE_CHECKING:
     from pathlib import Path

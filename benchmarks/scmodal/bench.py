@@ -6,7 +6,6 @@ Standard library only: a process inherits the peak memory of the one that starts
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,6 +40,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 class Bench(processes.Workplace):
     """Where runs are kept and how processes are started."""
 
+    results = HERE / "results"
     pythons: dict[str, Path] = field(default_factory=dict)
 
     @classmethod
@@ -49,14 +49,6 @@ class Bench(processes.Workplace):
         base = processes.Workplace.of(given, program)
         pythons = {name: getattr(given, f"{name}_python").absolute() for name in ENVIRONMENTS}
         return cls(base.folder, base.threads, base.scglue, base.smoke, pythons)
-
-    def write(self, name: str, lines: list[str]) -> None:
-        """Write a report: to the results, or after a smoke run to the folder of single runs."""
-        folder = self.folder if self.smoke else HERE / "results"
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{name}.md"
-        path.write_text("\n".join(lines).rstrip() + "\n")
-        print(f"wrote {os.path.relpath(path)}", flush=True)
 
     def inputs(self, name: str, *, inductive: bool = False) -> Path:
         """Make inputs and return their folder; these benchmarks have no inductive use."""

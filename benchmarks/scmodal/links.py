@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import benchpath  # noqa: F401
 from bench import Bench, add_arguments
-from reporting import describe, spread
-from tables import preamble, table
+from reporting import describe
+from tables import preamble, spread, table
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,10 +5,10 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING, Any
 
-from tables import gigabytes, table
+from tables import gigabytes, spread, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
 Results = dict[str, list[dict[str, Any]]]
 """Results of every row, one per seed."""
@@ -23,16 +23,6 @@ TRANSFER = {
 }
 WITHOUT_LABELS = ("mixing", "kBET", "FOSCTTM", "pair distance")
 DIGITS = {"mixing": 1}
-
-
-def spread(values: Sequence[float], digits: int = 3) -> str:
-    """Mean, with the range over runs where there are several."""
-    if not values:
-        return "–"
-    text = f"{statistics.fmean(values):.{digits}f}"
-    if len(values) == 1:
-        return text
-    return f"{text} ({min(values):.{digits}f}–{max(values):.{digits}f})"
 
 
 def describe(abouts: Iterable[dict[str, Any]]) -> list[str]:

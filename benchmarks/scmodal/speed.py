@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import benchpath  # noqa: F401
 from bench import Bench, add_arguments
-from reporting import spread
-from tables import gigabytes, preamble, table
+from tables import gigabytes, preamble, spread, table
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -226,6 +226,33 @@ def check_mapping(argument: str, mapping: Mapping[str, Any], modalities: Sequenc
         )
 
 
+def per_modality(
+    argument: str, given: Any, modalities: Sequence[str], default: Any
+) -> dict[str, Any]:
+    """Value of an argument for every modality.
+
+    Parameters
+    ----------
+    argument
+        Its name, for the error.
+    given
+        One value for all, or a mapping from modality to value.
+    modalities
+        Modalities of the model.
+    default
+        Value of modalities that a mapping leaves out.
+
+    Raises
+    ------
+    KeyError
+        If a mapping names an unknown modality.
+    """
+    if not hasattr(given, "items"):
+        return dict.fromkeys(modalities, given)
+    check_mapping(argument, given, modalities)
+    return {name: given.get(name, default) for name in modalities}
+
+
 def layer_names(adata: AnnData) -> list[str]:
     """Names of the layers; anndata 0.13 lists ``.X`` among them, under the name None."""
     return [name for name in adata.layers if name is not None]

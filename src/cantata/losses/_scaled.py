@@ -32,14 +32,6 @@ class ScaledValues(NamedTuple):
         full[self.row, self.column] = self.value
         return full
 
-    def subset(self, kept: Tensor) -> ScaledValues:
-        """Values of some rows, given by a mask."""
-        chosen = kept[self.row]
-        number = torch.cumsum(kept, dim=0) - 1
-        row = number[self.row[chosen]]
-        shape = (int(kept.sum()), self.shape[1])
-        return ScaledValues(row, self.column[chosen], self.value[chosen], shape)
-
 
 def min_max_scaled(values: Tensor, *, log: bool = True) -> ScaledValues:
     """Log counts of every cell, scaled to [0, 1] (Zhang et al. 2026, methods).

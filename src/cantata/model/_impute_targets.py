@@ -11,7 +11,7 @@ from cantata.data import membership
 from cantata.data._dataset import BATCH
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -101,6 +101,24 @@ class ImputeTargets:
         elsewhere = ~measured[own]
         weights[elsewhere] = measured.float() / measured.sum()
         return weights
+
+
+def mean_over_batches(weights: Tensor, decode: Callable[[int], Tensor]) -> Tensor:
+    """Values decoded as of each batch that any cell is given, averaged by the cells' weights.
+
+    Parameters
+    ----------
+    weights
+        (n, n_batch) weights, from :meth:`ImputeTargets._batches_of`.
+    decode
+        From the number of a batch to (n, p) values.
+    """
+    total: Tensor | None = None
+    for batch in weights.any(dim=0).nonzero().squeeze(1).tolist():
+        value = decode(batch) * weights[:, batch : batch + 1]
+        total = value if total is None else total + value
+    assert total is not None
+    return total
 
 
 def measured_batches(

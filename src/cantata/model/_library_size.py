@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 
 class LibrarySize:
@@ -42,3 +43,10 @@ class LibrarySize:
     def values(self, part: slice) -> np.ndarray | None:
         """Given sizes of some cells; None where they are observed or predicted."""
         return None if self._values is None else self._values[part].copy()
+
+    def tensor(self, part: slice, device: torch.device) -> torch.Tensor | None:
+        """:meth:`values` in single precision on a device."""
+        given = self.values(part)
+        if given is None:
+            return None
+        return torch.as_tensor(given, dtype=torch.float32, device=device)

@@ -2,11 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lightning.pytorch.core.optimizer import LightningOptimizer
+
+Weights = TypeVar("Weights")
+
+
+def loss_weights(cls: type[Weights], lambdas: Mapping[str, float]) -> Weights:
+    """Weights of the loss terms that a user gave; unknown names are refused.
+
+    Raises
+    ------
+    TypeError
+        If a name is unknown.
+    """
+    known = asdict(cls())  # type: ignore[call-overload]
+    unknown = set(lambdas) - set(known)
+    if unknown:
+        raise TypeError(
+            f"plan_kwargs holds unknown names: {sorted(unknown)}. Weights of the loss are "
+            f"{sorted(known)}."
+        )
+    return cls(**lambdas)
+
+
+def cosine_share(progress: float) -> float:
+    """Share of a learning rate that decays from 1 to 0 as `progress` goes from 0 to 1.
+
+    Examples
+    --------
+    >>> cosine_share(0.5)
+    0.5
+    """
+    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
 class TermMeans:
@@ -61,6 +99,11 @@ class MosaicTrainingPlan(LightningModule):
         self._train_terms = TermMeans()
         self._validation_terms = TermMeans()
         self._random_state: dict[str, Any] | None = None
+
+    def _optimizers(self) -> list[LightningOptimizer]:
+        """Optimisers, also where there is one."""
+        optimizers = self.optimizers()
+        return optimizers if isinstance(optimizers, list) else [optimizers]
 
     def _finite(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
         """Stop with advice once a term is NaN or infinite."""

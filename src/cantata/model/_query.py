@@ -146,10 +146,13 @@ def grown(reference: Any, mdata: MuData) -> Any:
         )
         model = cls(mdata, **reference.init_params_["non_kwargs"])
     state = reference.module.state_dict()
-    # latents belong to the cells of the reference
-    own = {k: v for k, v in model.module.state_dict().items() if not k.startswith("tables.")}
-    grown_state = {key: _grow(state[key], value) for key, value in own.items()}
-    model.module.load_state_dict(grown_state, strict=len(own) == len(model.module.state_dict()))
+    own = model.module.state_dict()
+    grown_state = {
+        # latents belong to the cells of the reference
+        key: value if key.startswith("tables.") else _grow(state[key], value)
+        for key, value in own.items()
+    }
+    model.module.load_state_dict(grown_state)
     model._adopt(reference)
     model.has_inputs_ = reference.has_inputs_
     model.to_device(reference.device)

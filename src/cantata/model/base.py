@@ -19,7 +19,6 @@ from cantata.data import (
     MosaicLoader,
     MosaicManager,
     MosaicSplitter,
-    row_table,
 )
 from cantata.data._checks import (
     check_mapping,
@@ -27,6 +26,7 @@ from cantata.data._checks import (
     check_modalities,
 )
 from cantata.data._dataset import BATCH, rep_key
+from cantata.data._pairing import modality_cells
 from cantata.data._query import align_query
 from cantata.model._query import QueryMixin
 from cantata.model._registration import all_stats, recorded_reps, registered_fields
@@ -54,9 +54,7 @@ class Cells:
             raise KeyError(
                 f"Modality {modality!r} is not in the MuData, which holds {list(self.mdata.mod)}."
             )
-        rows = row_table(self.mdata, [modality])[modality]
-        cells = np.flatnonzero(rows >= 0)
-        return cells[np.argsort(rows[cells], kind="stable")]
+        return modality_cells(self.mdata, modality)
 
 
 class MosaicModelClass(QueryMixin, UnsupervisedTrainingMixin, BaseModelClass):
@@ -211,6 +209,19 @@ class MosaicModelClass(QueryMixin, UnsupervisedTrainingMixin, BaseModelClass):
         if self.setup_args["batch_key"] is None:
             return []
         return list(self._state(BATCH)["categorical_mapping"])
+
+    def _n_categories(self) -> list[int]:
+        """Number of categories of each categorical covariate but the batch."""
+        return [
+            len(self._state(f"categorical_{key}")["categorical_mapping"])
+            for key in self.setup_args["categorical_covariate_keys"]
+        ]
+
+    def _matrix(self, modality: str) -> Any:
+        """Registered values of a modality, as they are stored."""
+        layer = self.setup_args["layers"][modality]
+        adata = self.adata[modality]
+        return adata.X if layer is None else adata.layers[layer]
 
     # Running on data ----------------------------------------------------------------------------
 

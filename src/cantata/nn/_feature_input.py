@@ -132,7 +132,7 @@ class FeatureInput(nn.Module):
         x = x @ self.patterns if self.is_rotated else x
         if self.transform == "tfidf":
             values = (x + self.mean).clamp(min=0)
-            return values if library is None else values * (library / self.total).unsqueeze(1)
+            return self._sized(values, library)
         return self.from_standardised(x, library)
 
     def from_standardised(self, x: Tensor, library: Tensor | None = None) -> Tensor:
@@ -145,7 +145,7 @@ class FeatureInput(nn.Module):
         """
         if self.transform == "tfidf":
             values = torch.expm1(x.clamp(min=0)) / torch.where(self.weight > 0, self.weight, 1.0)
-            return values if library is None else values * (library / self.total).unsqueeze(1)
+            return self._sized(values, library)
         values = x * self.sd + self.mean
         if self.transform == "identity":
             return values
@@ -154,6 +154,10 @@ class FeatureInput(nn.Module):
         values = torch.expm1(values.clamp(min=0))
         if self.transform == "clr":
             return values / self.weight
+        return self._sized(values, library)
+
+    def _sized(self, values: Tensor, library: Tensor | None) -> Tensor:
+        """Values of cells scaled from the common total to their own."""
         return values if library is None else values * (library / self.total).unsqueeze(1)
 
     @property

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cantata.data._dataset import BATCH, rows_key
+from cantata.data._dataset import rows_key
 from cantata.data._rows import row_reader
 from cantata.model._imputation import ImputationWriter
-from cantata.model._impute_targets import ImputeTargets
+from cantata.model._impute_targets import ImputeTargets, mean_over_batches
 from cantata.model._library_size import LibrarySize
 
 if TYPE_CHECKING:
@@ -218,8 +218,8 @@ class ImputeMixin(ImputeTargets):
             n = len(tensors["cell"])
             library = None
             if sizes is not None:
-                given = sizes.values(slice(writer.start, writer.start + n))
-                library = torch.as_tensor(given, dtype=torch.float32, device=self.module.device)
+                part = slice(writer.start, writer.start + n)
+                library = sizes.tensor(part, self.module.device)
             shared, own, rows = self.module.encode_values(tensors)
             if source is not None:
                 shared, rows = {source: shared[source]}, {source: tensors[rows_key(source)]}
@@ -242,22 +242,14 @@ class ImputeMixin(ImputeTargets):
     ) -> Tensor:
         """Decoded values in registered units (``"bce"``: in [0, 1]), averaged over batches."""
         codes, continuous = self.module.covariates(tensors)
-        if BATCH not in tensors:
-            covariates = (codes.clamp(min=0), continuous)
-            return self._in_units(
-                modality,
-                self.module.decode(modality, shared, specific, covariates, library),
-                library,
-            )
-        total: Tensor | None = None
-        for batch in weights.any(dim=0).nonzero().squeeze(1).tolist():
+
+        def decode(batch: int) -> Tensor:
             own = codes.clamp(min=0)
             own[:, 0] = batch
             value = self.module.decode(modality, shared, specific, (own, continuous), library)
-            value = self._in_units(modality, value, library) * weights[:, batch : batch + 1]
-            total = value if total is None else total + value
-        assert total is not None
-        return total
+            return self._in_units(modality, value, library)
+
+        return mean_over_batches(weights, decode)
 
     def _in_units(self, modality: str, value: Tensor, library: Tensor | None) -> Tensor:
         if self.module.losses[modality] != "mse":

@@ -10,7 +10,7 @@ import pandas as pd
 
 from cantata import _compat
 from cantata.data import membership
-from cantata.data._checks import check_counts, check_mapping
+from cantata.data._checks import check_counts, per_modality
 from cantata.model._callbacks import BestWeights
 from cantata.model._feature_inputs import check_components, fit_input, resolve_transforms
 from cantata.model._impute_targets import measured_batches
@@ -35,7 +35,7 @@ from cantata.nn import LOSSES
 from cantata.pp._normalise import row_sums
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from mudata import MuData
 
@@ -152,8 +152,8 @@ class APOLLO(LatentsMixin, ImputeMixin, MosaicModelClass):
         if start not in ("canonical", "normal"):
             raise ValueError(f"start={start!r} is neither 'canonical' nor 'normal'.")
         super().__init__(mdata)
-        named = _per_modality("losses", losses, self.modalities, "bce")
-        widths = _per_modality("n_specific", n_specific, self.modalities, 20)
+        named = per_modality("losses", losses, self.modalities, "bce")
+        widths = per_modality("n_specific", n_specific, self.modalities, 20)
         _check_widths(n_shared, widths)
         self._check_losses(named)
         resolved = resolve_transforms(
@@ -171,10 +171,7 @@ class APOLLO(LatentsMixin, ImputeMixin, MosaicModelClass):
         self.module = APOLLOModule(
             n_features=n_features,
             n_batch=max(1, len(self.batch_categories)),
-            n_categories=[
-                len(self._state(f"categorical_{key}")["categorical_mapping"])
-                for key in self.setup_args["categorical_covariate_keys"]
-            ],
+            n_categories=self._n_categories(),
             n_continuous=len(self.setup_args["continuous_covariate_keys"]),
             **arguments | {"transforms": resolved, "losses": named, "n_specific": widths},
         )
@@ -394,12 +391,6 @@ class APOLLO(LatentsMixin, ImputeMixin, MosaicModelClass):
             self.typical_totals_[name] = float(np.median(row_sums(values)))
         self.has_inputs_ = True
 
-    def _matrix(self, modality: str) -> Any:
-        """Registered values of a modality, as they are stored."""
-        layer = self.setup_args["layers"][modality]
-        adata = self.adata[modality]
-        return adata.X if layer is None else adata.layers[layer]
-
     def _adopt(self, reference: Any) -> None:
         super()._adopt(reference)
         self.typical_totals_ = dict(reference.typical_totals_)
@@ -407,16 +398,6 @@ class APOLLO(LatentsMixin, ImputeMixin, MosaicModelClass):
     def _reconstruct(self, modality: str, mdata: MuData | None) -> np.ndarray:
         cells = self._cells(mdata).of_modality(modality)
         return self.get_reconstruction(modality, mdata, indices=cells).X
-
-
-def _per_modality(
-    argument: str, given: Any, modalities: Sequence[str], default: Any
-) -> dict[str, Any]:
-    """Value of an argument for every modality."""
-    if not hasattr(given, "items"):
-        return dict.fromkeys(modalities, given)
-    check_mapping(argument, given, modalities)
-    return {name: given.get(name, default) for name in modalities}
 
 
 def _check_widths(n_shared: int, n_specific: Mapping[str, int]) -> None:

@@ -237,9 +237,7 @@ class APOLLONetwork(BaseModuleClass):
 
     def read(self, modality: str, values: Tensor) -> Tensor:
         """(n, n_out) input of the encoder from (n, p) registered values."""
-        if self.reads_components or self.losses[modality] == "mse":
-            return self.input(modality)(values)
-        if self.losses[modality] == "bce":
+        if self.losses[modality] == "bce" and not self.reads_components:
             return self._scaled(modality, values).dense()
         return self.input(modality)(values)
 

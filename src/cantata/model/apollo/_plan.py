@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from cantata.data._dataset import CELL
-from cantata.model._plan import MosaicTrainingPlan
+from cantata.model._plan import MosaicTrainingPlan, cosine_share, loss_weights
 from cantata.model.apollo._linear import fit_linear_encoders
 from cantata.model.apollo._module import APOLLOModule, LossWeights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from lightning.pytorch.core.optimizer import LightningOptimizer
     from torch.optim import Optimizer
 
 
@@ -32,7 +29,6 @@ class _StagePlan(MosaicTrainingPlan):
         self,
         module: APOLLOModule,
         places: Mapping[str, Tensor],
-        inputs: Mapping[str, Tensor] | None,
         lr_schedule: str,
     ) -> None:
         super().__init__(module)
@@ -42,25 +38,18 @@ class _StagePlan(MosaicTrainingPlan):
         self._place_names = list(places)
         for name, rows in places.items():
             self.register_buffer(f"places_{name}", rows, persistent=False)
-        self._inputs = inputs
 
     @property
     def places(self) -> dict[str, Tensor]:
         """For each table the row of every cell of the data; -1 where it has none."""
         return {name: getattr(self, f"places_{name}") for name in self._place_names}
 
-    def _optimizers(self) -> list[LightningOptimizer]:
-        optimizers = self.optimizers()
-        return optimizers if isinstance(optimizers, list) else [optimizers]
-
     def _decay(self, batch_idx: int, rates: Iterable[float]) -> None:
         """Set learning rates by the progress of the stage."""
         share = 1.0
         if self.lr_schedule == "cosine":
             progress = self.current_epoch + batch_idx / max(1, self.trainer.num_training_batches)
-            share = 0.5 * (
-                1 + math.cos(math.pi * min(progress / (self.trainer.max_epochs or 1), 1))
-            )
+            share = cosine_share(progress / (self.trainer.max_epochs or 1))
         for optimizer, rate in zip(self._optimizers(), rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * share
@@ -140,16 +129,11 @@ class LatentPlan(_StagePlan):
         row_updates: Literal["lazy", "dense"] = "lazy",
         **lambdas: float,
     ) -> None:
-        super().__init__(module, places, inputs, lr_schedule)
-        unknown = set(lambdas) - set(asdict(LossWeights()))
-        if unknown:
-            raise TypeError(
-                f"plan_kwargs holds unknown names: {sorted(unknown)}. Weights of the loss are "
-                f"{sorted(asdict(LossWeights()))}."
-            )
+        super().__init__(module, places, lr_schedule)
+        self._inputs = inputs
         if row_updates not in ("lazy", "dense"):
             raise ValueError(f"row_updates={row_updates!r} is neither 'lazy' nor 'dense'.")
-        self.weights = LossWeights(**lambdas)
+        self.weights = loss_weights(LossWeights, lambdas)
         self.lr, self.lr_latents, self.row_updates = lr, lr_latents, row_updates
         for name in module.tables:
             module.table(name).sparse = row_updates == "lazy"
@@ -229,7 +213,7 @@ class EncoderPlan(_StagePlan):
         lr_schedule: Literal["cosine", "constant"] = "cosine",
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(module, places, None, lr_schedule)
+        super().__init__(module, places, lr_schedule)
         self.cached, self.lr, self.weight_decay = cached, lr, weight_decay
 
     def configure_optimizers(self) -> list[Optimizer]:

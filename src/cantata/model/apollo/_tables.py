@@ -11,9 +11,6 @@ from torch.nn import functional
 if TYPE_CHECKING:
     import numpy as np
 
-INITIAL_SCALE = 1.0
-"""Noise of a table with learned noise at its start; elsewhere the noise itself."""
-
 
 class LatentTable(nn.Module):
     """Latents of training cells, without rows until they are set.

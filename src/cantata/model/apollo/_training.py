@@ -13,6 +13,7 @@ from cantata.data import MosaicLoader, MosaicSplitter, row_table, stratified_spl
 from cantata.data._dataset import MosaicDataset
 from cantata.data._fields import MosaicCategoricalField
 from cantata.data._loader import EpochBatchSampler
+from cantata.data._pairing import modality_cells
 from cantata.model._feature_inputs import MAX_CACHED, training_reader
 from cantata.model.apollo._linear import ABSENT
 from cantata.model.apollo._network import SHARED
@@ -159,7 +160,6 @@ def _encoded_start(model: Any, train: np.ndarray) -> tuple[np.ndarray, dict[str,
 
 def _without_covariates(model: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Inputs less the means of the batches and of other categories, which decoders are told."""
-    table = row_table(model.adata, model.modalities)
     codes = [
         model.adata_manager.get_from_registry(field.registry_key)
         for field in model.adata_manager.fields
@@ -167,12 +167,10 @@ def _without_covariates(model: Any, inputs: Mapping[str, np.ndarray]) -> dict[st
     ]
     corrected = {}
     for name, x in inputs.items():
-        cells = np.flatnonzero(table[name] >= 0)
-        order = cells[np.argsort(table[name][cells], kind="stable")]
-        own = x
+        cells = modality_cells(model.adata, name)
         for code in codes:
-            own = own - _group_means(own, np.asarray(code)[order])
-        corrected[name] = own
+            x = x - _group_means(x, np.asarray(code)[cells])
+        corrected[name] = x
     return corrected
 
 

@@ -101,7 +101,8 @@ def _shared(
 ) -> np.ndarray:
     """(n, k) canonical variates of cells, k at most `n_shared`, scaled."""
     table = np.stack([rows[name] for name in inputs], axis=1)
-    paired = np.flatnonzero(np.all(table >= 0, axis=1))
+    whole = np.all(table >= 0, axis=1)
+    paired = np.flatnonzero(whole)
     if len(paired) < MIN_PAIRED:
         raise ValueError(
             f"{len(paired)} of {len(table)} training cells have all of {list(inputs)}; canonical "
@@ -121,11 +122,10 @@ def _shared(
         shared[cells] += found.shares[k] * found.transform(k, x[rows[name][cells]])
         weight[cells] += found.shares[k]
     # cells with all modalities vary less than those with one, by as much as these disagree
-    whole = np.all(table >= 0, axis=1)[:, None]
     mean = shared / np.where(weight > 0, weight, 1)
     logger.info("Canonical correlations: %s.", np.round(found.correlations[:10], 2))
     filling = FILL_SD * rng.standard_normal(mean.shape)
-    return np.where(whole, mean / found.spread, mean) * width + filling * (width == 0)
+    return np.where(whole[:, None], mean / found.spread, mean) * width + filling * (width == 0)
 
 
 def _beyond_chance(
@@ -145,7 +145,7 @@ def _beyond_chance(
 def _fitted(known: np.ndarray, values: np.ndarray) -> np.ndarray:
     """What a least-squares regression on `known` says of centred values."""
     centred = known - known.mean(axis=0)
-    return centred @ ridge_weights(centred, values - values.mean(axis=0))
+    return centred @ _ridge_weights(centred, values - values.mean(axis=0))
 
 
 def _left_by_neighbors(known: np.ndarray, left: np.ndarray) -> np.ndarray:
@@ -167,11 +167,11 @@ def _left_by_neighbors(known: np.ndarray, left: np.ndarray) -> np.ndarray:
     return (scores - mean * explains) @ axes.T
 
 
-def ridge_weights(x: np.ndarray, y: np.ndarray, ridge: float = RIDGE) -> np.ndarray:
+def _ridge_weights(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """(d, k) weights of a ridge regression of centred values on centred columns."""
     gram = x.T @ x
     size = np.trace(gram) / max(len(gram), 1)
-    penalty = ridge * size if size > 0 else 1.0
+    penalty = RIDGE * size if size > 0 else 1.0
     return np.linalg.solve(gram + penalty * np.eye(len(gram)), x.T @ y)
 
 

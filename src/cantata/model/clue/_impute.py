@@ -211,9 +211,9 @@ class ImputeMixin(ImputeTargets):
         if not self.module.head(modality).has_library:
             return None
         n, device = len(tensors["cell"]), tensors["cell"].device
-        given = choice.values(part)
+        given = choice.tensor(part, device)
         if given is not None:
-            return torch.as_tensor(given, dtype=torch.float32, device=device)
+            return given
         sources = [source] if source is not None else self.modalities
         rows = tensors[rows_key(modality)]
         use_observed = choice.name == "observed" or (choice.name == "auto" and modality in sources)

@@ -35,8 +35,7 @@ def fit_component_inputs(model: Any) -> None:
     """
     for name, layer in model.module.inputs.items():
         adata = model.adata[name]
-        key = model.setup_args["layers"][name]
-        matrix = sampled_rows(adata.X if key is None else adata.layers[key], adata.n_obs)
+        matrix = sampled_rows(model._matrix(name), adata.n_obs)
         kind = kind_of(name, adata) if model.module.head(name).of_counts else None
         layer.set(fit_component_input(name, matrix, kind, layer.loadings.shape[1]))
         logger.info("Encoders of %r read components fitted on %d cells.", name, matrix.shape[0])

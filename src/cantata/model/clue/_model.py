@@ -9,7 +9,7 @@ import torch
 
 from cantata import _compat
 from cantata.data import membership
-from cantata.data._checks import check_counts, check_mapping
+from cantata.data._checks import check_counts, per_modality
 from cantata.data._dataset import LABELS, rep_key
 from cantata.losses import fuse_mean, product_of_experts
 from cantata.model._callbacks import BestWeights
@@ -147,7 +147,7 @@ class CLUE(ImputeMixin, FinetuneMixin, MosaicModelClass):
             if value not in choices:
                 raise ValueError(f"{argument}={value!r} is not one of {choices}.")
         super().__init__(mdata)
-        named = _per_modality(likelihoods, self.modalities)
+        named = _known_likelihoods(likelihoods, self.modalities)
         self._check_input(named)
         arguments = dict(self.init_params_["non_kwargs"]) | {"likelihoods": named}
         self.module = CLUEModule(
@@ -158,10 +158,7 @@ class CLUE(ImputeMixin, FinetuneMixin, MosaicModelClass):
             },
             n_batch=max(1, len(self.batch_categories)),
             n_labels=self._n_labels(),
-            n_categories=[
-                len(self._state(f"categorical_{key}")["categorical_mapping"])
-                for key in self.setup_args["categorical_covariate_keys"]
-            ],
+            n_categories=self._n_categories(),
             n_continuous=len(self.setup_args["continuous_covariate_keys"]),
             **arguments,
         )
@@ -369,15 +366,11 @@ class CLUE(ImputeMixin, FinetuneMixin, MosaicModelClass):
         return mean, (variance / count.unsqueeze(1)).sqrt()
 
 
-def _per_modality(
+def _known_likelihoods(
     likelihoods: str | Mapping[str, str], modalities: Sequence[str]
 ) -> dict[str, str]:
     """Name of the likelihood of every modality."""
-    if isinstance(likelihoods, str):
-        named = dict.fromkeys(modalities, likelihoods)
-    else:
-        check_mapping("likelihoods", likelihoods, modalities)
-        named = {name: likelihoods.get(name, "nb") for name in modalities}
+    named = per_modality("likelihoods", likelihoods, modalities, "nb")
     unknown = {name: value for name, value in named.items() if value not in LIKELIHOODS}
     if unknown:
         raise ValueError(f"Unknown likelihoods {unknown}; choose from {sorted(LIKELIHOODS)}.")

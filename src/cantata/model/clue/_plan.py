@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict
 from itertools import combinations
 from typing import TYPE_CHECKING, Literal
 
@@ -15,11 +13,10 @@ from torch.nn.functional import normalize
 from cantata.data._dataset import CELL
 from cantata.losses import paired_rows
 from cantata.metrics import foscttm
-from cantata.model._plan import MosaicTrainingPlan
+from cantata.model._plan import MosaicTrainingPlan, cosine_share, loss_weights
 from cantata.model.clue._module import CLUEModule, LossWeights
 
 if TYPE_CHECKING:
-    from lightning.pytorch.core.optimizer import LightningOptimizer
     from torch.optim import Optimizer
 
 OPTIMIZERS = {"rmsprop": torch.optim.RMSprop, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -78,13 +75,7 @@ class CLUETrainingPlan(MosaicTrainingPlan):
         **lambdas: float,
     ) -> None:
         super().__init__(module)
-        unknown = set(lambdas) - set(asdict(LossWeights()))
-        if unknown:
-            raise TypeError(
-                f"plan_kwargs holds unknown names: {sorted(unknown)}. Weights of the loss are "
-                f"{sorted(asdict(LossWeights()))}."
-            )
-        self.weights = LossWeights(**lambdas)
+        self.weights = loss_weights(LossWeights, lambdas)
         self.lr, self.optimizer_name, self.lr_schedule = lr, optimizer, lr_schedule
         self.noise_epochs, self.temperature = noise_epochs, temperature
         self.weight_decay, self.gradient_clip = weight_decay, gradient_clip
@@ -106,8 +97,8 @@ class CLUETrainingPlan(MosaicTrainingPlan):
         if self.lr_schedule == "constant":
             return
         progress = self.current_epoch + batch_idx / max(1, self.trainer.num_training_batches)
-        share = 0.5 * (1 + math.cos(math.pi * min(progress / self._max_epochs, 1.0)))
-        for optimizer in self._both():
+        share = cosine_share(progress / self._max_epochs)
+        for optimizer in self._optimizers():
             for group in optimizer.param_groups:
                 group["lr"] = self.lr * share
 
@@ -115,12 +106,6 @@ class CLUETrainingPlan(MosaicTrainingPlan):
     def _max_epochs(self) -> int:
         """Planned epochs; a trainer without a limit plans as scvi-tools does."""
         return self.trainer.max_epochs or 1
-
-    def _both(self) -> list[LightningOptimizer]:
-        """Optimisers of encoders and decoders, and of the discriminator."""
-        optimizers = self.optimizers()
-        assert isinstance(optimizers, list)
-        return optimizers
 
     @property
     def _plays_adversary(self) -> bool:
@@ -136,7 +121,7 @@ class CLUETrainingPlan(MosaicTrainingPlan):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """One step of the discriminator, then one of the encoders and decoders."""
         self._set_learning_rate(batch_idx)
-        generator, adversary = self._both()
+        generator, adversary = self._optimizers()
         inferred = self.module.inference(batch)
         noise = self.noise
         if self._plays_adversary:

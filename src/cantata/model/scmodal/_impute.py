@@ -12,7 +12,7 @@ from cantata._neighbors import check_k, nearest_neighbors
 from cantata.data._dataset import BATCH, rows_key
 from cantata.data._rows import row_reader
 from cantata.model._imputation import ImputationWriter
-from cantata.model._impute_targets import ImputeTargets
+from cantata.model._impute_targets import ImputeTargets, mean_over_batches
 from cantata.model._library_size import LibrarySize
 from cantata.model.scmodal._module import Covariates, covariates_of
 
@@ -129,8 +129,8 @@ class ImputeMixin(ImputeTargets):
             n = len(tensors["cell"])
             library = None
             if sizes is not None:
-                given = sizes.values(slice(writer.start, writer.start + n))
-                library = torch.as_tensor(given, dtype=torch.float32, device=self.module.device)
+                part = slice(writer.start, writer.start + n)
+                library = sizes.tensor(part, self.module.device)
             z = self._embedded(tensors, source, via)
             if anchors is not None:
                 mean, std = anchors.values(z, library)
@@ -180,16 +180,14 @@ class ImputeMixin(ImputeTargets):
         own = covariates_of(tensors, slice(None))
         if BATCH not in tensors:
             return self.module.decode(modality, z, own, library)
-        assert own.codes is not None
-        total: Tensor | None = None
-        for batch in weights.any(dim=0).nonzero().squeeze(1).tolist():
+
+        def decode(batch: int) -> Tensor:
+            assert own.codes is not None
             codes = own.codes.clone()
             codes[:, 0] = batch
-            value = self.module.decode(modality, z, Covariates(codes, own.values), library)
-            value = value * weights[:, batch : batch + 1]
-            total = value if total is None else total + value
-        assert total is not None
-        return total
+            return self.module.decode(modality, z, Covariates(codes, own.values), library)
+
+        return mean_over_batches(weights, decode)
 
 
 class _Anchors:

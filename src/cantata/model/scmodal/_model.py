@@ -129,10 +129,7 @@ class SCMODAL(ImputeMixin, MosaicModelClass):
         }
         has_batch = self.setup_args["batch_key"] is not None
         n_categories = [len(self.batch_categories)] if has_batch else []
-        n_categories += [
-            len(self._state(f"categorical_{key}")["categorical_mapping"])
-            for key in self.setup_args["categorical_covariate_keys"]
-        ]
+        n_categories += self._n_categories()
         self.module = SCMODALModule(
             n_features=n_features,
             pairs=self.setup_args["pairs"],
@@ -279,12 +276,6 @@ class SCMODAL(ImputeMixin, MosaicModelClass):
                 if name in mdata.mod and key in mdata[name].obsm:
                     aligned[name].obsm[key] = mdata[name].obsm[key]
         return aligned
-
-    def _matrix(self, modality: str) -> Any:
-        """Registered values of a modality, as they are stored."""
-        layer = self.setup_args["layers"][modality]
-        adata = self.adata[modality]
-        return adata.X if layer is None else adata.layers[layer]
 
     # Embedding ----------------------------------------------------------------------------------
 

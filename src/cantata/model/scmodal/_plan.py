@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from cantata.data._unpaired import STEPS_PER_EPOCH
-from cantata.model._plan import MosaicTrainingPlan
+from cantata.model._plan import MosaicTrainingPlan, cosine_share, loss_weights
 from cantata.model.scmodal._module import LossWeights, SCMODALModule
 
 if TYPE_CHECKING:
@@ -71,15 +69,9 @@ class SCMODALTrainingPlan(MosaicTrainingPlan):
         **lambdas: float,
     ) -> None:
         super().__init__(module)
-        unknown = set(lambdas) - set(asdict(LossWeights()))
-        if unknown:
-            raise TypeError(
-                f"plan_kwargs holds unknown names: {sorted(unknown)}. Weights of the loss are "
-                f"{sorted(asdict(LossWeights()))}."
-            )
         if lr_schedule not in ("constant", "cosine"):
             raise ValueError(f"lr_schedule={lr_schedule!r} is neither 'constant' nor 'cosine'.")
-        self.weights = LossWeights(**lambdas)
+        self.weights = loss_weights(LossWeights, lambdas)
         self.lr, self.lr_schedule, self.weight_decay = lr, lr_schedule, weight_decay
         self.n_discriminator_steps, self.n_neighbors = n_discriminator_steps, n_neighbors
         self.gradient_clip, self.max_steps = gradient_clip, max_steps
@@ -104,14 +96,10 @@ class SCMODALTrainingPlan(MosaicTrainingPlan):
             if groups
         ]
 
-    def _optimizers(self) -> list[LightningOptimizer]:
-        optimizers = self.optimizers()
-        return optimizers if isinstance(optimizers, list) else [optimizers]
-
     def _set_learning_rate(self, step: int) -> None:
         if self.lr_schedule == "constant" or not self.max_steps:
             return
-        share = 0.5 * (1 + math.cos(math.pi * min(step / self.max_steps, 1.0)))
+        share = cosine_share(step / self.max_steps)
         for optimizer in self._optimizers():
             for group in optimizer.param_groups:
                 group["lr"] = self.lr * share

@@ -10,6 +10,7 @@ from cantata import _keys
 from cantata.data import row_table
 from cantata.data._dataset import BATCH, CATEGORICAL, CONTINUOUS
 from cantata.data._fields import MosaicObsField
+from cantata.data._pairing import modality_cells
 from cantata.data._rows import row_reader
 from cantata.model._feature_inputs import training_reader
 from cantata.model.scmodal._links import Pair, linked_matrix
@@ -73,9 +74,7 @@ def anchor_factors(model: Any, *, given: bool) -> dict[str, float]:
 def _covariate_readers(model: Any, modality: str) -> dict[str, RowReader]:
     keys = [f.registry_key for f in model.adata_manager.fields if isinstance(f, MosaicObsField)]
     dataset = model.adata_manager.create_torch_dataset(data_and_attributes=keys)
-    rows = row_table(model.adata, [modality])[modality]
-    cells = np.flatnonzero(rows >= 0)
-    cells = cells[np.argsort(rows[cells], kind="stable")]
+    cells = modality_cells(model.adata, modality)
     columns = dataset.columns
     codes = [columns[BATCH].numpy()[:, None]] if BATCH in columns else []
     if CATEGORICAL in columns:
