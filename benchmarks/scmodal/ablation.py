@@ -56,6 +56,9 @@ SETTINGS = {
     "no-cycle": Setting("without latent cycle", {"lambda_cycle": 0.0}),
     "no-anchor": Setting("without anchors", {"lambda_anchor": 0.0}, "label transfer nearly 0"),
     "no-geo": Setting("without geometry", {"lambda_geo": 0.0}, "ASW lower"),
+    "no-linked": Setting(
+        "without linked features read off (not in the paper)", {"lambda_linked": 0.0}
+    ),
 }
 
 

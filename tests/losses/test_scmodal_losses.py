@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -210,6 +211,53 @@ def test_anchors_of_one_row_and_of_equal_embeddings() -> None:
     loss.backward()
     assert float(loss.detach()) == 0
     assert torch.isfinite(z.grad).all()
+
+
+@DTYPES
+@pytest.mark.parametrize("ridge", [0.1, 2.0])
+def test_linked_features_read_off_by_one_map(dtype: torch.dtype, ridge: float) -> None:
+    """Beside a regression of each column on the rows of both, whose penalty is extra rows."""
+    z_a, z_b = rows(9, 2, 0, dtype), rows(6, 2, 1, dtype)
+    a, b = rows(9, 3, 2, dtype), rows(6, 3, 3, dtype)
+    design = [[*u, 1.0] for u in z_a.tolist() + z_b.tolist()]
+    targets = [
+        [v * math.sqrt(3) / math.hypot(*row) for v in row] for row in a.tolist() + b.tolist()
+    ]
+    penalty = (math.sqrt(ridge * 15) * np.eye(3)).tolist()
+    expected = 0.0
+    for j in range(3):
+        column = [row[j] for row in targets]
+        weights = np.linalg.lstsq(design + penalty, column + [0.0] * 3, rcond=None)[0]
+        for x, y in zip(design, column, strict=True):
+            expected += (y - sum(u * w for u, w in zip(x, weights, strict=True))) ** 2 / 3 / 15
+    loss = losses.linked_loss(z_a, z_b, a, b, ridge)
+    assert loss.dtype == dtype
+    assert abs(float(loss) - expected) < tolerance(dtype)
+
+
+def test_the_gradient_of_the_map_is_that_of_its_penalised_minimum() -> None:
+    z = rows(12, 2, 0, torch.float64).requires_grad_()
+    links = rows(12, 3, 1, torch.float64)
+
+    def penalised(z: Tensor) -> Tensor:
+        design = torch.cat([z, torch.ones_like(z[:, :1])], dim=1)
+        target = links / links.norm(dim=1, keepdim=True) * 3**0.5
+        ridge = 0.5 * 12 * torch.eye(3, dtype=z.dtype)
+        weights = torch.linalg.solve(design.T @ design + ridge, design.T @ target)
+        return ((design @ weights - target).square().sum() + (ridge @ weights.square()).sum()) / 36
+
+    (expected,) = torch.autograd.grad(penalised(z), z)
+    loss = losses.linked_loss(z[:7], z[7:], links[:7], links[7:], 0.5)
+    (found,) = torch.autograd.grad(loss, z)
+    torch.testing.assert_close(found, expected)
+
+
+def test_lengths_of_linked_features_do_not_count_and_empty_rows_have_none() -> None:
+    z, links = rows(8, 2), rows(8, 3, 1)
+    lengths = torch.linspace(0.1, 50, 8)[:, None]
+    one = losses.linked_loss(z, z, links, links)
+    torch.testing.assert_close(losses.linked_loss(z, z, links * lengths, links), one)
+    assert float(losses.linked_loss(z, z, torch.zeros(8, 3), torch.zeros(8, 3))) == 0
 
 
 @DTYPES

@@ -190,7 +190,7 @@ def test_number_of_steps() -> None:
 def test_history_holds_every_term(mdata) -> None:
     history = trained(mdata, train={"use_paired": True}).history
     terms = {f"{term}_{m}" for term in ("reconstruction", "geometry") for m in mdata.mod}
-    pair = ("discriminator", "cycle", "anchor", "n_anchors", "paired")
+    pair = ("discriminator", "cycle", "anchor", "n_anchors", "linked", "paired")
     terms |= {f"{term}_rna_adt" for term in pair} | {"objective"}
     assert {f"{term}_train" for term in terms} | {"train_loss"} == set(history)
     for values in history.values():

@@ -10,6 +10,7 @@ import scvi
 import torch
 from lightning.pytorch.callbacks import Callback
 from linked_mosaics import QUIET, SMALL, chain, linked_mosaic
+from sklearn.kernel_ridge import KernelRidge
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -30,6 +31,7 @@ WEIGHTS = LossWeights(
     lambda_anchor=1.7,
     lambda_geo=2.1,
     lambda_paired=0.6,
+    lambda_linked=0.8,
 )
 
 
@@ -77,6 +79,15 @@ def mutual(a: Tensor, b: Tensor, k: int) -> list[tuple[int, int]]:
     return [(i, j) for i in range(len(a)) for j in range(len(b)) if j in near[i] and i in back[j]]
 
 
+def read_off(z: list[Tensor], links: list[Tensor]) -> float:
+    """Mean squared error of one ridge regression from embeddings to directions of links."""
+    directions = torch.stack([v / v.norm() * len(v) ** 0.5 for v in links]).double()
+    fit = KernelRidge(alpha=0.1 * len(z), kernel=lambda u, v: u @ v + 1)
+    embeddings = torch.stack(z).double().numpy()
+    fitted = fit.fit(embeddings, directions.numpy()).predict(embeddings)
+    return float(np.square(fitted - directions.numpy()).mean())
+
+
 def test_objective_eq_7_of_a_chain_of_three() -> None:
     """Each modality counts once in reconstruction and geometry, each pair in the other terms."""
     net, batch, k = module(), minibatch(), 2
@@ -111,6 +122,8 @@ def test_objective_eq_7_of_a_chain_of_three() -> None:
             expected += 1.7 * np.mean(apart)
             known = [(mine[a][i] - mine[b][j]).square().sum() / 4 for i, j in ((0, 2), (1, 0))]
             expected += 0.6 * np.mean(known)
+            links = [*batch[f"{a}_linked_{b}"], *batch[f"{b}_linked_{a}"]]
+            expected += 0.8 * read_off(mine[a] + mine[b], links)
             scores = {
                 m: net.discriminators[f"{a}_{b}"](torch.stack(mine[m]))[:, 0] for m in (a, b)
             }
@@ -129,6 +142,7 @@ TERMS = {
     "lambda_anchor": "anchor_adt_rna",
     "lambda_geo": "geometry_adt",
     "lambda_paired": "paired_adt_rna",
+    "lambda_linked": "linked_adt_rna",
 }
 
 
@@ -407,7 +421,7 @@ def test_published_settings() -> None:
     assert preset["train"]["max_steps"] == 10_000
     assert preset["train"]["batch_size"] == 500
     plan = SCMODALTrainingPlan(net, **preset["train"]["plan_kwargs"])
-    assert plan.weights == LossWeights(1.0, 10.0, 10.0, 1.0, 10.0, 0.0)
+    assert plan.weights == LossWeights(1.0, 10.0, 10.0, 1.0, 0.0, 10.0, 0.0)
     assert (plan.lr, plan.weight_decay, plan.n_neighbors) == (1e-3, 1e-3, 30)
     assert (plan.n_discriminator_steps, plan.gradient_clip) == (5, 5.0)
     assert np.isfinite(model.get_latent_representation()).all()

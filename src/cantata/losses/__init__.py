@@ -19,6 +19,7 @@ from cantata.losses._fusion import (
 )
 from cantata.losses._geometry import gaussian_kernel, geometry_loss, squared_distances
 from cantata.losses._independence import dependence
+from cantata.losses._linked import linked_loss
 from cantata.losses._posterior import kl_to_standard_normal, modality_cross_entropy
 from cantata.losses._scaled import (
     ScaledValues,
@@ -39,6 +40,7 @@ __all__ = [
     "gaussian_kernel",
     "geometry_loss",
     "kl_to_standard_normal",
+    "linked_loss",
     "maximum_mean_discrepancy",
     "mean_over_modalities",
     "min_max_scaled",

@@ -16,6 +16,7 @@ from cantata.losses import (
     cycle_loss,
     gaussian_kernel,
     geometry_loss,
+    linked_loss,
     mean_over_modalities,
     mutual_neighbors,
     pair_discriminator_loss,
@@ -49,6 +50,9 @@ class LossWeights:
     lambda_anchor: float = 5.0
     """Anchors on linked features, eq. 3, as a mean over pairs; ten times as much for a pair whose
     linked features are joint components of many links, which are the better guide."""
+    lambda_linked: float = 5.0
+    """Linked features that one linear map reads off the embeddings of both modalities; beyond the
+    paper, 0 restores it."""
     lambda_geo: float = 10.0
     """Geometry, eq. 6."""
     lambda_paired: float = 0.0
@@ -264,7 +268,7 @@ class SCMODALModule(BaseModuleClass):
         n_neighbors: int,
         terms: dict[str, Tensor],
     ) -> Tensor:
-        """Adversarial term, latent cycle and anchors of a linked pair."""
+        """Adversarial term, latent cycle, anchors and linked features of a pair."""
         label = pair_name(pair)
         total = next(iter(z.values())).new_zeros((), dtype=torch.float32)
         if weights.lambda_gan:
@@ -277,13 +281,16 @@ class SCMODALModule(BaseModuleClass):
             total = total + weights.lambda_cycle * terms[f"cycle_{label}"]
         with full_precision(z[pair[0]]):
             first, second = (z[name].float() for name in pair)
+            a, b = (batch[linked_key(*way)] for way in (pair, pair[::-1]))
             if weights.lambda_anchor:
-                a, b = (batch[linked_key(*way)] for way in (pair, pair[::-1]))
                 anchors = mutual_neighbors(a, b, n_neighbors)
                 terms[f"anchor_{label}"] = anchor_loss(first, second, anchors)
                 terms[f"n_anchors_{label}"] = anchors.sum().float()
                 weight = weights.lambda_anchor * self.anchor_factors[label]
                 total = total + weight * terms[f"anchor_{label}"]
+            if weights.lambda_linked:
+                terms[f"linked_{label}"] = linked_loss(first, second, a, b)
+                total = total + weights.lambda_linked * terms[f"linked_{label}"]
             if weights.lambda_paired:
                 same = batch[paired_key(*pair)]
                 terms[f"paired_{label}"] = paired_loss(first[same[0]], second[same[1]])

@@ -28,6 +28,7 @@ PRESETS: dict[str, dict[str, Any]] = {
                 "lambda_ae": 10.0,
                 "lambda_cycle": 10.0,
                 "lambda_anchor": 1.0,
+                "lambda_linked": 0.0,
                 "lambda_geo": 10.0,
             },
         },
