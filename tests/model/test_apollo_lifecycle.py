@@ -10,6 +10,7 @@ import scvi
 import torch
 from anndata import AnnData
 from apollo_models import QUIET, SMALL, counts_mosaic, trained
+from lightning.pytorch.callbacks import Callback
 from mosaics import mosaic
 from scipy import sparse
 
@@ -100,6 +101,25 @@ def test_noise_that_was_not_learned(apollo) -> None:
 
 
 # History ----------------------------------------------------------------------------------------
+
+
+class Interrupt(Callback):
+    """Stop the second stage as a user or a full disk would."""
+
+    stages = 0
+
+    def on_train_start(self, *_) -> None:
+        self.stages += 1
+        if self.stages == 2:
+            raise RuntimeError("stopped")
+
+
+def test_history_survives_a_stage_that_fails(mdata) -> None:
+    APOLLO.setup_mudata(mdata)
+    model = APOLLO(mdata, **SMALL)
+    with pytest.raises(RuntimeError, match="stopped"):
+        model.train(callbacks=[Interrupt()], **QUIET)
+    assert len(model.history["objective_train"]) == 2
 
 
 def test_history_of_both_stages(apollo) -> None:

@@ -427,6 +427,24 @@ def test_seed_and_input(mdata, found):
     assert not len(mdata.uns)
 
 
+@pytest.mark.filterwarnings("ignore:The smallest group")
+def test_ends_without_cells_have_no_features():
+    """A cross whose axes lie between its arms, but along them in some of the splits."""
+    rng = np.random.default_rng(2)
+    arm = rng.integers(0, 8, 1200)  # the other half is in the middle
+    latent = rng.normal(size=(1200, 2)) * 0.3
+    ends = np.array([[4, 4], [-4, -4], [4, -4], [-4, 4]]) / np.sqrt(2)
+    latent[arm < 4] += ends[arm[arm < 4]]
+    latent *= [1.02, 1]
+    values = np.exp(0.3 * latent[:, [0]]) * rng.gamma(9, 1 / 9, (1200, 10))
+    mdata = mosaic({"rna": AnnData(values, obsm={"X_apollo_shared": latent})})
+    found = interpret_latent(mdata, "rna", n_splits=8, train_size=0.5, **USE)
+    assert (found.components[["n_low", "n_high"]] == 0).all(axis=None)
+    assert (found.components["n_test"] > 1).any()  # splits have ends, and find features
+    assert found.features.empty
+    assert found.counts.empty
+
+
 def test_few_cells_warn(mdata):
     few = mosaic({"rna": mdata["rna"][:300].copy()})
     with pytest.warns(UserWarning, match=r"has \d cells \(median\).*Lower train_size=0.8"):

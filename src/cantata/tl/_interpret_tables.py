@@ -46,7 +46,8 @@ def feature_tables(
     names
         Of all features.
     changes, statistics
-        log2 fold changes and t in all cells (components, groups, features).
+        log2 fold changes and t in all cells (components, groups, features). NaN: the group or its
+        reference has no cell among all, whatever it has in a split; it gets no rows.
     thresholds
         Of fold change.
     n_splits
@@ -54,7 +55,7 @@ def feature_tables(
     """
     n_comps, n_groups, n_features = changes.shape
     passed = np.searchsorted(np.log2(thresholds), hits.strength, side="left")
-    counted = passed > 0
+    counted = (passed > 0) & ~np.isnan(changes[hits.component, hits.group, hits.feature])
     key = (hits.component * n_groups + hits.group) * n_features + hits.feature
     keys, place = np.unique(key[counted], return_inverse=True)
     width = len(thresholds) + 1

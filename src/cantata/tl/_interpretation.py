@@ -32,7 +32,8 @@ class LatentInterpretation:
         of the largest possible (1: significant in every split at every fold change);
         ``n_significant``, the splits in which it is significant at the smallest fold change;
         ``log2_fold_change`` of the group against its reference in all cells, and Welch's ``t``;
-        ``rank`` by area, then by the size of t, within component and group, from 1.
+        ``rank`` by area, then by the size of t, within component and group, from 1. A group
+        without cells, or with none to compare them with, among all cells has no rows.
     counts
         The curves: ``component``, ``group``, ``feature``, ``fold_change``, ``n_significant``;
         only rows with at least one split.

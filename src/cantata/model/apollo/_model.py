@@ -365,8 +365,10 @@ class APOLLO(LatentsMixin, ImputeMixin, MosaicModelClass):
         before: dict[str, pd.DataFrame] = self.history or {}
         self.history_: dict[str, pd.DataFrame] | None = None
         self.is_trained_ = False
-        runner()
-        self.history_ = _continued(before, self.history_ or {})
+        try:
+            runner()
+        finally:
+            self.history_ = _continued(before, self.history_ or {})
 
     def _planned_epochs(self, n_train: int, batch_size: int) -> int:
         """Epochs of the default schedule."""
