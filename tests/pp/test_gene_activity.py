@@ -59,7 +59,7 @@ def naive(x: np.ndarray, links: pd.DataFrame) -> pd.DataFrame:
 )
 @pytest.mark.parametrize("weighted", [False, True])
 def test_equals_a_loop_over_links(fmt, weighted, monkeypatch):
-    monkeypatch.setattr("cantata.pp._gene_activity.BLOCK", 7)
+    monkeypatch.setattr("cantata.pp._genomic._gene_activity.BLOCK", 7)
     mdata, links = build(fmt), table(weighted)
     x = mdata["atac"].X
     x = x.toarray() if sparse.issparse(x) else x
@@ -257,7 +257,7 @@ def test_cells_that_only_an_older_activity_has_are_not_lost():
 
 
 def test_backed(tmp_path, monkeypatch):
-    monkeypatch.setattr("cantata.pp._gene_activity.BLOCK", 6)
+    monkeypatch.setattr("cantata.pp._genomic._gene_activity.BLOCK", 6)
     mdata = build()
     expected = pp.gene_activity(mdata, links=table(), copy=True)
     mdata.write(tmp_path / "m.h5mu")

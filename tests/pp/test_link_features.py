@@ -12,7 +12,7 @@ from scipy import sparse
 
 from cantata import pp
 from cantata.data import row_table
-from cantata.pp import _link_components, _link_matrices, _link_reading, _link_smoothing
+from cantata.pp._links import _components, _matrices, _reading, _smoothing
 
 GENES = ["CD4", "MS4A1", "PTPRC", "NCAM1", "ITGAX", "XIST", "ACTB"]
 PROTEINS = ["CD56", "CD45RA", "CD20", "CD45RO", "CD4", "isotype"]
@@ -83,9 +83,9 @@ def matrices(mdata):
 @pytest.mark.parametrize("fmt", [sparse.csr_matrix, sparse.csc_matrix, sparse.csr_array, np.array])
 @pytest.mark.parametrize("held", [True, False])
 def test_published_recipe_of_counts(fmt, held, monkeypatch):
-    monkeypatch.setattr(_link_matrices, "BLOCK", 7)
+    monkeypatch.setattr(_matrices, "BLOCK", 7)
     if not held:
-        monkeypatch.setattr(_link_reading, "HELD", 0)
+        monkeypatch.setattr(_reading, "HELD", 0)
     mdata = build(fmt)
     left, right = ends(mdata)
     x, y = values(mdata, "rna"), values(mdata, "adt")
@@ -190,8 +190,8 @@ def test_clipping_is_two_sided():
 def test_smoothing_is_regression_on_components(monkeypatch):
     mdata = build(n_cells=200, n_genes=40)
     left, right = ends(mdata)
-    monkeypatch.setattr(_link_matrices, "BLOCK", 33)
-    monkeypatch.setattr(_link_smoothing, "N_COMPONENTS", 5)
+    monkeypatch.setattr(_matrices, "BLOCK", 33)
+    monkeypatch.setattr(_smoothing, "N_COMPONENTS", 5)
     options = {"center": False, "shared": False}
     report = pp.link_features(mdata, "rna", "adt", smooth={"rna": True}, **options)
     assert report.smoothed == {"rna": True, "adt": False}
@@ -211,8 +211,8 @@ def test_smoothing_fitted_on_a_sample_reads_in_blocks(monkeypatch):
     mdata = build(n_cells=300, n_genes=60)
     pp.link_features(mdata, "rna", "adt", smooth={"rna": True}, shared=False)
     whole = matrices(mdata)[0].copy()
-    monkeypatch.setattr(_link_smoothing, "SAMPLE", 150)
-    monkeypatch.setattr(_link_matrices, "BLOCK", 40)
+    monkeypatch.setattr(_smoothing, "SAMPLE", 150)
+    monkeypatch.setattr(_matrices, "BLOCK", 40)
     pp.link_features(mdata, "rna", "adt", smooth={"rna": True}, shared=False)
     sampled = matrices(mdata)[0]
     assert not np.array_equal(sampled, whole)
@@ -252,8 +252,8 @@ def components(mdata):
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("largest", [3000, 10])
 def test_joint_components(shared, largest, monkeypatch):
-    monkeypatch.setattr(_link_components, "LARGEST", largest)
-    monkeypatch.setattr(_link_matrices, "BLOCK", 64)
+    monkeypatch.setattr(_components, "LARGEST", largest)
+    monkeypatch.setattr(_matrices, "BLOCK", 64)
     mdata = many_links()
     options = {"smooth": False, "center": False, "shared": shared}
     pp.link_features(mdata, "rna", "activity", n_comps=None, **(options | {"shared": False}))
@@ -456,7 +456,8 @@ def test_file_round_trip(tmp_path):
 def test_nothing_is_written_when_it_fails(monkeypatch):
     mdata = build()
     monkeypatch.setattr(
-        "cantata.pp._link_features.link_agreement", lambda *_: (_ for _ in ()).throw(RuntimeError)
+        "cantata.pp._links._features.link_agreement",
+        lambda *_: (_ for _ in ()).throw(RuntimeError),
     )
     with pytest.raises(RuntimeError):
         pp.link_features(mdata, "rna", "adt")

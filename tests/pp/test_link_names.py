@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from cantata.pp._link_aliases import _TABLE, ALIASES, alias_key
-from cantata.pp._link_names import genes_of, plain_name
+from cantata.pp._links._aliases import _TABLE, ALIASES, alias_key
+from cantata.pp._links._names import genes_of, plain_name
 
 
 @pytest.mark.parametrize(

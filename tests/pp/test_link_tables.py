@@ -6,7 +6,7 @@ import pytest
 from anndata import AnnData
 from mosaics import mosaic
 
-from cantata.pp._link_tables import links_by_name, links_by_table
+from cantata.pp._links._tables import links_by_name, links_by_table
 
 
 def panel(names, genes=None):

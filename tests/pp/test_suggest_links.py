@@ -11,8 +11,9 @@ from scipy import sparse
 from scipy.optimize import linprog
 
 import cantata
-from cantata.pp import _suggest_alignment, suggest_links
-from cantata.pp._suggest_alignment import (
+from cantata.pp import suggest_links
+from cantata.pp._suggest import _alignment
+from cantata.pp._suggest._alignment import (
     Known,
     best_alignment,
     couple,
@@ -22,8 +23,8 @@ from cantata.pp._suggest_alignment import (
     squared_distances,
     suggested,
 )
-from cantata.pp._suggest_sides import Metacells, group_cells, read_side
-from cantata.pp._suggest_starts import first_couplings
+from cantata.pp._suggest._sides import Metacells, group_cells, read_side
+from cantata.pp._suggest._starts import first_couplings
 
 if TYPE_CHECKING:
     import mudata
@@ -314,7 +315,7 @@ def test_couplings_are_optimal_transport(monkeypatch) -> None:
     np.testing.assert_allclose(couple(np.stack([1 - cost, cost]), a, b, 0.1)[1], quick)
     rows = np.vstack([np.kron(np.eye(6), np.ones(5)), np.kron(np.ones(6), np.eye(5))])
     exact = linprog(cost.ravel(), A_eq=rows, b_eq=np.r_[a.weights, b.weights]).fun
-    monkeypatch.setattr(_suggest_alignment, "ITERATIONS", 5000)
+    monkeypatch.setattr(_alignment, "ITERATIONS", 5000)
     coupling = couple(cost, a, b, 0.02)
     np.testing.assert_allclose(coupling.sum(axis=1), a.weights, atol=1e-6)
     assert (coupling * cost).sum() == pytest.approx(exact, abs=0.03)

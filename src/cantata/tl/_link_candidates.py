@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from cantata.pp._genomic_links import peak_gene_links
-from cantata.pp._genomic_regions import peak_regions
+from cantata.pp._genomic._peak_gene_links import peak_gene_links
+from cantata.pp._genomic._regions import peak_regions
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,9 +11,9 @@ from scipy import sparse
 
 from cantata import _keys
 from cantata.pp._counts import layer_names, saved_record
-from cantata.pp._genomic_links import Decay, peak_gene_links
-from cantata.pp._genomic_modality import add_modality, check_features
-from cantata.pp._genomic_table import check_names
+from cantata.pp._genomic._modality import add_modality, check_features
+from cantata.pp._genomic._peak_gene_links import Decay, peak_gene_links
+from cantata.pp._genomic._table import check_names
 
 if TYPE_CHECKING:
     from pathlib import Path

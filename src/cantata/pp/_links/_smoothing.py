@@ -9,8 +9,8 @@ import numpy as np
 from scipy import sparse
 
 from cantata.pp._components import Components, fit_lsi, fit_pca, project
-from cantata.pp._link_components import SAMPLE, sample_cells
-from cantata.pp._link_matrices import row_blocks
+from cantata.pp._links._components import SAMPLE, sample_cells
+from cantata.pp._links._matrices import row_blocks
 from cantata.pp._normalise import (
     RNA_TOTAL,
     feature_statistics,
@@ -22,7 +22,7 @@ from cantata.pp._normalise import (
 
 if TYPE_CHECKING:
     from cantata.pp._kinds import Kind
-    from cantata.pp._link_matrices import Linked
+    from cantata.pp._links._matrices import Linked
 
 N_COMPONENTS = 30
 """Principal components of a modality on which its linked features are projected."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from cantata.pp._link_matrices import Linked, row_blocks
+from cantata.pp._links._matrices import Linked, row_blocks
 
 LEAST_TOTAL = 20.0
 """Smallest total to which the linked counts of a cell are scaled."""

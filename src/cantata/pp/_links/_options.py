@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from cantata.pp._counts import layer_names, saved_record
-from cantata.pp._genomic_modality import check_features
-from cantata.pp._link_chromatin import is_chromatin
-from cantata.pp._link_components import N_COMPS
+from cantata.pp._genomic._modality import check_features
+from cantata.pp._links._chromatin import is_chromatin
+from cantata.pp._links._components import N_COMPS
 
 if TYPE_CHECKING:
     from mudata import MuData

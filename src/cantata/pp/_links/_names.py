@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from cantata.pp._link_aliases import ALIASES, alias_key
+from cantata.pp._links._aliases import ALIASES, alias_key
 
 _BEFORE = re.compile(r"^(adt|prot|protein|anti|ab|hu|ms|humsrt|humsr|hums)[-_. ]+", re.IGNORECASE)
 _AFTER = re.compile(

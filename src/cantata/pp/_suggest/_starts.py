@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from cantata.pp._suggest_alignment import (
+from cantata.pp._suggest._alignment import (
     LINK_ENTROPY,
     Known,
     couple,
@@ -17,7 +17,7 @@ from cantata.pp._suggest_alignment import (
 )
 
 if TYPE_CHECKING:
-    from cantata.pp._suggest_sides import Metacells
+    from cantata.pp._suggest._sides import Metacells
 
 N_INDEPENDENT = (3, 4, 5, 6, 8, 10, 12)
 """Numbers of independent components, one start each."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cantata.pp._link_components import sample_cells
+from cantata.pp._links._components import sample_cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from mudata import MuData
 
-    from cantata.pp._link_matrices import Scaled
+    from cantata.pp._links._matrices import Scaled
 
 LEAST = 10
 """Correlations are not taken over fewer cells."""

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from mudata import MuData
     from rich.console import Group
 
-    from cantata.pp._link_components import Basis
-    from cantata.pp._link_matrices import Scaled
+    from cantata.pp._links._components import Basis
+    from cantata.pp._links._matrices import Scaled
 
 SHOWN = 8
 """Number of names that are listed in full."""

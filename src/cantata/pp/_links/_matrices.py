@@ -11,7 +11,7 @@ from scipy import sparse
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cantata.pp._link_smoothing import Smoother
+    from cantata.pp._links._smoothing import Smoother
 
 COFACTOR = 5.0
 """Intensities are divided by this before the inverse hyperbolic sine, as is usual for CyTOF."""

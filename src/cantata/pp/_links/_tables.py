@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from cantata.pp._link_names import genes_of, plain_name
+from cantata.pp._links._names import genes_of, plain_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

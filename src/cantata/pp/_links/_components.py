@@ -12,7 +12,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cantata.pp._link_matrices import Scaled
+    from cantata.pp._links._matrices import Scaled
 
 N_COMPS = 30
 """Number of joint components, and of shared directions, unless another one is asked for."""

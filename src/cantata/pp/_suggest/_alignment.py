@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from cantata.pp._suggest_sides import Metacells
+    from cantata.pp._suggest._sides import Metacells
 
 STAGES = ((5, 15, 0.3), (10, 8, 0.1), (20, 8, 0.1))
 """Number of components, of iterations, and the first entropy of each stage of the refinement."""

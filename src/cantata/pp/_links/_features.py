@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 
 import numpy as np
 
-from cantata.pp._link_agreement import link_agreement
-from cantata.pp._link_chromatin import sum_peaks
-from cantata.pp._link_components import joint_basis
-from cantata.pp._link_matrices import Linked, Scaled, moments
-from cantata.pp._link_options import LinkOptions, Switch, Transform, link_options
-from cantata.pp._link_reading import read_linked, set_targets
-from cantata.pp._link_report import LinkReport, link_report
-from cantata.pp._link_smoothing import fit_smoother
-from cantata.pp._link_store import write_links
-from cantata.pp._link_tables import links_by_name, links_by_table
+from cantata.pp._links._agreement import link_agreement
+from cantata.pp._links._chromatin import sum_peaks
+from cantata.pp._links._components import joint_basis
+from cantata.pp._links._matrices import Linked, Scaled, moments
+from cantata.pp._links._options import LinkOptions, Switch, Transform, link_options
+from cantata.pp._links._reading import read_linked, set_targets
+from cantata.pp._links._report import LinkReport, link_report
+from cantata.pp._links._smoothing import fit_smoother
+from cantata.pp._links._store import write_links
+from cantata.pp._links._tables import links_by_name, links_by_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from cantata.pp._genomic_regions import check_chromosomes, gene_regions, peak_regions
-from cantata.pp._genomic_table import check_names, links_from_table
+from cantata.pp._genomic._regions import check_chromosomes, gene_regions, peak_regions
+from cantata.pp._genomic._table import check_names, links_from_table
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from cantata.pp._link_options import link_options
-from cantata.pp._link_tables import links_by_table
-from cantata.pp._suggest_alignment import Known, best_alignment, refine, suggested
-from cantata.pp._suggest_sides import Side, group_cells, read_side
-from cantata.pp._suggest_starts import first_couplings
+from cantata.pp._links._options import link_options
+from cantata.pp._links._tables import links_by_table
+from cantata.pp._suggest._alignment import Known, best_alignment, refine, suggested
+from cantata.pp._suggest._sides import Side, group_cells, read_side
+from cantata.pp._suggest._starts import first_couplings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

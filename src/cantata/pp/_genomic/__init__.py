@@ -1,0 +1,1 @@
+"""Genes and peaks by their place on the genome."""

@@ -1,0 +1,1 @@
+"""Feature links: which features of two modalities correspond, and matrices of them."""

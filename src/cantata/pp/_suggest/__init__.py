@@ -1,0 +1,1 @@
+"""Links proposed from the data where few or none are known."""
