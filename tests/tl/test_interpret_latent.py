@@ -13,7 +13,8 @@ from sklearn.decomposition import PCA
 from cantata.tl import LatentInterpretation, interpret_latent
 from cantata.tl._interpret_axes import group_codes, match_axes, principal_axes
 from cantata.tl._interpret_options import Options, check_fold_changes
-from cantata.tl._interpret_splits import place_cells, split_cells
+from cantata.tl._interpret_splits import Hits, place_cells, split_cells
+from cantata.tl._interpret_tables import feature_tables
 from cantata.tl._interpret_tests import Features, group_difference
 
 GROUPS = ("low", "centre", "high")
@@ -239,6 +240,8 @@ def naive_counts(mdata, *, n_splits, train_size, reference, test, thresholds, n_
     values = np.log1p(values / values.sum(axis=1, keepdims=True) * 1e4)
     latent = mdata["rna"].obsm["X_apollo_shared"]
     whole = principal_axes(latent)
+    all_codes, pca = naive_groups(latent, np.ones(len(latent), dtype=bool), 11, 0.15, None)
+    turned = np.sign(np.diag(whole.loadings.T @ pca.components_.T))
     counts = {}
     for seed in range(n_splits):
         train = split_cells(len(latent), train_size, seed)
@@ -249,6 +252,14 @@ def naive_counts(mdata, *, n_splits, train_size, reference, test, thresholds, n_
             of = codes[:, own] if r[k, own] > 0 else np.array([2, 1, 0, 3, -1])[codes[:, own]]
             for g, group in enumerate(GROUPS):
                 rest = [h for h in range(4 if reference == "rest" else 3) if h != g]
+                everywhere = all_codes[:, k]
+                if turned[k] < 0:
+                    everywhere = np.array([2, 1, 0, 3, -1])[everywhere]
+                mean = [
+                    np.expm1(values[of_all].mean(axis=0))
+                    for of_all in (everywhere == g, np.isin(everywhere, rest))
+                ]
+                sign = np.sign(mean[0] - mean[1])
                 parts = []
                 for part in (train, ~train):
                     x, y = values[part & (of == g)], values[part & np.isin(of, rest)]
@@ -266,7 +277,7 @@ def naive_counts(mdata, *, n_splits, train_size, reference, test, thresholds, n_
                     for fold in thresholds:
                         least = np.log2(fold)
                         both = first and second and abs(a) > least and abs(b) > least
-                        if both and np.sign(a) == np.sign(b):
+                        if both and np.sign(a) == np.sign(b) == sign[j]:
                             key = (f"PC{k + 1}", group, feature, fold)
                             counts[key] = counts.get(key, 0) + 1
     return counts
@@ -425,6 +436,24 @@ def test_seed_and_input(mdata, found):
     assert not other.counts.equals(found.counts)
     assert set(mdata["rna"].obsm) == {"X_apollo_shared"}
     assert not len(mdata.uns)
+
+
+def test_splits_count_that_agree_with_all_cells():
+    """Feature a rises in three splits and falls in two; b and c rise in one each."""
+    feature = np.array([0, 0, 0, 0, 0, 1, 2])
+    strength = np.array([1.5, 0.9, 2.5, -2.5, -2.5, 1.5, 1.5])
+    hits = Hits(np.zeros(7, dtype=int), np.full(7, 2), feature, strength)
+    changes = np.full((1, 3, 3), np.nan)
+    names = np.array(["a", "b", "c"], dtype=object)
+    for of_a, expected in ((0.4, {2.0: 2, 4.0: 1}), (-0.4, {2.0: 2, 4.0: 2}), (0.0, {})):
+        changes[0, 2] = [of_a, 1.0, np.nan]
+        features, counts = feature_tables(
+            hits, names, changes, np.zeros(changes.shape), np.array([2.0, 4.0]), 5
+        )
+        found = counts[counts["feature"] == "a"].set_index("fold_change")["n_significant"]
+        assert found.to_dict() == expected
+        assert set(features["feature"]) == {"b"} | ({"a"} if expected else set())
+        assert features.loc[features["feature"] == "b", "log2_fold_change"].tolist() == [1.0]
 
 
 @pytest.mark.filterwarnings("ignore:The smallest group")

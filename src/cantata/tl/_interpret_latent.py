@@ -67,8 +67,9 @@ def interpret_latent(
 
     Cells are cut into bins of equal size along each component. Of those cells that lie near the
     origin in all other components, the ones at the low end, in the centre and at the high end
-    are compared: a feature counts in a random split of the cells if it is significant, with one
-    sign, in both of its parts. How often it counts, over thresholds of fold change, ranks it
+    are compared: a feature counts in a random split of the cells if it is significant in both of
+    its parts, with the sign that it has in all cells. How often it counts, over thresholds of fold
+    change, ranks it
     (Zhang et al. 2026, APOLLO, figure 2b-c and methods, "interpretation of the latent spaces").
     Nothing is written.
 
@@ -162,6 +163,11 @@ def interpret_latent(
     Tests are computed from sums and sums of squares of the groups: sparse stays sparse. The
     reference implementation divides values by their standard deviations before; here, as in
     the paper's text, fold changes are those of the values themselves.
+
+    In the paper the parts of a split have to agree in sign, and splits need not agree with one
+    another. Where cell types are clusters, a small turn of a component can put another one at its
+    end, and a feature then rises in some splits and falls in others; here it counts in those that
+    agree with all cells.
 
     A latent space was fitted to the features that are tested, so p values do not show that a
     component exists; they show which features change along it. Expect few features with

@@ -47,8 +47,8 @@ class Placed:
 class Hits:
     """Features found in both parts of a split, each (hits,).
 
-    ``component``, ``group`` and ``feature`` are positions; ``strength`` is the smaller of the two
-    absolute log2 fold changes.
+    ``component``, ``group`` and ``feature`` are positions; ``strength`` is that of the two log2
+    fold changes, of one sign, that is smaller in size.
     """
 
     component: np.ndarray
@@ -171,8 +171,8 @@ def _component_hits(
         first, second = (part.log2_fold_change for part in parts)
         hit = parts[0].significant & parts[1].significant & (first * second > 0)
         feature = np.flatnonzero(hit)
-        strength = np.minimum(np.abs(first[feature]), np.abs(second[feature]))
-        found.append((group, feature, strength))
+        first, second = first[feature], second[feature]
+        found.append((group, feature, np.where(np.abs(first) < np.abs(second), first, second)))
     return found
 
 

@@ -46,16 +46,18 @@ def feature_tables(
     names
         Of all features.
     changes, statistics
-        log2 fold changes and t in all cells (components, groups, features). NaN: the group or its
-        reference has no cell among all, whatever it has in a split; it gets no rows.
+        log2 fold changes and t in all cells (components, groups, features). Hits of the other
+        sign do not count, nor do any where the change is NaN: the group or its reference has no
+        cell among all, whatever it has in a split.
     thresholds
         Of fold change.
     n_splits
         Number of splits.
     """
     n_comps, n_groups, n_features = changes.shape
-    passed = np.searchsorted(np.log2(thresholds), hits.strength, side="left")
-    counted = (passed > 0) & ~np.isnan(changes[hits.component, hits.group, hits.feature])
+    passed = np.searchsorted(np.log2(thresholds), np.abs(hits.strength), side="left")
+    change = changes[hits.component, hits.group, hits.feature]
+    counted = (passed > 0) & (np.sign(hits.strength) == np.sign(change))
     key = (hits.component * n_groups + hits.group) * n_features + hits.feature
     keys, place = np.unique(key[counted], return_inverse=True)
     width = len(thresholds) + 1

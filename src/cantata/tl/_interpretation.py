@@ -26,14 +26,15 @@ class LatentInterpretation:
     Attributes
     ----------
     features
-        One row per component, group of cells and feature that is significant in a split or more,
-        best first: ``component`` (``"PC1"``, ...), ``group`` (``"low"``, ``"centre"``,
-        ``"high"``), ``feature``; ``area`` under the curve of counts over fold changes, as a share
-        of the largest possible (1: significant in every split at every fold change);
-        ``n_significant``, the splits in which it is significant at the smallest fold change;
-        ``log2_fold_change`` of the group against its reference in all cells, and Welch's ``t``;
-        ``rank`` by area, then by the size of t, within component and group, from 1. A group
-        without cells, or with none to compare them with, among all cells has no rows.
+        One row per component, group of cells and feature that is significant in a split or more
+        with the sign that it has in all cells, best first: ``component`` (``"PC1"``, ...),
+        ``group`` (``"low"``, ``"centre"``, ``"high"``), ``feature``; ``area`` under the curve of
+        counts over fold changes, as a share of the largest possible (1: significant in every split
+        at every fold change); ``n_significant``, the splits in which it is significant at the
+        smallest fold change; ``log2_fold_change`` of the group against its reference in all cells,
+        and Welch's ``t``; ``rank`` by area, then by the size of t, within component and group,
+        from 1. A group without cells, or with none to compare them with, among all cells has no
+        rows.
     counts
         The curves: ``component``, ``group``, ``feature``, ``fold_change``, ``n_significant``;
         only rows with at least one split.
