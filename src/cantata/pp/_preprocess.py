@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cantata.pp._components import Components, fit_lsi, fit_pca, project
-from cantata.pp._counts import Counts, check_in_memory, find_counts
+from cantata.pp._components import fit_lsi, fit_pca, project
+from cantata.pp._counts import check_in_memory, find_counts
 from cantata.pp._kinds import Kind, resolve_kinds
 from cantata.pp._normalise import feature_statistics, normalise, target_total, variable_genes
-from cantata.pp._store import plain_copy, rep_key, write_fitted
+from cantata.pp._store import Fitted, plain_copy, rep_key, write_fitted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,20 +19,6 @@ if TYPE_CHECKING:
     from mudata import MuData
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """All that preprocessing computes for one modality of a reference."""
-
-    kind: Kind
-    counts: Counts
-    normalised: Any
-    statistics: np.ndarray
-    total: float
-    components: Components
-    representation: np.ndarray
-    highly_variable: np.ndarray | None
 
 
 def preprocess(

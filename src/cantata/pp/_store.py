@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from mudata import MuData
 
     from cantata.pp._kinds import Kind
-    from cantata.pp._preprocess import Fitted
 
 MOMENTS = "cantata_moments"
 """``.varm`` entry with one row per feature; its columns are :data:`COLUMNS`."""
@@ -26,6 +25,20 @@ COLUMNS = ("statistic", "mean", "sd", "centre")
 
 LOADINGS = {_keys.PCA: "PCs", _keys.LSI: "LSI"}
 """``.varm`` entry with the loadings of a representation."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """All that preprocessing computes for one modality of a reference."""
+
+    kind: Kind
+    counts: Counts
+    normalised: Any
+    statistics: np.ndarray
+    total: float
+    components: Components
+    representation: np.ndarray
+    highly_variable: np.ndarray | None
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,12 @@ from scipy import sparse
 from scipy.sparse.linalg import LinearOperator, eigsh
 from scipy.stats import norm
 
+from cantata.tl._dimension_features import NARROW
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cantata.tl._dimension_features import Features
-
-NARROW = 500
-"""Up to so many features matrices of features x features are made; beyond, they are only
-multiplied with."""
 
 ROUNDS = 5
 """Rows and columns are scaled in turn so many times."""

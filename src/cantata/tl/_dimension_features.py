@@ -13,12 +13,16 @@ from cantata.pp._components import CLIP, moments
 from cantata.pp._counts import saved_record
 from cantata.pp._kinds import KINDS, guess_kind
 from cantata.pp._normalise import normalise, scale_columns, target_total, variable_genes
-from cantata.tl._dimension_chance import NARROW
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from cantata.pp._kinds import Kind
+
+
+NARROW = 500
+"""Up to so many features matrices of features x features are made; beyond, they are only
+multiplied with."""
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from scipy import sparse
 
 from cantata.pp._normalise import row_sums
 from cantata.tl._dimension_chance import (
-    NARROW,
     deviations,
     largest_by_chance,
     leading,
     products,
     threshold,
 )
+from cantata.tl._dimension_features import NARROW
 
 if TYPE_CHECKING:
     from cantata.tl._dimension_features import Features

@@ -11,13 +11,27 @@ from scipy import sparse
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cantata.pp._links._smoothing import Smoother
 
 COFACTOR = 5.0
 """Intensities are divided by this before the inverse hyperbolic sine, as is usual for CyTOF."""
 
 BLOCK = 4096
 """Cells that are read at a time."""
+
+
+@dataclass(frozen=True)
+class Smoother:
+    """Linear regression of the linked features on components of their modality.
+
+    ``scores`` is cells x components, its last column 1; ``weights`` components x features.
+    """
+
+    scores: np.ndarray
+    weights: np.ndarray
+
+    def predict(self, rows: slice) -> np.ndarray:
+        """Smoothed values of cells, float64 (cells, features)."""
+        return self.scores[rows].astype(np.float64) @ self.weights
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from scipy import sparse
 
 from cantata.pp._components import Components, fit_lsi, fit_pca, project
 from cantata.pp._links._components import SAMPLE, sample_cells
-from cantata.pp._links._matrices import row_blocks
+from cantata.pp._links._matrices import Smoother, row_blocks
 from cantata.pp._normalise import (
     RNA_TOTAL,
     feature_statistics,
@@ -29,21 +28,6 @@ N_COMPONENTS = 30
 
 N_VARIABLE = 4000
 """Number of highly variable features that the components are made of."""
-
-
-@dataclass(frozen=True)
-class Smoother:
-    """Linear regression of the linked features on components of their modality.
-
-    ``scores`` is cells x components, its last column 1; ``weights`` components x features.
-    """
-
-    scores: np.ndarray
-    weights: np.ndarray
-
-    def predict(self, rows: slice) -> np.ndarray:
-        """Smoothed values of cells, float64 (cells, features)."""
-        return self.scores[rows].astype(np.float64) @ self.weights
 
 
 def fit_smoother(linked: Linked, matrix: Any, *, chromatin: bool = False) -> Smoother:
