@@ -40,10 +40,11 @@ def canonical_start(
     """Shared and specific latents of cells, in closed form.
 
     Shared latents are the leading canonical variates of the modalities, averaged over the
-    modalities that a cell has, each as wide as the share of its variance that chance does not
-    explain. Specific latents are the
-    leading principal components of what the shared ones leave: after a linear regression, and
-    after the mean over the cells that are near in shared latents, which takes what is not linear.
+    modalities that a cell has, each as wide as the square of the share of its variance that chance
+    does not explain: where modalities agree but half, a variate also tells what one of them has
+    for itself. Specific latents are the leading principal components of what the shared ones
+    leave: after a linear regression, and after the mean over the cells that are near in shared
+    latents, which takes what is not linear.
 
     Parameters
     ----------
@@ -114,7 +115,7 @@ def _shared(
         fitted_on = np.sort(rng.choice(paired, MAX_CELLS, replace=False))
     blocks = [x[rows[name][fitted_on]].astype(np.float64) for name, x in inputs.items()]
     found = canonical_variates(blocks, n_shared)
-    width = START_SD * _beyond_chance(found.correlations, blocks, rng)
+    width = START_SD * _beyond_chance(found.correlations, blocks, rng) ** 2
     shared = np.zeros((len(table), found.n))
     weight = np.zeros((len(table), found.n))
     for k, (name, x) in enumerate(inputs.items()):
