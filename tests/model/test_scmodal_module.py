@@ -312,7 +312,7 @@ def test_training_is_the_loop_of_the_paper(plan: dict) -> None:
     model = small(chain(), {"batch_key": "batch"}, n_components=5)
     start = copy.deepcopy(model.module)
     scvi.settings.seed = 4
-    options = {"n_discriminator_steps": 5, "lambda_geo": 3.0, **plan}
+    options = {"n_discriminator_steps": 5, "lambda_geo": 3.0, "lambda_linked": 2.0, **plan}
     model.train(max_steps=2, use_paired=True, plan_kwargs=options, **QUIET)
     names = model.modalities
     dataset = UnpairedDataset(
@@ -332,7 +332,10 @@ def test_training_is_the_loop_of_the_paper(plan: dict) -> None:
     ]
     generator = torch.optim.Adam(groups, 1e-3)
     weights = LossWeights(
-        lambda_geo=3.0, lambda_paired=5.0, lambda_anchor=plan.get("lambda_anchor", 5.0)
+        lambda_geo=3.0,
+        lambda_paired=5.0,
+        lambda_linked=2.0,
+        lambda_anchor=plan.get("lambda_anchor", 5.0),
     )
     for step in range(2):
         if "lr_schedule" in plan:
@@ -361,6 +364,18 @@ class Rates(Callback):
         rates = {g["lr"] for o in trainer.optimizers for g in o.param_groups}
         assert len(rates) == 1
         self.rates += rates
+
+
+@pytest.mark.parametrize(
+    ("n_latent", "plan", "taken"),
+    [(3, {}, True), (40, {}, False), (40, {"lambda_linked": 1.0}, True)],
+)
+def test_a_few_links_are_not_read_off(n_latent: int, plan: dict, taken: bool) -> None:
+    """Fewer linked columns than latents: unless the weight is given."""
+    model = small(n_latent=n_latent)
+    assert model.adata["rna"].obsm["X_linked_adt"].shape[1] in range(3, 40)
+    model.train(max_steps=1, plan_kwargs=plan, **QUIET)
+    assert ("linked_rna_adt_train" in model.history) == taken
 
 
 @pytest.mark.parametrize(("schedule", "n"), [("constant", 3), ("cosine", 102)])

@@ -18,7 +18,12 @@ from cantata.model.scmodal._links import check_matrices, resolve_pairs
 from cantata.model.scmodal._module import SCMODALModule
 from cantata.model.scmodal._plan import SCMODALTrainingPlan
 from cantata.model.scmodal._presets import PRESETS
-from cantata.model.scmodal._training import anchor_factors, known_pairs, readers_of
+from cantata.model.scmodal._training import (
+    anchor_factors,
+    known_pairs,
+    linked_factors,
+    readers_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -231,6 +236,9 @@ class SCMODAL(ImputeMixin, MosaicModelClass):
         elif plan.get("lambda_paired"):
             raise ValueError("lambda_paired needs train(use_paired=True).")
         self.module.anchor_factors = anchor_factors(self, given="lambda_anchor" in plan)
+        self.module.linked_factors = linked_factors(
+            self, present, given="lambda_linked" in plan, n_latent=self.module.n_latent
+        )
         training_plan = self._training_plan_cls(self.module, **plan)
         _compat.keep_thread_limit()
         self._fit_inputs()

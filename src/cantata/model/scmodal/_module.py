@@ -51,8 +51,8 @@ class LossWeights:
     """Anchors on linked features, eq. 3, as a mean over pairs; ten times as much for a pair whose
     linked features are joint components of many links, which are the better guide."""
     lambda_linked: float = 5.0
-    """Linked features that one linear map reads off the embeddings of both modalities; beyond the
-    paper, 0 restores it."""
+    """Linked features that one linear map reads off the embeddings of both modalities; left out
+    of a pair with fewer linked columns than latents. Beyond the paper, 0 restores it."""
     lambda_geo: float = 10.0
     """Geometry, eq. 6."""
     lambda_paired: float = 0.0
@@ -125,6 +125,7 @@ class SCMODALModule(BaseModuleClass):
         self.pairs: list[Pair] = [(first, second) for first, second in pairs]
         self.n_latent = n_latent
         self.anchor_factors = dict.fromkeys(map(pair_name, self.pairs), 1.0)
+        self.linked_factors = dict(self.anchor_factors)
         self.inputs = nn.ModuleDict()
         self.encoders = nn.ModuleDict()
         self.decoders = nn.ModuleDict()
@@ -288,9 +289,10 @@ class SCMODALModule(BaseModuleClass):
                 terms[f"n_anchors_{label}"] = anchors.sum().float()
                 weight = weights.lambda_anchor * self.anchor_factors[label]
                 total = total + weight * terms[f"anchor_{label}"]
-            if weights.lambda_linked:
+            weight = weights.lambda_linked * self.linked_factors[label]
+            if weight:
                 terms[f"linked_{label}"] = linked_loss(first, second, a, b)
-                total = total + weights.lambda_linked * terms[f"linked_{label}"]
+                total = total + weight * terms[f"linked_{label}"]
             if weights.lambda_paired:
                 same = batch[paired_key(*pair)]
                 terms[f"paired_{label}"] = paired_loss(first[same[0]], second[same[1]])

@@ -71,6 +71,22 @@ def anchor_factors(model: Any, *, given: bool) -> dict[str, float]:
     return factors
 
 
+def linked_factors(
+    model: Any, present: Sequence[str], *, given: bool, n_latent: int
+) -> dict[str, float]:
+    """Whether linked features of each pair are read off: 0 with fewer columns than latents.
+
+    1 for all where the user has `given` the weight. A handful of links does not span what an
+    embedding should tell; led by them alone it loses what else the modalities have in common.
+    """
+    factors = {}
+    for first, second in model.module.pairs:
+        few = not given and all(name in present for name in (first, second))
+        few = few and linked_matrix(model.adata, first, second).shape[1] < n_latent
+        factors[pair_name((first, second))] = 0.0 if few else 1.0
+    return factors
+
+
 def _covariate_readers(model: Any, modality: str) -> dict[str, RowReader]:
     keys = [f.registry_key for f in model.adata_manager.fields if isinstance(f, MosaicObsField)]
     dataset = model.adata_manager.create_torch_dataset(data_and_attributes=keys)
