@@ -27,6 +27,8 @@ N_NEAR = 30
 """Cells near in shared latents whose mean is taken out of specific ones."""
 RIDGE = 1e-6
 """Of regressions, in units of the mean variance."""
+LEAST_SHARE = 1e-4
+"""Of the variance of the leading component: smaller ones are what variates have missed."""
 
 
 def canonical_start(
@@ -40,11 +42,10 @@ def canonical_start(
     """Shared and specific latents of cells, in closed form.
 
     Shared latents are the leading canonical variates of the modalities, averaged over the
-    modalities that a cell has, each as wide as the square of the share of its variance that chance
-    does not explain: where modalities agree but half, a variate also tells what one of them has
-    for itself. Specific latents are the leading principal components of what the shared ones
-    leave: after a linear regression, and after the mean over the cells that are near in shared
-    latents, which takes what is not linear.
+    modalities that a cell has, each as wide as the share of its variance that chance does not
+    explain. Specific latents are the leading principal components of what the shared ones leave:
+    after a linear regression, and after the mean over the cells that are near in shared latents,
+    which takes what is not linear.
 
     Parameters
     ----------
@@ -115,7 +116,7 @@ def _shared(
         fitted_on = np.sort(rng.choice(paired, MAX_CELLS, replace=False))
     blocks = [x[rows[name][fitted_on]].astype(np.float64) for name, x in inputs.items()]
     found = canonical_variates(blocks, n_shared)
-    width = START_SD * _beyond_chance(found.correlations, blocks, rng) ** 2
+    width = START_SD * _beyond_chance(found.correlations, blocks, rng)
     shared = np.zeros((len(table), found.n))
     weight = np.zeros((len(table), found.n))
     for k, (name, x) in enumerate(inputs.items()):
@@ -181,7 +182,8 @@ def _components(left: np.ndarray, k: int, x: np.ndarray) -> np.ndarray:
     values, axes = np.linalg.eigh(left.T @ left / len(left))
     values, axes = values[::-1], axes[:, ::-1]
     total = float(np.mean(np.var(x, axis=0)))
-    kept = min(k, int((values > 1e-6 * total).sum()))
+    least = max(RIDGE * total, LEAST_SHARE * values[0])
+    kept = min(k, int((values > least).sum()))
     return (left @ axes[:, :kept]) / np.sqrt(values[:kept]) * START_SD
 
 
