@@ -17,7 +17,7 @@ from cantata.losses import dependence, maximum_mean_discrepancy
 from cantata.model.apollo import APOLLOModule, LatentPlan, LossWeights
 from cantata.model.apollo._tables import LatentTable
 from cantata.model.apollo._training import StageSplitter, split
-from cantata.model.apollo._warm_start import START_SD, canonical_start
+from cantata.model.apollo._warm_start import FILL_SD, START_SD, canonical_start
 
 FEATURES = {"rna": 7, "adt": 5}
 PAPER = LossWeights(lambda_shared_latents=1.0, lambda_independence=0.0, lambda_mmd=0.0)
@@ -314,6 +314,23 @@ def test_canonical_start_parts_shared_from_specific():
         assert explained(found, z) < 0.05
         assert specific[name].std() == pytest.approx(START_SD, rel=0.05)
     assert np.allclose(found.std(axis=0), START_SD, rtol=0.05)
+
+
+@pytest.mark.parametrize("trace", [0.001, 0.1])
+def test_a_trace_is_no_direction_of_a_specific_space(trace: float):
+    """Less than a hundredth of the spread of the leading component is what variates missed."""
+    rng = np.random.default_rng(0)
+    shared, own, faint = rng.normal(size=(3, 400, 1))
+    blocks = {
+        "a": np.hstack([shared, own, trace * faint]),
+        "b": np.hstack([shared, rng.normal(size=(400, 1))]),
+    }
+    rows = dict.fromkeys(blocks, np.arange(400))
+    _, specific = canonical_start(blocks, rows, 1, {"a": 2, "b": 1})
+    assert specific["a"][:, 0].std() == pytest.approx(START_SD, rel=0.05)
+    spread = START_SD if trace == 0.1 else FILL_SD
+    assert specific["a"][:, 1].std() == pytest.approx(spread, rel=0.15)
+    assert (explained(specific["a"][:, [1]], faint) > 0.5) == (trace == 0.1)
 
 
 def test_canonical_start_of_cells_that_lack_a_modality():
