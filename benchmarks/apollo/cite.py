@@ -6,10 +6,13 @@ Writes ``benchmarks/apollo/results/<name>.md``, anew after each data set and see
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import Bench, Results, add_arguments, costs, done, failures, heading, parse
 from tables import spread, table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TITLES = {
     "rna": "Effect in RNA only",
@@ -101,10 +104,14 @@ def report(given: Namespace, of_effect: dict[str, Results]) -> list[str]:
     return lines
 
 
-def main() -> None:
-    """Run everything and write the report."""
-    given = arguments()
-    bench = Bench.of(given, "cite")
+def run(
+    given: Namespace,
+    name: str,
+    script: str,
+    report: Callable[[Namespace, dict[str, Results]], list[str]],
+) -> None:
+    """Run every method on every data set, and write the report anew after each seed."""
+    bench = Bench.of(given, name)
     of_effect: dict[str, Results] = {}
     for effect in given.effects:
         results = of_effect.setdefault(effect, {})
@@ -114,9 +121,9 @@ def main() -> None:
                 if ROWS[row]["method"] == "totalvi":
                     config["max_seconds"] = given.totalvi_seconds
                 label = f"{effect}/{SHORT[row]}/seed{seed}"
-                results.setdefault(row, []).append(bench.measure("run_cite.py", label, config))
-            bench.write(given.name or "cite" + "-quick" * given.quick, report(given, of_effect))
+                results.setdefault(row, []).append(bench.measure(script, label, config))
+            bench.write(given.name or name + "-quick" * given.quick, report(given, of_effect))
 
 
 if __name__ == "__main__":
-    main()
+    run(arguments(), "cite", "run_cite.py", report)

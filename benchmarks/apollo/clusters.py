@@ -10,7 +10,7 @@ from argparse import ArgumentParser, Namespace
 from typing import Any
 
 import cite
-from bench import Bench, Results, add_arguments, costs, done, failures, heading, parse
+from bench import Results, add_arguments, costs, done, failures, heading, parse
 from tables import spread, table
 
 ROWS = (
@@ -94,25 +94,5 @@ def report(given: Namespace, of_effect: dict[str, Results]) -> list[str]:
     return lines
 
 
-def main() -> None:
-    """Run everything and write the report."""
-    given = arguments()
-    bench = Bench.of(given, "clusters")
-    of_effect: dict[str, Results] = {}
-    for effect in given.effects:
-        results = of_effect.setdefault(effect, {})
-        for seed in given.seeds:
-            for row in given.rows:
-                config = {"seed": seed, "effect": effect} | cite.ROWS[row]
-                if config["method"] == "totalvi":
-                    config["max_seconds"] = given.totalvi_seconds
-                label = f"{effect}/{cite.SHORT[row]}/seed{seed}"
-                found = bench.measure("run_clusters.py", label, config)
-                results.setdefault(row, []).append(found)
-            bench.write(
-                given.name or "clusters" + "-quick" * given.quick, report(given, of_effect)
-            )
-
-
 if __name__ == "__main__":
-    main()
+    cite.run(arguments(), "clusters", "run_clusters.py", report)

@@ -148,8 +148,8 @@ def _transformed(values: Any, transform: Transform) -> tuple[Any, dict[str, Any]
         total = float(np.median(row_sums(values)))
         return normalise("rna", values, total), {"total": total}
     if transform == "clr":
-        weight = np.exp(-feature_statistics("protein", values))
-        return normalise("protein", values, 0.0), {"weight": weight}
+        statistics = feature_statistics("protein", values)
+        return normalise("protein", values, 0.0, statistics), {"weight": np.exp(-statistics)}
     if transform == "arcsinh":
         scaled = values / COFACTOR
         return scaled.arcsinh() if sparse.issparse(scaled) else np.arcsinh(scaled), {}
@@ -186,7 +186,8 @@ def _fit_chromatin(name: str, values: Any, layer: FeatureInput) -> dict[str, Any
     """Latent semantic components, and the way back to scaled counts by least squares."""
     total = target_total("atac", values)
     weight = feature_statistics("atac", values)
-    components = fit_lsi(name, normalise("atac", values, total), weight > 0, layer.n_out)
+    normalised = normalise("atac", values, total, weight)
+    components = fit_lsi(name, normalised, weight > 0, layer.n_out)
     assert components.singular_values is not None
     state = {
         "total": total,
@@ -198,7 +199,7 @@ def _fit_chromatin(name: str, values: Any, layer: FeatureInput) -> dict[str, Any
     sums = row_sums(values)
     factors = np.divide(total, sums, out=np.zeros_like(sums), where=sums > 0)
     scaled = scale_rows(values.astype(np.float64), factors)
-    scores = project(components, normalise("atac", values, total))
+    scores = project(components, normalised)
     patterns = _patterns(scores, scaled)
     mean = np.asarray(scaled.mean(axis=0)).ravel() - scores.mean(axis=0) @ patterns
     return state | {"patterns": patterns, "mean": mean}

@@ -55,6 +55,45 @@ def layer_names(adata: AnnData) -> list[str]:
     return [layer for layer in adata.layers if layer is not None]
 
 
+def chosen_matrix(
+    name: str, adata: AnnData, layers: Mapping[str, str | None], argument: str | None = None
+) -> tuple[Any, str | None]:
+    """A modality's matrix and its layer, None for ``.X``.
+
+    A layer named by the user comes first, then the layer that :func:`cantata.pp.preprocess`
+    recorded, then ``.X``.
+
+    Parameters
+    ----------
+    name
+        Name of the modality.
+    adata
+        The modality; it is not modified.
+    layers
+        Layer of the values, for the modalities that the user named.
+    argument
+        How the user wrote it, for errors; by default an entry of ``layers``.
+
+    Raises
+    ------
+    KeyError
+        If the layer or ``.X`` does not exist.
+    """
+    layer = layers.get(name)
+    if name not in layers:
+        layer = (saved_record(adata) or {}).get("counts_layer")
+        layer = layer if layer in adata.layers else None
+    if layer is not None and layer not in adata.layers:
+        raise KeyError(
+            f"{argument or f'layers={{{name!r}: {layer!r}}}'}: modality {name!r} has the layers "
+            f"{layer_names(adata)}. Use None for .X."
+        )
+    matrix: Any = adata.X if layer is None else adata.layers[layer]
+    if matrix is None:
+        raise KeyError(f"Modality {name!r} has no .X; name a layer: {layer_names(adata)}.")
+    return matrix, layer
+
+
 def _same(a: Any, b: Any) -> bool:
     if a is b:
         return True
@@ -64,10 +103,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def find_counts(name: str, adata: AnnData, layers: Mapping[str, str | None]) -> Counts:
-    """Counts of a modality, checked.
-
-    A layer named by the user comes first, then the layer that an earlier run recorded, then
-    ``.X``.
+    """Counts of a modality, checked; :func:`chosen_matrix` says from where.
 
     Parameters
     ----------
@@ -91,20 +127,8 @@ def find_counts(name: str, adata: AnnData, layers: Mapping[str, str | None]) -> 
     ValueError
         If the values are no counts, or ``layers["counts"]`` holds something else.
     """
-    layer = layers.get(name)
-    if name not in layers:
-        layer = (saved_record(adata) or {}).get("counts_layer")
-        layer = layer if layer in adata.layers else None
-    if layer is not None and layer not in adata.layers:
-        raise KeyError(
-            f"layers={{{name!r}: {layer!r}}}: modality {name!r} has the layers "
-            f"{layer_names(adata)}. "
-            "Use None for .X."
-        )
-    matrix: Any = adata.X if layer is None else adata.layers[layer]
+    matrix, layer = chosen_matrix(name, adata, layers)
     where = ".X" if layer is None else f".layers[{layer!r}]"
-    if matrix is None:
-        raise KeyError(f"Modality {name!r} has no .X; name a layer: {layer_names(adata)}.")
     if isinstance(matrix, pd.DataFrame):
         matrix = matrix.to_numpy()
     if not (isinstance(matrix, np.ndarray) or sparse.issparse(matrix)):

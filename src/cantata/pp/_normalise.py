@@ -1,4 +1,4 @@
-"""Counts to normalised values: by scanpy and muon on a reference, by its statistics on a query."""
+"""Counts to normalised values, of a reference and of its queries, and variable genes."""
 
 from __future__ import annotations
 
@@ -85,8 +85,18 @@ def target_total(kind: Kind, counts: Any) -> float:
     return RNA_TOTAL if kind == "rna" else float(ATAC_DEPTH * np.median(row_sums(counts)))
 
 
-def normalise(kind: Kind, counts: Any, total: float) -> Any:
-    """Normalise a reference with scanpy and muon.
+def normalise(
+    kind: Kind,
+    counts: Any,
+    total: float,
+    statistics: np.ndarray | None = None,
+    known: np.ndarray | None = None,
+) -> Any:
+    """Normalise a reference by its own statistics, or a query by those of a reference.
+
+    Equal to ``scanpy.pp.normalize_total`` with ``log1p``, ``muon.prot.pp.clr`` over cells and
+    ``muon.atac.pp.tfidf`` without logarithms, which know no query; muon also takes many seconds
+    to import.
 
     Parameters
     ----------
@@ -96,6 +106,10 @@ def normalise(kind: Kind, counts: Any, total: float) -> Any:
         Counts, cells x features; they are not modified.
     total
         Total to which profiles are scaled, see :func:`target_total`.
+    statistics
+        One per feature, see :func:`feature_statistics`; of these counts by default.
+    known
+        Which features the reference has, by default all: only these count towards a cell's total.
 
     Returns
     -------
@@ -103,55 +117,14 @@ def normalise(kind: Kind, counts: Any, total: float) -> Any:
     `total`). Protein: centred log ratio over cells, log(1 + x / exp(mean of log(1 + x))). ATAC:
     TF-IDF without logarithms, scaled to `total` per cell, log(1 + x).
     """
-    import scanpy as sc
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if kind == "protein":
-            import muon
-
-            adata = AnnData(_float(counts))
-            if sparse.issparse(adata.X):
-                adata.X = adata.X.tocsc()
-            muon.prot.pp.clr(adata, axis=0)
-        else:
-            adata = AnnData(_float(sparse.csr_matrix(counts) if kind == "atac" else counts))
-            if kind == "atac":
-                import muon
-
-                with np.errstate(divide="ignore", invalid="ignore"):
-                    muon.atac.pp.tfidf(adata, log_tf=False, log_idf=False, scale_factor=1)
-            sc.pp.normalize_total(adata, target_sum=total)
-            sc.pp.log1p(adata)
-    if sparse.issparse(adata.X):
-        return sparse.csr_matrix(adata.X, dtype=np.float32)
-    return np.asarray(adata.X, dtype=np.float32)
-
-
-def normalise_by(
-    kind: Kind, counts: Any, statistics: np.ndarray, total: float, known: np.ndarray
-) -> Any:
-    """Normalise a query with the statistics of a reference.
-
-    Parameters
-    ----------
-    kind, counts, total
-        As for :func:`normalise`.
-    statistics
-        One per feature of the query, see :func:`feature_statistics`.
-    known
-        Which features the reference has: only these count towards a cell's total.
-
-    Returns
-    -------
-    As for :func:`normalise`. With a reference's own counts and statistics the result is the same.
-    """
+    if statistics is None:
+        statistics = feature_statistics(kind, counts)
     if kind == "protein":
         return log1p(scale_columns(_float(counts), np.exp(-statistics)))
     values = _float(sparse.csr_matrix(counts) if kind == "atac" else counts)
     if kind == "atac":
         values = scale_columns(values, statistics)
-    sums = row_sums(values[:, np.flatnonzero(known)])
+    sums = row_sums(values if known is None else values[:, np.flatnonzero(known)])
     factors = np.divide(total, sums, out=np.zeros_like(sums), where=sums > 0)
     return log1p(scale_rows(values, factors))
 

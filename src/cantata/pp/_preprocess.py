@@ -184,8 +184,8 @@ def _fit(
 ) -> Fitted:
     counts = find_counts(name, mdata[name], layers)
     total = target_total(kind, counts.matrix)
-    normalised = normalise(kind, counts.matrix, total)
     statistics = feature_statistics(kind, counts.matrix)
+    normalised = normalise(kind, counts.matrix, total, statistics)
     highly_variable = None
     used = np.ones(normalised.shape[1], dtype=bool)
     if kind == "rna":

@@ -11,7 +11,7 @@ import numpy as np
 from cantata.pp._components import project
 from cantata.pp._counts import Counts, find_counts
 from cantata.pp._kinds import resolve_kinds
-from cantata.pp._normalise import feature_statistics, normalise_by
+from cantata.pp._normalise import feature_statistics, normalise
 from cantata.pp._store import Recipe, plain_copy, read_recipe, write_common, write_projected
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _project_modality(
     statistics[source[found]] = recipe.statistics[found]
     known = np.zeros(statistics.size, dtype=bool)
     known[source[found]] = True
-    normalised = normalise_by(recipe.kind, counts.matrix, statistics, recipe.total, known)
+    normalised = normalise(recipe.kind, counts.matrix, recipe.total, statistics, known)
     return normalised, project(recipe.components, normalised, source)
 
 

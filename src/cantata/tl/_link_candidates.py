@@ -12,6 +12,7 @@ import pandas as pd
 
 from cantata.pp._genomic._peak_gene_links import peak_gene_links
 from cantata.pp._genomic._regions import peak_regions
+from cantata.pp._genomic._table import ENDS, find_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from mudata import MuData
 
 logger = logging.getLogger(__name__)
-
-ENDS = (("source", "target"), ("gene", "peak"))
-"""Columns that name the two ends of a candidate, first come, first served."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def find_candidates(
                 "candidates and max_distance or annotation are both given: candidates are taken "
                 "as they are. Give one of them."
             )
-        return _from_table(mdata, source, target, _find(mdata, candidates))
+        return _from_table(mdata, source, target, candidates)
     if max_distance is not None:
         return _by_distance(mdata, source, target, max_distance, annotation)
     if annotation is not None:
@@ -98,28 +96,10 @@ def find_candidates(
     return None
 
 
-def _find(mdata: MuData, candidates: pd.DataFrame | str) -> pd.DataFrame:
-    if isinstance(candidates, str):
-        if candidates not in mdata.uns:
-            raise KeyError(
-                f"candidates={candidates!r} is not in mdata.uns, which has {list(mdata.uns)}."
-            )
-        candidates = mdata.uns[candidates]
-    if not isinstance(candidates, pd.DataFrame):
-        raise TypeError(
-            f"candidates is a {type(candidates).__name__}; give a table with columns source and "
-            "target, or gene and peak, or its key in mdata.uns."
-        )
-    return candidates
-
-
-def _from_table(mdata: MuData, source: str, target: str, table: pd.DataFrame) -> Candidates:
-    columns = next((pair for pair in ENDS if set(pair) <= set(table.columns)), None)
-    if columns is None or table.empty:
-        raise ValueError(
-            f"candidates has {len(table)} rows and the columns {list(table.columns)}; needed are "
-            "source and target, or gene and peak."
-        )
+def _from_table(
+    mdata: MuData, source: str, target: str, candidates: pd.DataFrame | str
+) -> Candidates:
+    table, columns = find_table(mdata, candidates, "candidates")
     names = [mdata[name].var_names for name in (source, target)]
     ends = [table[column].astype(str).to_numpy(dtype=object) for column in columns]
     i, j = _look_up(names, ends)

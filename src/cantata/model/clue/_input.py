@@ -67,8 +67,8 @@ def fit_component_input(
         components = fit_pca(name, values, np.ones(n_features, dtype=bool), n_components)
         return state | _linear(components)
     total = target_total(kind, values)
-    normalised = normalise(kind, values, total)
     statistics = feature_statistics(kind, values)
+    normalised = normalise(kind, values, total, statistics)
     state["total"] = total
     if kind == "atac":
         state["weight"] = statistics

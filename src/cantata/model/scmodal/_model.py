@@ -236,9 +236,7 @@ class SCMODAL(ImputeMixin, MosaicModelClass):
         elif plan.get("lambda_paired"):
             raise ValueError("lambda_paired needs train(use_paired=True).")
         self.module.anchor_factors = anchor_factors(self, given="lambda_anchor" in plan)
-        self.module.linked_factors = linked_factors(
-            self, present, given="lambda_linked" in plan, n_latent=self.module.n_latent
-        )
+        self.module.linked_factors = linked_factors(self, present, given="lambda_linked" in plan)
         training_plan = self._training_plan_cls(self.module, **plan)
         _compat.keep_thread_limit()
         self._fit_inputs()

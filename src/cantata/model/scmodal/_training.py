@@ -71,19 +71,17 @@ def anchor_factors(model: Any, *, given: bool) -> dict[str, float]:
     return factors
 
 
-def linked_factors(
-    model: Any, present: Sequence[str], *, given: bool, n_latent: int
-) -> dict[str, float]:
+def linked_factors(model: Any, present: Sequence[str], *, given: bool) -> dict[str, float]:
     """Whether linked features of each pair are read off: 0 with fewer columns than latents.
 
     1 for all where the user has `given` the weight. A handful of links does not span what an
     embedding should tell; led by them alone it loses what else the modalities have in common.
     """
-    factors = {}
-    for first, second in model.module.pairs:
-        few = not given and all(name in present for name in (first, second))
-        few = few and linked_matrix(model.adata, first, second).shape[1] < n_latent
-        factors[pair_name((first, second))] = 0.0 if few else 1.0
+    factors = {pair_name(pair): 1.0 for pair in model.module.pairs}
+    for first, second in () if given else model.module.pairs:
+        if first in present and second in present:
+            n_columns = linked_matrix(model.adata, first, second).shape[1]
+            factors[pair_name((first, second))] = float(n_columns >= model.module.n_latent)
     return factors
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import sparse
 
 from cantata import _keys
-from cantata.pp._counts import layer_names, saved_record
+from cantata.pp._counts import chosen_matrix
 from cantata.pp._genomic._modality import add_modality, check_features
 from cantata.pp._genomic._peak_gene_links import Decay, peak_gene_links
 from cantata.pp._genomic._table import check_names
@@ -142,7 +142,8 @@ def gene_activity(
     check_names(mdata, peaks, genes)
     if not copy:
         _check_place(mdata, key_added)
-    matrix = _counts(mdata, peaks, layer)
+    layers = {} if layer is None else {peaks: layer}
+    matrix, _ = chosen_matrix(peaks, mdata[peaks], layers, f"layer={layer!r}")
     table = peak_gene_links(
         mdata,
         peaks,
@@ -220,19 +221,6 @@ def _check_place(mdata: MuData, name: str) -> None:
             f"{alone.size} cells, e.g. {alone[0]!r}, are only in the modality {name!r} that would "
             f"be replaced. Remove it first: del mdata.mod[{name!r}]; mdata.update()."
         )
-
-
-def _counts(mdata: MuData, peaks: str, layer: str | None) -> Any:
-    adata = mdata[peaks]
-    if layer is None:
-        layer = (saved_record(adata) or {}).get("counts_layer")
-        layer = layer if layer in adata.layers else None
-    if layer is not None and layer not in adata.layers:
-        raise KeyError(f"layer={layer!r}: modality {peaks!r} has the layers {layer_names(adata)}.")
-    matrix = adata.X if layer is None else adata.layers[layer]
-    if matrix is None:
-        raise KeyError(f"Modality {peaks!r} has no .X; name a layer: {layer_names(adata)}.")
-    return matrix
 
 
 def _activity(peaks: str, adata: AnnData, matrix: Any, links: pd.DataFrame) -> AnnData:

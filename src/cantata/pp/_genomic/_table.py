@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PAIRS = (("source", "target"), ("gene", "peak"))
-"""Columns that name the two ends of a link."""
+ENDS = (("source", "target"), ("gene", "peak"))
+"""Columns that name the two ends of a link, first come, first served."""
 
 
 def check_names(mdata: MuData, peaks: str, genes: str | None) -> None:
@@ -69,7 +69,7 @@ def links_from_table(
     ValueError
         If columns are missing, weights are no positive numbers, or no link is left.
     """
-    table = _ends(_find(mdata, links), mdata[peaks].var_names)
+    table = _ends(*find_table(mdata, links, "links"), mdata[peaks].var_names)
     known_peaks = mdata[peaks].var_names
     known_genes = pd.Index(pd.unique(table["source"])) if genes is None else mdata[genes].var_names
     gene, peak = known_genes.get_indexer(table["source"]), known_peaks.get_indexer(table["target"])
@@ -92,27 +92,51 @@ def links_from_table(
     return table[["source", "target", "weight", "distance"]].reset_index(drop=True)
 
 
-def _find(mdata: MuData, links: pd.DataFrame | str) -> pd.DataFrame:
+def find_table(
+    mdata: MuData, links: pd.DataFrame | str, argument: str
+) -> tuple[pd.DataFrame, tuple[str, str]]:
+    """A user's table of links, and the columns that name the two ends.
+
+    Parameters
+    ----------
+    mdata
+        Any MuData; it is not modified.
+    links
+        Table, or its key in ``mdata.uns``.
+    argument
+        Name of the argument, for errors.
+
+    Raises
+    ------
+    KeyError
+        If the key does not exist.
+    TypeError
+        If `links` is no table.
+    ValueError
+        If it has no rows or lacks the columns.
+    """
     if isinstance(links, str):
         if links not in mdata.uns:
-            raise KeyError(f"links={links!r} is not in mdata.uns, which has {list(mdata.uns)}.")
+            raise KeyError(
+                f"{argument}={links!r} is not in mdata.uns, which has {list(mdata.uns)}."
+            )
         links = mdata.uns[links]
     if not isinstance(links, pd.DataFrame):
         raise TypeError(
-            f"links is a {type(links).__name__}; give a table with columns source and target, or "
-            "gene and peak, or its key in mdata.uns."
+            f"{argument} is a {type(links).__name__}; give a table with columns source and "
+            "target, or gene and peak, or its key in mdata.uns."
         )
-    return links
-
-
-def _ends(links: pd.DataFrame, peaks: pd.Index) -> pd.DataFrame:
-    """Table with columns source (gene), target (peak), weight and distance."""
-    columns = next((pair for pair in PAIRS if set(pair) <= set(links.columns)), None)
+    columns = next((pair for pair in ENDS if set(pair) <= set(links.columns)), None)
     if columns is None or links.empty:
         raise ValueError(
-            f"links has {len(links)} rows and the columns {list(links.columns)}; needed are "
+            f"{argument} has {len(links)} rows and the columns {list(links.columns)}; needed are "
             "source and target, or gene and peak."
         )
+    return links, columns
+
+
+def _ends(links: pd.DataFrame, columns: tuple[str, str], peaks: pd.Index) -> pd.DataFrame:
+    """Table with columns source (gene), target (peak), weight and distance."""
     first, second = (links[column].astype(str).to_numpy(dtype=object) for column in columns)
     if (peaks.get_indexer(second) < 0).all() and (peaks.get_indexer(first) >= 0).any():
         first, second = second, first

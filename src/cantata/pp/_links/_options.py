@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from cantata.pp._counts import layer_names, saved_record
+from cantata.pp._counts import chosen_matrix
 from cantata.pp._genomic._modality import check_features
 from cantata.pp._links._chromatin import is_chromatin
 from cantata.pp._links._components import N_COMPS
@@ -119,7 +119,7 @@ def link_options(
     _check_switches({f"smooth of {name!r}": wish for name, wish in smooth.items()})
     _check_switches({"center": center, "shared": shared})
     return LinkOptions(
-        matrices={name: _matrix(mdata, name, layers) for name in (a, b)},
+        matrices={name: chosen_matrix(name, mdata[name], layers)[0] for name in (a, b)},
         transforms={name: transforms.get(name, "auto") for name in (a, b)},
         smooth={name: smooth.get(name, "auto") for name in (a, b)},
         n_comps=n_comps,
@@ -165,20 +165,3 @@ def _check_switches(switches: Mapping[str, Switch]) -> None:
     for argument, wish in switches.items():
         if not (isinstance(wish, bool) or wish == "auto"):
             raise ValueError(f"{argument} is {wish!r}; give True, False or 'auto'.")
-
-
-def _matrix(mdata: MuData, name: str, layers: Mapping[str, str | None]) -> Any:
-    adata = mdata[name]
-    layer = layers.get(name)
-    if name not in layers:
-        layer = (saved_record(adata) or {}).get("counts_layer")
-        layer = layer if layer in adata.layers else None
-    if layer is not None and layer not in adata.layers:
-        raise KeyError(
-            f"layers={{{name!r}: {layer!r}}}: modality {name!r} has the layers "
-            f"{layer_names(adata)}. Use None for .X."
-        )
-    matrix = adata.X if layer is None else adata.layers[layer]
-    if matrix is None:
-        raise KeyError(f"Modality {name!r} has no .X; name a layer: {layer_names(adata)}.")
-    return matrix

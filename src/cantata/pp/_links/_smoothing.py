@@ -14,7 +14,6 @@ from cantata.pp._normalise import (
     RNA_TOTAL,
     feature_statistics,
     normalise,
-    normalise_by,
     target_total,
     variable_genes,
 )
@@ -55,17 +54,16 @@ def fit_smoother(linked: Linked, matrix: Any, *, chromatin: bool = False) -> Smo
     total = RNA_TOTAL
     if chromatin:
         total = target_total("atac", sample)
-    normalised = sample if kind is None else normalise(kind, sample, total)
     statistics = np.zeros(n_features) if kind is None else feature_statistics(kind, sample)
+    normalised = sample if kind is None else normalise(kind, sample, total, statistics)
     components = _fit_components(linked.name, kind, sample, normalised, statistics)
     scores = np.ones((n_cells, components.loadings.shape[1] + 1), dtype=np.float32)
     if rows.size == n_cells:
         scores[:, :-1] = project(components, normalised)
     else:
-        everything = np.ones(n_features, dtype=bool)
         for place, block in row_blocks(matrix, n_cells):
             if kind is not None:
-                block = normalise_by(kind, block, statistics, total, everything)
+                block = normalise(kind, block, total, statistics)
             scores[place, :-1] = project(components, block)
     return Smoother(scores, _regress(scores, linked))
 
