@@ -241,10 +241,11 @@ def _short_epochs(monkeypatch) -> None:
 
 
 @pytest.mark.usefixtures("_short_epochs")
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+@pytest.mark.parametrize(("schedule", "after"), [("constant", 1), ("cosine", 1), ("constant", 2)])
 def test_resumed_training_equals_uninterrupted(
-    mdata, tmp_path, monkeypatch, schedule: str
+    mdata, tmp_path, monkeypatch, schedule: str, after: int
 ) -> None:
+    """Before the first of the refinements of linked features, and between them."""
     monkeypatch.setattr(scvi.settings, "logging_dir", tmp_path / "log")
 
     def fresh() -> SCMODAL:
@@ -258,11 +259,11 @@ def test_resumed_training_equals_uninterrupted(
     whole.train(callbacks=[keep], enable_checkpointing=True, **options)
     resumed = fresh()
     torch.manual_seed(99)
-    resumed.train(ckpt_path=str(tmp_path / "epoch=1.ckpt"), **options)
+    resumed.train(ckpt_path=str(tmp_path / f"epoch={after}.ckpt"), **options)
     assert whole.trainer.current_epoch == resumed.trainer.current_epoch == 4
     assert all(torch.equal(a, b) for a, b in zip(states(whole), states(resumed), strict=True))
     for term, values in resumed.history.items():
-        tail = whole.history[term].to_numpy().ravel()[2:]
+        tail = whole.history[term].to_numpy().ravel()[after + 1 :]
         np.testing.assert_array_equal(tail, values.to_numpy().ravel())
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
+from cantata._sampling import sample_cells
 from cantata.data._rows import row_reader
 from cantata.pp._kinds import Kind, guess_kind
 
@@ -30,9 +31,7 @@ def sampled_rows(matrix: Any, n_obs: int) -> Any:
     in_memory = sparse.issparse(matrix) or isinstance(matrix, np.ndarray)
     if n_obs <= MAX_CELLS and in_memory:
         return matrix
-    rows = np.arange(n_obs)
-    if n_obs > MAX_CELLS:
-        rows = np.sort(np.random.default_rng(0).choice(n_obs, MAX_CELLS, replace=False))
+    rows = sample_cells(n_obs, MAX_CELLS)
     if sparse.issparse(matrix):
         return matrix.tocsr()[rows]
     read = row_reader(matrix)

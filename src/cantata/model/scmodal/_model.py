@@ -18,12 +18,8 @@ from cantata.model.scmodal._links import check_matrices, resolve_pairs
 from cantata.model.scmodal._module import SCMODALModule
 from cantata.model.scmodal._plan import SCMODALTrainingPlan
 from cantata.model.scmodal._presets import PRESETS
-from cantata.model.scmodal._training import (
-    anchor_factors,
-    known_pairs,
-    linked_factors,
-    readers_of,
-)
+from cantata.model.scmodal._refine import Refiner, refinement_steps
+from cantata.model.scmodal._training import anchor_factors, known_pairs, readers_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -166,6 +162,7 @@ class SCMODAL(ImputeMixin, MosaicModelClass):
         max_steps: int | None = None,
         batch_size: int = 500,
         use_paired: bool = False,
+        n_refinements: int = 4,
         accelerator: str = "auto",
         devices: int | list[int] | str = "auto",
         plan_kwargs: Mapping[str, Any] | None = None,
@@ -187,6 +184,11 @@ class SCMODAL(ImputeMixin, MosaicModelClass):
         use_paired
             Take cells that were measured in two linked modalities as anchors too
             (``lambda_paired``, 5 unless given). Beyond the paper.
+        n_refinements
+            Times that linked features are refined in the last third of the steps: canonical
+            variates of all features, between each cell and the cells of the other modality that
+            are nearest by then, join them, or replace them where they are fewer than latents.
+            Beyond the paper, 0 restores it. Nothing is refined where weights are frozen.
         accelerator, devices
             Passed to the trainer.
         plan_kwargs
@@ -228,6 +230,10 @@ class SCMODAL(ImputeMixin, MosaicModelClass):
         for pair in self.module.pairs:
             if all(name in present for name in pair):
                 check_matrices(self.adata, *pair)
+        frozen = not all(p.requires_grad for p in self.module.encoders.parameters())
+        refine_before = refinement_steps(
+            steps, 0 if frozen else n_refinements, continued=self.n_steps_ > 0
+        )
         plan: dict[str, Any] = {"max_steps": steps, **(plan_kwargs or {})}
         paired = None
         if use_paired:
@@ -236,14 +242,22 @@ class SCMODAL(ImputeMixin, MosaicModelClass):
         elif plan.get("lambda_paired"):
             raise ValueError("lambda_paired needs train(use_paired=True).")
         self.module.anchor_factors = anchor_factors(self, given="lambda_anchor" in plan)
-        self.module.linked_factors = linked_factors(self, present, given="lambda_linked" in plan)
-        training_plan = self._training_plan_cls(self.module, **plan)
+        self.module.least_linked = 1 if "lambda_linked" in plan else self.module.n_latent
+        self.module.variates = {}
         _compat.keep_thread_limit()
         self._fit_inputs()
         progress = kwargs.get("enable_progress_bar", True)
+        readers = {name: readers_of(self, name, present, progress=progress) for name in present}
+        n_obs = {name: self.adata[name].n_obs for name in present}
+        training_plan = self._training_plan_cls(
+            self.module,
+            refiner=Refiner(self.module, readers, n_obs),
+            refine_before=refine_before,
+            **plan,
+        )
         dataset = UnpairedDataset(
-            {name: readers_of(self, name, present, progress=progress) for name in present},
-            {name: np.arange(self.adata[name].n_obs) for name in present},
+            readers,
+            {name: np.arange(n) for name, n in n_obs.items()},
             paired=paired,
             batch_size=batch_size,
             first_step=self.n_steps_,

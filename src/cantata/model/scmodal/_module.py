@@ -26,7 +26,9 @@ from cantata.losses import (
 from cantata.nn import FeatureInput, Perceptron, Start, Transform, initialise
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
+
+    from cantata.model.scmodal._refine import Variates
 
 Pair = tuple[str, str]
 
@@ -125,7 +127,8 @@ class SCMODALModule(BaseModuleClass):
         self.pairs: list[Pair] = [(first, second) for first, second in pairs]
         self.n_latent = n_latent
         self.anchor_factors = dict.fromkeys(map(pair_name, self.pairs), 1.0)
-        self.linked_factors = dict(self.anchor_factors)
+        self.least_linked = 1
+        self.variates: dict[Pair, Variates] = {}
         self.inputs = nn.ModuleDict()
         self.encoders = nn.ModuleDict()
         self.decoders = nn.ModuleDict()
@@ -197,7 +200,7 @@ class SCMODALModule(BaseModuleClass):
                 z[name] = self.encoders[name](batch[name], own.codes, own.values)
         return z
 
-    def present_pairs(self, z: Mapping[str, Tensor]) -> list[Pair]:
+    def present_pairs(self, z: Container[str]) -> list[Pair]:
         """Linked pairs of which both modalities are in a minibatch."""
         return [pair for pair in self.pairs if pair[0] in z and pair[1] in z]
 
@@ -282,22 +285,27 @@ class SCMODALModule(BaseModuleClass):
             total = total + weights.lambda_cycle * terms[f"cycle_{label}"]
         with full_precision(z[pair[0]]):
             first, second = (z[name].float() for name in pair)
-            a, b = (batch[linked_key(*way)] for way in (pair, pair[::-1]))
+            a, b = (self._linked(batch, *way) for way in (pair, pair[::-1]))
             if weights.lambda_anchor:
                 anchors = mutual_neighbors(a, b, n_neighbors)
                 terms[f"anchor_{label}"] = anchor_loss(first, second, anchors)
                 terms[f"n_anchors_{label}"] = anchors.sum().float()
                 weight = weights.lambda_anchor * self.anchor_factors[label]
                 total = total + weight * terms[f"anchor_{label}"]
-            weight = weights.lambda_linked * self.linked_factors[label]
-            if weight:
+            if weights.lambda_linked and a.shape[1] >= self.least_linked:
                 terms[f"linked_{label}"] = linked_loss(first, second, a, b)
-                total = total + weight * terms[f"linked_{label}"]
+                total = total + weights.lambda_linked * terms[f"linked_{label}"]
             if weights.lambda_paired:
                 same = batch[paired_key(*pair)]
                 terms[f"paired_{label}"] = paired_loss(first[same[0]], second[same[1]])
                 total = total + weights.lambda_paired * terms[f"paired_{label}"]
         return total
+
+    def _linked(self, batch: Mapping[str, Tensor], name: str, other: str) -> Tensor:
+        """Features that a modality has in common with another: linked, or refined ones."""
+        linked = batch[linked_key(name, other)]
+        variates = self.variates.get((name, other))
+        return linked if variates is None else variates(batch[name], linked)
 
     def _cycle(
         self, batch: Mapping[str, Tensor], z: Mapping[str, Tensor], name: str, other: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -10,8 +10,11 @@ from torch import Tensor
 from cantata.data._unpaired import STEPS_PER_EPOCH
 from cantata.model._plan import MosaicTrainingPlan, cosine_share, loss_weights
 from cantata.model.scmodal._module import LossWeights, SCMODALModule
+from cantata.model.scmodal._refine import Variates
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Container
+
     from lightning.pytorch.core.optimizer import LightningOptimizer
     from torch.optim import Optimizer
 
@@ -41,6 +44,10 @@ class SCMODALTrainingPlan(MosaicTrainingPlan):
         Largest norm of the gradient of encoders and decoders; None for no limit.
     max_steps
         Planned steps, for the schedule.
+    refiner
+        Replaces linked features by refined ones in `module`.
+    refine_before
+        Steps before which it is called.
     **lambdas
         Fields of :class:`~cantata.model.scmodal.LossWeights`.
 
@@ -66,6 +73,8 @@ class SCMODALTrainingPlan(MosaicTrainingPlan):
         n_neighbors: int = 15,
         gradient_clip: float | None = 5.0,
         max_steps: int | None = None,
+        refiner: Callable[[], None] | None = None,
+        refine_before: Container[int] = (),
         **lambdas: float,
     ) -> None:
         super().__init__(module)
@@ -75,6 +84,7 @@ class SCMODALTrainingPlan(MosaicTrainingPlan):
         self.lr, self.lr_schedule, self.weight_decay = lr, lr_schedule, weight_decay
         self.n_discriminator_steps, self.n_neighbors = n_discriminator_steps, n_neighbors
         self.gradient_clip, self.max_steps = gradient_clip, max_steps
+        self.refiner, self.refine_before = refiner, refine_before
 
     def configure_optimizers(self) -> list[Optimizer]:
         """One optimiser for encoders and decoders, one for the discriminators."""
@@ -106,7 +116,10 @@ class SCMODALTrainingPlan(MosaicTrainingPlan):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Steps of the discriminators, then one of the encoders and decoders."""
-        self._set_learning_rate(self.current_epoch * STEPS_PER_EPOCH + batch_idx)
+        step = self.current_epoch * STEPS_PER_EPOCH + batch_idx
+        self._set_learning_rate(step)
+        if self.refiner is not None and step in self.refine_before:
+            self.refiner()
         optimizers = self._optimizers()
         z = self.module.embed(batch)
         if self.weights.lambda_gan and self.module.present_pairs(z):
@@ -123,6 +136,17 @@ class SCMODALTrainingPlan(MosaicTrainingPlan):
         generator.step()
         self._train_terms.add(output.extra_metrics, 1)
         return {"loss": output.loss.detach()}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add refined linked features, which the module does not keep."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["variates"] = {way: vars(own) for way, own in self.module.variates.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Continue with the refined linked features of the checkpoint."""
+        super().on_load_checkpoint(checkpoint)
+        kept = checkpoint.get("variates", {})
+        self.module.variates = {way: Variates(**own) for way, own in kept.items()}
 
     def _step_discriminators(self, z: dict[str, Tensor], optimizer: LightningOptimizer) -> None:
         fixed = {name: value.detach() for name, value in z.items()}

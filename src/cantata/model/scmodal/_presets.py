@@ -17,6 +17,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "train": {
             "max_steps": 10_000,
             "batch_size": 500,
+            "n_refinements": 0,
             "plan_kwargs": {
                 "lr": 1e-3,
                 "lr_schedule": "constant",

@@ -71,20 +71,6 @@ def anchor_factors(model: Any, *, given: bool) -> dict[str, float]:
     return factors
 
 
-def linked_factors(model: Any, present: Sequence[str], *, given: bool) -> dict[str, float]:
-    """Whether linked features of each pair are read off: 0 with fewer columns than latents.
-
-    1 for all where the user has `given` the weight. A handful of links does not span what an
-    embedding should tell; led by them alone it loses what else the modalities have in common.
-    """
-    factors = {pair_name(pair): 1.0 for pair in model.module.pairs}
-    for first, second in () if given else model.module.pairs:
-        if first in present and second in present:
-            n_columns = linked_matrix(model.adata, first, second).shape[1]
-            factors[pair_name((first, second))] = float(n_columns >= model.module.n_latent)
-    return factors
-
-
 def _covariate_readers(model: Any, modality: str) -> dict[str, RowReader]:
     keys = [f.registry_key for f in model.adata_manager.fields if isinstance(f, MosaicObsField)]
     dataset = model.adata_manager.create_torch_dataset(data_and_attributes=keys)

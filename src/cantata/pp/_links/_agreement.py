@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cantata.pp._links._components import sample_cells
+from cantata._sampling import sample_cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,6 +9,8 @@ import numpy as np
 from scipy import linalg
 from scipy.sparse.linalg import LinearOperator, eigsh
 
+from cantata._sampling import sample_cells
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -106,13 +108,6 @@ def joint_axes(a: Scaled, b: Scaled, n_comps: int, *, shared: bool) -> np.ndarra
         axes = axes[:, :kept]
     signs = np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
     return (axes * signs).astype(np.float32)
-
-
-def sample_cells(n_cells: int, most: int) -> np.ndarray:
-    """Sorted row numbers of at most `most` cells, always the same."""
-    if n_cells <= most:
-        return np.arange(n_cells)
-    return np.sort(np.random.default_rng(0).choice(n_cells, most, replace=False))
 
 
 def _sampled(side: Scaled, most: int) -> Iterator[np.ndarray]:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
+from cantata._sampling import sample_cells
 from cantata.pp._components import Components, fit_lsi, fit_pca, project
-from cantata.pp._links._components import SAMPLE, sample_cells
+from cantata.pp._links._components import SAMPLE
 from cantata.pp._links._matrices import Smoother, row_blocks
 from cantata.pp._normalise import (
     RNA_TOTAL,
