@@ -43,6 +43,8 @@ class Setting:
     """Weights that differ from the default."""
     published: str = ""
     """What the paper says of it."""
+    train: dict[str, int] = field(default_factory=dict)
+    """Other arguments of ``train``."""
 
 
 SETTINGS = {
@@ -58,6 +60,9 @@ SETTINGS = {
     "no-geo": Setting("without geometry", {"lambda_geo": 0.0}, "ASW lower"),
     "no-linked": Setting(
         "without linked features read off (not in the paper)", {"lambda_linked": 0.0}
+    ),
+    "no-refinement": Setting(
+        "without refined links (not in the paper)", train={"n_refinements": 0}
     ),
 }
 
@@ -88,6 +93,7 @@ def run_seed(seed: int, given: Namespace, bench: Bench, inputs: Path) -> dict[st
             "seed": seed,
             "pairs": [list(PAIRS[given.data])],
             "plan": setting.plan,
+            "train": setting.train,
             "preset": given.preset,
             "max_steps": given.max_steps,
         }

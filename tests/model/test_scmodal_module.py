@@ -547,6 +547,6 @@ def test_a_batch_effect_is_removed_by_the_batch_covariate() -> None:
         z = train_long(mdata, batch_key=key)["rna"]
         told[key] = label_transfer_accuracy(z[known], batch[known], z[~known], batch[~known])
         width[key] = silhouette(z, batch)
-    assert told[None] > 0.68
-    assert told["batch"] < 0.6  # chance is a half
+    assert told[None] > 0.72  # chance is a half
+    assert told["batch"] < 0.68
     assert width["batch"] < 0.5 * width[None]

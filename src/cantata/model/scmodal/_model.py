@@ -38,7 +38,7 @@ class SCMODAL(ImputeMixin, MosaicModelClass):
     mix the embeddings of linked modalities; cells that are mutual nearest neighbours in linked
     features anchor them to each other; the similarities between the cells of a modality are
     preserved; and, beyond the paper, one linear map reads the linked features off the embeddings
-    of both modalities. No cell needs to have two modalities, and cells that have are treated as
+    of both modalities, and these features are refined by the cells that the embeddings match. No cell needs to have two modalities, and cells that have are treated as
     unpaired unless asked otherwise.
 
     Source: Wang, Zhao, Lin, Liu, Zhao and Zhao, scMODAL: a general deep learning framework for

@@ -97,7 +97,7 @@ class Refiner:
     lacks. Canonical correlation analysis of what the encoders read with the mean of these, over
     the cells of both modalities, finds the directions in which all features of the two agree,
     linked or not; each is scaled by its correlation. They join the linked features, and replace
-    them where these are fewer than latents. Beyond the paper; MaxFuse (Chen et al. 2023) refines
+    them where these are fewer than latents. Beyond the paper; MaxFuse (Chen et al. 2024) refines
     its matches in a like manner.
 
     Parameters
