@@ -37,9 +37,10 @@ class SCMODAL(ImputeMixin, MosaicModelClass):
     Every modality has an autoencoder, on all its features, into one latent space. Discriminators
     mix the embeddings of linked modalities; cells that are mutual nearest neighbours in linked
     features anchor them to each other; the similarities between the cells of a modality are
-    preserved; and, beyond the paper, one linear map reads the linked features off the embeddings
-    of both modalities, and these features are refined by the cells that the embeddings match. No cell needs to have two modalities, and cells that have are treated as
-    unpaired unless asked otherwise.
+    preserved. Beyond the paper, one linear map reads the linked features off the embeddings of
+    both modalities, and these features are refined by the cells that the embeddings match. No
+    cell needs to have two modalities, and cells that have are treated as unpaired unless asked
+    otherwise.
 
     Source: Wang, Zhao, Lin, Liu, Zhao and Zhao, scMODAL: a general deep learning framework for
     comprehensive single-cell multi-omics data alignment with feature links, Nature
