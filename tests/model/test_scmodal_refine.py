@@ -14,7 +14,8 @@ import cantata
 from cantata import SCMODAL
 from cantata.metrics import foscttm, label_transfer_accuracy
 from cantata.model.scmodal import _refine
-from cantata.model.scmodal._refine import Refiner, Variates, matched_variates, refinement_steps
+from cantata.model.scmodal._refine import Refiner, refinement_steps
+from cantata.model.scmodal._variates import Variates, matched_variates
 
 
 def model_of(mdata=None, **model) -> SCMODAL:

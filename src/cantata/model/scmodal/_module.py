@@ -28,7 +28,7 @@ from cantata.nn import FeatureInput, Perceptron, Start, Transform, initialise
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
 
-    from cantata.model.scmodal._refine import Variates
+    from cantata.model.scmodal._variates import Variates
 
 Pair = tuple[str, str]
 

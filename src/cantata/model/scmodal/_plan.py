@@ -10,7 +10,7 @@ from torch import Tensor
 from cantata.data._unpaired import STEPS_PER_EPOCH
 from cantata.model._plan import MosaicTrainingPlan, cosine_share, loss_weights
 from cantata.model.scmodal._module import LossWeights, SCMODALModule
-from cantata.model.scmodal._refine import Variates
+from cantata.model.scmodal._variates import Variates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
