@@ -80,10 +80,12 @@ class Refiner:
         embedded = {name: self._embed(name) for name in self.readers}
         if not all(np.isfinite(z).all() for _, z in embedded.values()):
             return  # the end of the epoch says so, with advice
+        device = next(self.module.parameters()).device
         for pair in self.module.present_pairs(embedded):
             first, second = (embedded[name] for name in pair)
             maps = matched_variates(*first, *second)
-            for way, (weights, offset) in zip((pair, pair[::-1]), maps, strict=True):
+            for way, own in zip((pair, pair[::-1]), maps, strict=True):
+                weights, offset = (tensor.to(device) for tensor in own)
                 self.module.variates[way] = Variates(weights, offset, self.module.n_latent)
 
     @torch.no_grad()
