@@ -263,3 +263,26 @@ def nearest_neighbors(
     else:
         indices, lengths = _approximate(pruned, query, k, random_state)
     return kept[indices], lengths
+
+
+def neighbor_sums(values: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
+    """(n, d) sums over the neighbours of each of n cells; no n x k x d array exists.
+
+    Parameters
+    ----------
+    values
+        (m, d) values of the cells that may be neighbours.
+    neighbors
+        (n, k) rows of `values`, from :func:`nearest_neighbors`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> neighbor_sums(np.array([[1.0], [2.0], [4.0]]), np.array([[0, 1], [1, 2]]))
+    array([[3.],
+           [6.]])
+    """
+    sums = np.zeros((len(neighbors), values.shape[1]))
+    for column in neighbors.T:
+        sums += values[column]
+    return sums

@@ -250,6 +250,12 @@ TRAIN = {
         ValueError,
         "lr_schedule='step' is neither 'constant' nor 'cosine'",
     ),
+    "negative refinements": (
+        linked_mosaic,
+        {"n_refinements": -1},
+        ValueError,
+        "n_refinements=-1: give 0 or more",
+    ),
     "no cells in a step": (linked_mosaic, {"batch_size": 0}, ValueError, "batch_size must be at"),
 }
 
@@ -269,6 +275,7 @@ def test_train_refuses_before_the_first_step(case: str) -> None:
     with pytest.raises(error, match=f"(?s){message}"):
         model.train(**QUIET | {"callbacks": [Untouched()]} | arguments)
     assert not model.is_trained
+    assert model.has_inputs_ == (case == "no cells in a step")  # others before any work
     assert_unchanged(mdata, before)
 
 

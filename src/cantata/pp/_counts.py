@@ -72,7 +72,8 @@ def chosen_matrix(
     layers
         Layer of the values, for the modalities that the user named.
     argument
-        How the user wrote it, for errors; by default an entry of ``layers``.
+        How the user named the layer, for errors; by default an entry of ``layers``, of which
+        None is ``.X``.
 
     Raises
     ------
@@ -84,10 +85,10 @@ def chosen_matrix(
         layer = (saved_record(adata) or {}).get("counts_layer")
         layer = layer if layer in adata.layers else None
     if layer is not None and layer not in adata.layers:
-        raise KeyError(
-            f"{argument or f'layers={{{name!r}: {layer!r}}}'}: modality {name!r} has the layers "
-            f"{layer_names(adata)}. Use None for .X."
-        )
+        known = f"modality {name!r} has the layers {layer_names(adata)}."
+        if argument is not None:
+            raise KeyError(f"{argument}: {known}")
+        raise KeyError(f"layers={{{name!r}: {layer!r}}}: {known} Use None for .X.")
     matrix: Any = adata.X if layer is None else adata.layers[layer]
     if matrix is None:
         raise KeyError(f"Modality {name!r} has no .X; name a layer: {layer_names(adata)}.")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import warnings
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cantata.pp._counts import check_in_memory, layer_names
+from cantata.pp._counts import check_in_memory, chosen_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,14 +22,7 @@ logger = logging.getLogger(__name__)
 
 def _not_empty(name: str, adata: AnnData, layer: str | None) -> np.ndarray:
     """Which cells have a value other than 0."""
-    if layer is not None and layer not in adata.layers:
-        raise KeyError(
-            f"layers={{{name!r}: {layer!r}}}: modality {name!r} has the layers "
-            f"{layer_names(adata)}."
-        )
-    matrix: Any = adata.X if layer is None else adata.layers[layer]
-    if matrix is None:
-        raise KeyError(f"Modality {name!r} has no .X; name a layer: {layer_names(adata)}.")
+    matrix, _ = chosen_matrix(name, adata, {name: layer})
     return np.asarray(abs(matrix).sum(axis=1)).ravel() != 0
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cantata._canonical import canonical_variates
-from cantata._neighbors import nearest_neighbors
+from cantata._neighbors import nearest_neighbors, neighbor_sums
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -161,10 +161,7 @@ def _left_by_neighbors(known: np.ndarray, left: np.ndarray) -> np.ndarray:
     _, axes = np.linalg.eigh(left.T @ left)
     scores = left @ axes
     near = nearest_neighbors(known, known, N_NEAR + 1)[0]
-    mean = np.zeros_like(scores)
-    for column in near.T:
-        mean += scores[column]
-    mean = (mean - scores) / N_NEAR  # a cell is among its own neighbours
+    mean = (neighbor_sums(scores, near) - scores) / N_NEAR  # a cell is its own neighbour too
     explains = np.square(scores - mean).sum(axis=0) < np.square(scores).sum(axis=0)
     return (scores - mean * explains) @ axes.T
 

@@ -245,17 +245,13 @@ class SCMODAL(ImputeMixin, MosaicModelClass):
         self.module.anchor_factors = anchor_factors(self, given="lambda_anchor" in plan)
         self.module.least_linked = 1 if "lambda_linked" in plan else self.module.n_latent
         self.module.variates = {}
+        training_plan = self._training_plan_cls(self.module, refine_before=refine_before, **plan)
         _compat.keep_thread_limit()
         self._fit_inputs()
         progress = kwargs.get("enable_progress_bar", True)
         readers = {name: readers_of(self, name, present, progress=progress) for name in present}
         n_obs = {name: self.adata[name].n_obs for name in present}
-        training_plan = self._training_plan_cls(
-            self.module,
-            refiner=Refiner(self.module, readers, n_obs),
-            refine_before=refine_before,
-            **plan,
-        )
+        training_plan.refiner = Refiner(self.module, readers, n_obs)
         dataset = UnpairedDataset(
             readers,
             {name: np.arange(n) for name, n in n_obs.items()},

@@ -44,10 +44,8 @@ class SCMODALTrainingPlan(MosaicTrainingPlan):
         Largest norm of the gradient of encoders and decoders; None for no limit.
     max_steps
         Planned steps, for the schedule.
-    refiner
-        Replaces linked features by refined ones in `module`.
     refine_before
-        Steps before which it is called.
+        Steps before which :attr:`refiner` is called.
     **lambdas
         Fields of :class:`~cantata.model.scmodal.LossWeights`.
 
@@ -73,7 +71,6 @@ class SCMODALTrainingPlan(MosaicTrainingPlan):
         n_neighbors: int = 15,
         gradient_clip: float | None = 5.0,
         max_steps: int | None = None,
-        refiner: Callable[[], None] | None = None,
         refine_before: Container[int] = (),
         **lambdas: float,
     ) -> None:
@@ -84,7 +81,9 @@ class SCMODALTrainingPlan(MosaicTrainingPlan):
         self.lr, self.lr_schedule, self.weight_decay = lr, lr_schedule, weight_decay
         self.n_discriminator_steps, self.n_neighbors = n_discriminator_steps, n_neighbors
         self.gradient_clip, self.max_steps = gradient_clip, max_steps
-        self.refiner, self.refine_before = refiner, refine_before
+        self.refine_before = refine_before
+        self.refiner: Callable[[], None] | None = None
+        """Replaces linked features by refined ones in the module; None for no refinement."""
 
     def configure_optimizers(self) -> list[Optimizer]:
         """One optimiser for encoders and decoders, one for the discriminators."""

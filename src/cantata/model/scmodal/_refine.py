@@ -71,8 +71,7 @@ class Refiner:
         readers: Mapping[str, Mapping[str, RowReader]],
         n_obs: Mapping[str, int],
     ) -> None:
-        self.module = module
-        self.readers = {name: dict(own) for name, own in readers.items()}
+        self.module, self.readers = module, readers
         self.rows = {name: sample_cells(n_obs[name], N_CELLS) for name in readers}
 
     def __call__(self) -> None:

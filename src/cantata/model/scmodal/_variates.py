@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cantata._canonical import canonical_variates
-from cantata._neighbors import nearest_neighbors
+from cantata._neighbors import nearest_neighbors, neighbor_sums
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +101,8 @@ def _rotation(x: np.ndarray, n: int) -> np.ndarray:
 
 def _mean_of_nearest(z: np.ndarray, reference: np.ndarray, values: np.ndarray) -> np.ndarray:
     """(n, p) mean of the values of the nearest reference cells."""
-    nearest, _ = nearest_neighbors(reference, z, min(N_NEIGHBORS, len(reference)))
-    return np.stack([values[of_cell].mean(axis=0) for of_cell in nearest])
+    k = min(N_NEIGHBORS, len(reference))
+    return neighbor_sums(values, nearest_neighbors(reference, z, k)[0]) / k
 
 
 def _single(values: np.ndarray) -> Tensor:
