@@ -7,6 +7,7 @@ import mudata
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from anndata import AnnData
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from scipy import sparse
 from scvi.data.fields import MuDataLayerField
 
 from cantata.data import MosaicCategoricalField, MosaicLoader, MosaicManager
+from cantata.data._rows import row_reader
 
 
 def id_mosaic(member: np.ndarray, seed: int, formats: list[str]) -> mudata.MuData:
@@ -137,6 +139,31 @@ def test_minibatch_without_rows_of_a_modality() -> None:
     assert minibatch["m1"].shape == (0, 3)
     assert minibatch["m1_rows"].shape == (0,)
     assert_lined_up(mdata, minibatch)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_sparse_minibatches_line_up(num_workers: int) -> None:
+    formats = ["csr", "csc", "csr_array", "dense", "integer"]
+    member = np.random.default_rng(0).random((60, 5)) < 0.7
+    member[:, 0] = True
+    mdata = id_mosaic(member, 0, formats)
+    manager = registered(mdata)
+    options = {"batch_size": 7, "shuffle": True, "seed": 3, "num_workers": num_workers}
+    for minibatch in MosaicLoader(manager, load_sparse_tensor=True, **options):
+        for k, fmt in enumerate(formats):
+            is_sparse = minibatch[f"m{k}"].layout == torch.sparse_csr
+            assert is_sparse == (fmt != "dense")
+        assert_lined_up(mdata, {key: x.to_dense() for key, x in minibatch.items()})
+
+
+def test_sparse_rows_have_no_duplicates() -> None:
+    doubled = sparse.csr_matrix(
+        (np.array([1, 2, 4]), np.array([1, 1, 0]), np.array([0, 2, 3])), shape=(2, 3)
+    )
+    rows = row_reader(doubled, keep_sparse=True)(np.array([1, 0]))
+    assert rows.nnz == 2
+    assert rows.dtype == np.float32
+    np.testing.assert_array_equal(rows.toarray(), [[4, 0, 0], [0, 3, 0]])
 
 
 def test_num_workers_change_nothing() -> None:

@@ -279,6 +279,19 @@ def test_storage_does_not_matter(tmp_path, transform: str, k: int | None) -> Non
         adata.file.close()
 
 
+@pytest.mark.parametrize("transform", ["log1p", "tfidf", "clr", "identity"])
+@pytest.mark.parametrize("k", [None, 4])
+def test_sparse_values_are_read_as_dense_ones(transform: str, k: int | None) -> None:
+    if transform == "tfidf" and k is None:
+        pytest.skip("chromatin is read as components")
+    x = counts(60, 14)
+    x[3] = 0
+    layer = fitted(transform, x, k)
+    layer.ceiling.fill_(1.0)
+    values = torch.from_numpy(x.astype(np.float32))
+    assert torch.allclose(layer(values.to_sparse_csr()), layer(values), atol=1e-5)
+
+
 @pytest.mark.parametrize("k", [None, 4])
 @pytest.mark.parametrize("transform", [*EXACT, "tfidf"])
 def test_the_state_is_the_whole_map(transform: str, k: int | None) -> None:

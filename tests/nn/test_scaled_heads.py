@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from cantata.losses import min_max_scaled
@@ -30,6 +31,19 @@ def test_scaled_head_finds_the_mean_whatever_the_weight():
             optimizer.step()
         found = head.expected(head.location(hidden, CODES, None), None, CODES)[0]
         assert torch.allclose(found, target.dense().mean(dim=0), atol=0.02)
+
+
+@pytest.mark.parametrize("covariates", [{"n_batch": 1}, {"n_batch": 2}, {"n_categories": [3]}])
+@pytest.mark.parametrize("loss", ["bce", "mse"])
+def test_mean_loss_is_the_mean_of_log_probs(loss, covariates):
+    torch.manual_seed(0)
+    head = LOSSES[loss](2, 5, **{"n_batch": 1} | covariates)
+    values = torch.rand(6, 5).mul(4).round()
+    target = min_max_scaled(values) if loss == "bce" else values
+    codes, hidden = torch.tensor([[0, 1]] * 3 + [[head.n_batch - 1, 2]] * 3), torch.randn(6, 2)
+    found = head.mean_loss(hidden, codes, None, None, target)
+    expected = -head.log_prob(head.location(hidden, codes, None), None, codes, target) / 5
+    assert torch.allclose(found, expected.mean())
 
 
 def test_squared_head():

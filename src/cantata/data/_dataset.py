@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch.utils.data import Dataset
 
 from cantata.data._fields import MosaicCategoricalField, MosaicNumericalField, MosaicObsField
@@ -35,6 +37,19 @@ def rep_key(modality: str) -> str:
     return f"{modality}_rep"
 
 
+def as_tensor(rows: Any) -> torch.Tensor:
+    """Rows of a matrix as a tensor; CSR stays CSR."""
+    if not sparse.issparse(rows):
+        return torch.from_numpy(rows)
+    starts, columns, values = map(torch.from_numpy, (rows.indptr, rows.indices, rows.data))
+    with warnings.catch_warnings():
+        # torch says once that CSR is in beta; we use nothing but its three arrays
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(
+            starts, columns, values, size=rows.shape, check_invariants=False
+        )
+
+
 class MosaicDataset(Dataset):
     """The union of all cells, a whole minibatch per item.
 
@@ -44,7 +59,7 @@ class MosaicDataset(Dataset):
     ============================== =========== ====================================================
     key                            shape       content
     ============================== =========== ====================================================
-    ``m``                          (n_m, p_m)  float32 values
+    ``m``                          (n_m, p_m)  float32 values, CSR with `keep_sparse`
     ``m_rep``                      (n_m, r_m)  float32 representation, where one is registered
     ``m_rows``                     (n_m,)      places of these rows in the minibatch, ascending
     ``cell``                       (n,)        position of the cell in ``mdata.obs_names``
@@ -61,6 +76,8 @@ class MosaicDataset(Dataset):
         Manager with a registered MuData.
     keys
         Registry keys to load; all by default.
+    keep_sparse
+        Leave the values of sparse matrices sparse.
 
     Examples
     --------
@@ -73,7 +90,13 @@ class MosaicDataset(Dataset):
     tensor([  5,   3, 199])
     """
 
-    def __init__(self, manager: MosaicManager, keys: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        manager: MosaicManager,
+        keys: Sequence[str] | None = None,
+        *,
+        keep_sparse: bool = False,
+    ) -> None:
         mdata = manager.adata
         wanted = set(manager.data_registry) if keys is None else set(keys)
         self._n_obs = mdata.n_obs
@@ -93,7 +116,11 @@ class MosaicDataset(Dataset):
                 elif isinstance(field, MosaicNumericalField):
                     continuous.append(values)
             else:
-                reader = row_reader(manager.get_from_registry(key), f"modality {field.mod_key!r}")
+                reader = row_reader(
+                    manager.get_from_registry(key),
+                    f"modality {field.mod_key!r}",
+                    keep_sparse=keep_sparse,
+                )
                 self._readers.setdefault(field.mod_key, []).append((key, reader))
         self._table = row_table(mdata, list(self._readers))
         if categorical:
@@ -128,7 +155,7 @@ class MosaicDataset(Dataset):
             places = np.flatnonzero(rows >= 0)
             minibatch[rows_key(modality)] = torch.from_numpy(places)
             for key, read in readers:
-                minibatch[key] = torch.from_numpy(read(rows[places]))
+                minibatch[key] = as_tensor(read(rows[places]))
         position = torch.from_numpy(cells)
         minibatch[CELL] = position
         for key, values in self.columns.items():

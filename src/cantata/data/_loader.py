@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from scvi import settings
+from torch.sparse import check_sparse_tensor_invariants
 from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
 
 if TYPE_CHECKING:
@@ -80,6 +81,10 @@ class MosaicLoader(DataLoader):
         Registry keys to load; all by default.
     seed
         Seed of the order; ``scvi.settings.seed`` by default.
+    load_sparse_tensor
+        Values of sparse matrices come as CSR tensors.
+    distributed_sampler
+        Not supported.
     **kwargs
         Passed to :class:`~torch.utils.data.DataLoader`.
 
@@ -113,6 +118,9 @@ class MosaicLoader(DataLoader):
             data_and_attributes=data_and_attributes,
             load_sparse_tensor=load_sparse_tensor,
         )
+        if load_sparse_tensor and not check_sparse_tensor_invariants.is_enabled():
+            # they are off; saying so keeps torch from warning of it when workers send tensors
+            check_sparse_tensor_invariants.disable()
         if seed is None:
             seed = settings.seed or 0
         cells: Sized = dataset  # type: ignore[assignment]

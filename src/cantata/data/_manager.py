@@ -74,16 +74,9 @@ class MosaicManager(AnnDataManager):
         data_and_attributes
             Registry keys to load; all by default.
         load_sparse_tensor
-            Not supported: minibatches are dense.
-
-        Raises
-        ------
-        ValueError
-            If `load_sparse_tensor` is set.
+            Values of sparse matrices come as CSR tensors.
         """
-        if load_sparse_tensor:
-            raise ValueError("load_sparse_tensor is not supported: minibatches are dense.")
-        dataset = MosaicDataset(self, keys=data_and_attributes)
+        dataset = MosaicDataset(self, keys=data_and_attributes, keep_sparse=load_sparse_tensor)
         if indices is None:
             return dataset
         chosen = np.asarray(indices)

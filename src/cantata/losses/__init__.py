@@ -21,12 +21,8 @@ from cantata.losses._geometry import gaussian_kernel, geometry_loss, squared_dis
 from cantata.losses._independence import dependence
 from cantata.losses._linked import linked_loss
 from cantata.losses._posterior import kl_to_standard_normal, modality_cross_entropy
-from cantata.losses._scaled import (
-    ScaledValues,
-    min_max_scaled,
-    norm_penalty,
-    scaled_cross_entropy,
-)
+from cantata.losses._scaled import ScaledValues, min_max_scaled, norm_penalty
+from cantata.losses._scaled_entropy import linear_scaled_cross_entropy, scaled_cross_entropy
 
 __all__ = [
     "ScaledValues",
@@ -40,6 +36,7 @@ __all__ = [
     "gaussian_kernel",
     "geometry_loss",
     "kl_to_standard_normal",
+    "linear_scaled_cross_entropy",
     "linked_loss",
     "maximum_mean_discrepancy",
     "mean_over_modalities",

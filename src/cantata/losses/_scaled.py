@@ -1,12 +1,10 @@
-"""Cells scaled to [0, 1], as APOLLO decodes them, and what its latents cost."""
+"""Cells scaled to [0, 1], as APOLLO decodes them, and the length of its latents."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,12 +13,12 @@ PSEUDOCOUNT = 0.5
 
 
 class ScaledValues(NamedTuple):
-    """Values in [0, 1] of a minibatch, of which only those above 0 are kept."""
+    """Values in [0, 1] of a minibatch, of which only those above 0 matter; column by column."""
 
     row: Tensor
-    """(nnz,) row of each value above 0."""
+    """(nnz,) row of each value."""
     column: Tensor
-    """(nnz,) column of each value above 0."""
+    """(nnz,) column of each value, ascending."""
     value: Tensor
     """(nnz,) values."""
     shape: tuple[int, int]
@@ -42,7 +40,7 @@ def min_max_scaled(values: Tensor, *, log: bool = True) -> ScaledValues:
     Parameters
     ----------
     values
-        (n, p) counts.
+        (n, p) counts, dense or CSR without duplicates; negative ones are taken as 0.
     log
         Without it ``t = x``, for values that may be negative.
 
@@ -54,75 +52,45 @@ def min_max_scaled(values: Tensor, *, log: bool = True) -> ScaledValues:
     """
     n, p = values.shape
     if not log:
-        low = values.amin(dim=1, keepdim=True)
-        shifted = values - low
-        size = shifted.amax(dim=1, keepdim=True)
-        scaled = shifted / torch.where(size > 0, size, 1.0)
-        row, column = scaled.nonzero(as_tuple=True)
-        return ScaledValues(row, column, scaled[row, column], (n, p))
-    row, column = values.nonzero(as_tuple=True)
-    t = torch.log(values[row, column] + PSEUDOCOUNT)
+        return _min_max_of_all(values.to_dense())
+    row, column, value = _entries(values)
+    t = torch.log(value.clamp(min=0) + PSEUDOCOUNT)
     has_zero = torch.bincount(row, minlength=n) < p
     floor = torch.full((n,), torch.inf, device=values.device)
     floor = floor.scatter_reduce(0, row, t, "amin")
-    floor = torch.where(has_zero, torch.log(values.new_tensor(PSEUDOCOUNT)), floor)
+    floor = torch.where(has_zero, torch.log(t.new_tensor(PSEUDOCOUNT)), floor)
     top = floor.scatter_reduce(0, row, t, "amax")
-    size = (top - floor)[row]
-    y = (t - floor[row]) / torch.where(size > 0, size, 1.0)
-    return ScaledValues(row, column, y, (n, p))
+    inverse = 1 / torch.where(top > floor, top - floor, 1.0)
+    y = (t - floor.index_select(0, row)) * inverse.index_select(0, row)
+    return _by_column(row, column, y, (n, p))
 
 
-class _ScaledCrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, target: ScaledValues, pos_weight: float) -> Tensor:
-        row, column, y, _ = target
-        own = logits[row, column]
-        positive = functional.softplus(own)
-        terms = y * ((pos_weight - 1) * positive - pos_weight * own)
-        total = functional.softplus(logits).sum(dim=1).index_add_(0, row, terms)
-        ctx.save_for_backward(logits, row, column, y)
-        ctx.pos_weight = pos_weight
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        logits, row, column, y = ctx.saved_tensors
-        gradient = torch.sigmoid(logits)
-        own = gradient[row, column]
-        change = y * ((ctx.pos_weight - 1) * own - ctx.pos_weight)
-        gradient.index_put_((row, column), change, accumulate=True)
-        return gradient.mul_(gradients[0].unsqueeze(1)), None, None
+def _min_max_of_all(values: Tensor) -> ScaledValues:
+    """Values themselves, less the least of their cell, over its range."""
+    shifted = values - values.amin(dim=1, keepdim=True)
+    size = shifted.amax(dim=1, keepdim=True)
+    scaled = shifted / torch.where(size > 0, size, 1.0)
+    row, column = scaled.nonzero(as_tuple=True)
+    return _by_column(row, column, scaled[row, column], (len(values), values.shape[1]))
 
 
-def scaled_cross_entropy(logits: Tensor, target: ScaledValues, pos_weight: float = 1.0) -> Tensor:
-    r"""Cross-entropy of values in [0, 1], summed over features (Zhang et al. 2026, eq. 1).
+def _entries(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Row, column and value of what a matrix stores, or of what is not 0 in a dense one."""
+    if values.layout != torch.sparse_csr:
+        row, column = values.nonzero(as_tuple=True)
+        return row, column, values[row, column]
+    counts = values.crow_indices().diff().long()
+    cells = torch.arange(len(counts), device=values.device)
+    column = values.col_indices()
+    row = torch.repeat_interleave(cells, counts, output_size=len(column))
+    return row, column, values.values()
 
-    :math:`-\sum_j w\,y_j \log\sigma(l_j) + (1 - y_j)\log(1 - \sigma(l_j))`. Beside one pass over
-    the logits, only values above 0 are visited, forward and backward.
 
-    Parameters
-    ----------
-    logits
-        (n, p) output of the decoder.
-    target
-        Values of the same cells.
-    pos_weight
-        Weight w of the positive part.
-
-    Returns
-    -------
-    (n,) sums.
-
-    Examples
-    --------
-    >>> import torch
-    >>> target = min_max_scaled(torch.tensor([[0.0, 3.0]]))
-    >>> scaled_cross_entropy(torch.zeros(1, 2), target)
-    tensor([1.3863])
-    """
-    with torch.autocast(logits.device.type, enabled=False):
-        return _ScaledCrossEntropy.apply(logits.float(), target, float(pos_weight))
+def _by_column(row: Tensor, column: Tensor, value: Tensor, shape: tuple[int, int]) -> ScaledValues:
+    column, order = torch.sort(column, stable=True)
+    return ScaledValues(
+        row.index_select(0, order), column.long(), value.index_select(0, order), shape
+    )
 
 
 def norm_penalty(z: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from scipy import sparse
 from scvi.utils import track
 
 from cantata.data._checks import check_mapping
+from cantata.data._dataset import as_tensor
 from cantata.data._rows import RowReader, row_reader
 from cantata.model._sample import kind_of, sampled_rows
 from cantata.nn import Transform
@@ -213,12 +214,12 @@ def training_reader(
     Narrow inputs are computed once and kept, wide ones are computed for each minibatch, on the
     processor, wherever the model is.
     """
-    read = row_reader(matrix)
+    read = row_reader(matrix, keep_sparse=True)
     layer = deepcopy(layer).cpu()
 
     def prepared(rows: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return layer(torch.from_numpy(read(rows))).numpy()
+            return layer(as_tensor(read(rows))).numpy()
 
     if layer.n_out > MAX_CACHED:
         return prepared

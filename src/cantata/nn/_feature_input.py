@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,15 +86,43 @@ class FeatureInput(nn.Module):
         return self._standardised(self._transformed(values))
 
     def forward(self, values: Tensor) -> Tensor:
-        """(n, n_out) input of the encoder from (n, p) registered values."""
-        x = self.standardised(values)
-        if not self.is_rotated:
-            return x
-        x = x @ self.loadings - self.offset
+        """(n, n_out) input of the encoder from (n, p) registered values, dense or CSR."""
+        if values.layout == torch.sparse_csr and self.is_rotated and self.scales_cells:
+            x = self._rotated_sparse(values) - self.offset
+        else:
+            x = self.standardised(values.to_dense())
+            if not self.is_rotated:
+                return x
+            x = x @ self.loadings - self.offset
         if self.transform != "tfidf":
             return x
         size = (x.square().sum(dim=1, keepdim=True) / self.n_used).sqrt()
         return x / torch.where(size > 0, size, torch.ones_like(size))
+
+    def _rotated_sparse(self, values: Tensor) -> Tensor:
+        """(n, k) standardised counts times the loadings, from the counts that are not 0 alone."""
+        starts, columns = values.crow_indices(), values.col_indices()
+        cells = torch.arange(len(values), device=values.device)
+        rows = torch.repeat_interleave(cells, starts.diff().long(), output_size=len(columns))
+        weighted = values.values() * self.weight.index_select(0, columns)
+        sums = weighted.new_zeros(len(values)).index_add_(0, rows, weighted)
+        scale = self.total / torch.where(sums > 0, sums, 1.0)
+        x = torch.log1p((weighted * scale.index_select(0, rows)).clamp(min=0))
+        shift: Tensor | float = 0.0
+        if self.transform != "tfidf":
+            varies = self.sd > 0
+            inverse = torch.where(varies, 1 / torch.where(varies, self.sd, 1.0), 0.0)
+            # means of counts are not negative, so a count of 0 is never above the ceiling
+            lowest = self.mean * inverse
+            x = x * inverse.index_select(0, columns)
+            x = torch.minimum(x, (self.ceiling + lowest).index_select(0, columns))
+            shift = lowest @ self.loadings
+        return (
+            functional.embedding_bag(
+                columns, self.loadings, starts[:-1], mode="sum", per_sample_weights=x
+            )
+            - shift
+        )
 
     def _transformed(self, values: Tensor) -> Tensor:
         if self.transform == "identity":

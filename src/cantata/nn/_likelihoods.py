@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from scvi.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
 from torch import Tensor, nn
@@ -82,6 +84,18 @@ class LikelihoodHead(nn.Module):
     ) -> Tensor:
         """(n,) log-likelihoods, summed over features."""
         return self.distribution(location, library, codes).log_prob(target.dense).sum(dim=1)
+
+    def mean_loss(
+        self,
+        hidden: Tensor,
+        codes: Tensor,
+        values: Tensor | None,
+        library: Tensor | None,
+        target: Any,
+    ) -> Tensor:
+        """Mean over cells and features of the negative log-likelihood."""
+        location = self.location(hidden, codes, values)
+        return -self.log_prob(location, library, codes, target).mean() / self.n_features
 
     def distribution(
         self, location: Tensor, library: Tensor | None, codes: Tensor

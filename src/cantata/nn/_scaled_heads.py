@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cantata.losses import scaled_cross_entropy
+from cantata.losses import linear_scaled_cross_entropy, scaled_cross_entropy
 from cantata.nn._likelihoods import LIKELIHOODS, LikelihoodHead
 
 if TYPE_CHECKING:
@@ -48,6 +48,22 @@ class ScaledHead(_PlainHead):
         self, location: Tensor, library: Tensor | None, codes: Tensor, target: ScaledValues
     ) -> Tensor:
         return -scaled_cross_entropy(location, target, float(self.pos_weight))
+
+    def mean_loss(
+        self,
+        hidden: Tensor,
+        codes: Tensor,
+        values: Tensor | None,
+        library: Tensor | None,
+        target: Any,
+    ) -> Tensor:
+        """Mean of the cross-entropy; without covariates no logits of all features are kept."""
+        if self.n_batch > 1 or self.covariates is not None:
+            return super().mean_loss(hidden, codes, values, library, target)
+        output = self.output
+        return linear_scaled_cross_entropy(
+            hidden, output.weight, output.bias, target, float(self.pos_weight)
+        )
 
     def expected(self, location: Tensor, library: Tensor | None, codes: Tensor) -> Tensor:
         # soft targets with a weight: the loss is least at w y / (1 + (w - 1) y)

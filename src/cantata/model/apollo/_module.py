@@ -103,18 +103,16 @@ class APOLLOModule(APOLLONetwork):
         """Reconstructions, length and independence of one modality."""
         shared, noisy = (z[rows] for z in latents)
         specific = self.table(name)(own)
-        target, library = self.target(name, values), self.library(name, values)
+        data = self.data(name, values)
         codes = covariates[0][rows]
         continuous = None if covariates[1] is None else covariates[1][rows]
         seen = torch.cat([noisy, self._noisy(name, own, specific)], dim=1)
-        nll = self.decoder(name).nll(seen, codes, continuous, library, target)
-        terms[f"full_{name}"] = total = nll.mean()
+        terms[f"full_{name}"] = total = self.decoder(name).loss(seen, codes, continuous, *data)
         if self.has_shared_decoders and weights.lambda_shared:
             decoder = self.decoder(name, shared_only=True)
             moved = weights.lambda_shared_latents
             seen = moved * noisy + (1 - moved) * noisy.detach() if moved else noisy.detach()
-            nll = decoder.nll(seen, codes, continuous, library, target)
-            terms[f"shared_{name}"] = nll.mean()
+            terms[f"shared_{name}"] = decoder.loss(seen, codes, continuous, *data)
             total = total + weights.lambda_shared * terms[f"shared_{name}"]
         if not specific.shape[1]:
             return total
@@ -204,15 +202,15 @@ class APOLLOModule(APOLLONetwork):
             if not len(own):
                 continue
             continuous = None if values is None else values[own]
-            data = (self.library(name, tensors[name]), self.target(name, tensors[name]))
+            data = self.data(name, tensors[name])
             z = torch.cat([shared[name], specific[name]], dim=1)
-            nll = self.decoder(name).nll(z, codes[own], continuous, *data)
-            terms[f"decoded_full_{name}"] = nll.mean()
-            total = total + nll.mean()
+            loss = self.decoder(name).loss(z, codes[own], continuous, *data)
+            terms[f"decoded_full_{name}"] = loss
+            total = total + loss
             if self.has_shared_decoders:
                 decoder = self.decoder(name, shared_only=True)
-                nll = decoder.nll(shared[name], codes[own], continuous, *data)
-                terms[f"decoded_shared_{name}"] = nll.mean()
-                total = total + nll.mean()
+                loss = decoder.loss(shared[name], codes[own], continuous, *data)
+                terms[f"decoded_shared_{name}"] = loss
+                total = total + loss
         terms["decoded"] = total
         return terms

@@ -51,12 +51,12 @@ class ModalityDecoder(nn.Module):
         hidden = self.trunk(z, codes[:, self.first_code :], values)
         return self.head.location(hidden, codes, values)
 
-    def nll(
+    def loss(
         self, z: Tensor, codes: Tensor, values: Tensor | None, library: Tensor | None, target: Any
     ) -> Tensor:
-        """(n,) losses, divided by the number of features."""
-        location = self.location(z, codes, values)
-        return -self.head.log_prob(location, library, codes, target) / self.head.n_features
+        """Mean loss over cells and features."""
+        hidden = self.trunk(z, codes[:, self.first_code :], values)
+        return self.head.mean_loss(hidden, codes, values, library, target)
 
     def expected(
         self, z: Tensor, codes: Tensor, values: Tensor | None, library: Tensor | None
@@ -213,6 +213,20 @@ class APOLLONetwork(BaseModuleClass):
 
     # Values -------------------------------------------------------------------------------------
 
+    def data(self, modality: str, values: Tensor) -> tuple[Tensor | None, Any]:
+        """Totals of cells, where the loss of a modality needs them, and its target.
+
+        Parameters
+        ----------
+        modality
+            Name.
+        values
+            (n, p) registered values, dense or CSR.
+        """
+        if self.losses[modality] != "bce":
+            values = values.to_dense()
+        return self.library(modality, values), self.target(modality, values)
+
     def target(self, modality: str, values: Tensor) -> Any:
         """What the loss of a modality compares its decoders' output with."""
         loss = self.losses[modality]
@@ -227,9 +241,7 @@ class APOLLONetwork(BaseModuleClass):
         getattr(self, f"takes_log_{modality}").fill_(takes_log)
 
     def _scaled(self, modality: str, values: Tensor) -> ScaledValues:
-        takes_log = bool(getattr(self, f"takes_log_{modality}"))
-        # new data may go below what training saw
-        return min_max_scaled(values.clamp(min=0) if takes_log else values, log=takes_log)
+        return min_max_scaled(values, log=bool(getattr(self, f"takes_log_{modality}")))
 
     def library(self, modality: str, values: Tensor) -> Tensor | None:
         """(n,) totals of counts, where the likelihood has a use for them."""
