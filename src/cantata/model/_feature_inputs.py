@@ -22,7 +22,6 @@ from cantata.pp._normalise import (
     feature_statistics,
     normalise,
     row_sums,
-    scale_rows,
     target_total,
     variable_genes,
 )
@@ -177,10 +176,11 @@ def _rotation(name: str, values: Any, transformed: Any, layer: FeatureInput) -> 
     }
 
 
-def _patterns(scores: np.ndarray, values: Any) -> np.ndarray:
-    """(k, p) least-squares weights of the scores in each centred feature."""
+def _patterns(scores: np.ndarray, values: Any, factors: np.ndarray | None = None) -> np.ndarray:
+    """(k, p) least-squares weights of the scores in each centred feature, cells times factors."""
     centred = scores - scores.mean(axis=0)
-    return np.linalg.pinv(centred.T @ centred, hermitian=True) @ np.asarray(values.T @ centred).T
+    weighted = centred if factors is None else centred * factors[:, None]
+    return np.linalg.pinv(centred.T @ centred, hermitian=True) @ np.asarray(values.T @ weighted).T
 
 
 def _fit_chromatin(name: str, values: Any, layer: FeatureInput) -> dict[str, Any]:
@@ -199,10 +199,9 @@ def _fit_chromatin(name: str, values: Any, layer: FeatureInput) -> dict[str, Any
     }
     sums = row_sums(values)
     factors = np.divide(total, sums, out=np.zeros_like(sums), where=sums > 0)
-    scaled = scale_rows(values.astype(np.float64), factors)
     scores = project(components, normalised)
-    patterns = _patterns(scores, scaled)
-    mean = np.asarray(scaled.mean(axis=0)).ravel() - scores.mean(axis=0) @ patterns
+    patterns = _patterns(scores, values, factors)
+    mean = np.asarray(values.T @ factors).ravel() / len(scores) - scores.mean(axis=0) @ patterns
     return state | {"patterns": patterns, "mean": mean}
 
 
