@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import scvi
 from mosaics import counts_mosaic
 
@@ -32,3 +33,10 @@ def trained(mdata: mudata.MuData, setup: dict | None = None, train: dict | None 
 
 
 __all__ = ["QUIET", "SMALL", "counts_mosaic", "trained"]
+
+
+def explained(z: np.ndarray, factor: np.ndarray) -> float:
+    """Share of the variance of a factor that is linear in latents."""
+    design = np.hstack([z, np.ones((len(z), 1))])
+    left = factor - design @ np.linalg.lstsq(design, factor, rcond=None)[0]
+    return 1 - left.var() / factor.var()

@@ -1,4 +1,4 @@
-"""The objectives beside equation 1 of Zhang et al. 2026, the tables, and where latents start."""
+"""The objectives beside equation 1 of Zhang et al. 2026, the tables, and known answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from apollo_models import QUIET, SMALL, counts_mosaic, trained
+from apollo_models import QUIET, SMALL, counts_mosaic, explained, trained
 from mosaics import mosaic
 
 import cantata
@@ -17,7 +17,6 @@ from cantata.losses import dependence, maximum_mean_discrepancy
 from cantata.model.apollo import APOLLOModule, LatentPlan, LossWeights
 from cantata.model.apollo._tables import LatentTable
 from cantata.model.apollo._training import StageSplitter, split
-from cantata.model.apollo._warm_start import FILL_SD, START_SD, canonical_start
 
 FEATURES = {"rna": 7, "adt": 5}
 PAPER = LossWeights(lambda_shared_latents=1.0, lambda_independence=0.0, lambda_mmd=0.0)
@@ -268,7 +267,7 @@ def test_second_stage_moves_encoders_alone():
     assert all(k.startswith("encoders.") for k in weights)
 
 
-# Tables and start -------------------------------------------------------------------------------
+# Tables and encoders ----------------------------------------------------------------------------
 
 
 def test_table_is_loaded_with_the_rows_that_were_saved():
@@ -287,98 +286,6 @@ def test_only_rows_that_were_used_have_a_gradient():
     assert table.weight.grad.coalesce().indices().tolist() == [[3, 5]]
 
 
-def factors(n: int = 400, seed: int = 0) -> tuple[dict, np.ndarray, dict]:
-    """Two blocks with two shared factors, and one factor of its own each."""
-    rng = np.random.default_rng(seed)
-    shared = rng.normal(size=(n, 2))
-    own = {name: rng.normal(size=(n, 1)) for name in ("a", "b")}
-    blocks = {name: np.hstack([shared, z]) @ rng.normal(size=(3, 8)) for name, z in own.items()}
-    return {k: x.astype(np.float32) for k, x in blocks.items()}, shared, own
-
-
-def explained(z: np.ndarray, factor: np.ndarray) -> float:
-    """Share of the variance of a factor that is linear in latents."""
-    design = np.hstack([z, np.ones((len(z), 1))])
-    left = factor - design @ np.linalg.lstsq(design, factor, rcond=None)[0]
-    return 1 - left.var() / factor.var()
-
-
-def test_canonical_start_parts_shared_from_specific():
-    blocks, shared, own = factors()
-    rows = dict.fromkeys(blocks, np.arange(400))
-    found, specific = canonical_start(blocks, rows, 2, {"a": 1, "b": 1})
-    assert explained(found, shared) > 0.99
-    for name, z in own.items():
-        # less what the factor happens to share with the others in 400 cells
-        assert explained(specific[name], z) > 0.97
-        assert explained(found, z) < 0.05
-        assert specific[name].std() == pytest.approx(START_SD, rel=0.05)
-    assert np.allclose(found.std(axis=0), START_SD, rtol=0.05)
-
-
-@pytest.mark.parametrize("trace", [0.001, 0.1])
-def test_a_trace_is_no_direction_of_a_specific_space(trace: float):
-    """Less than a hundredth of the spread of the leading component is what variates missed."""
-    rng = np.random.default_rng(0)
-    shared, own, faint = rng.normal(size=(3, 400, 1))
-    blocks = {
-        "a": np.hstack([shared, own, trace * faint]),
-        "b": np.hstack([shared, rng.normal(size=(400, 1))]),
-    }
-    rows = dict.fromkeys(blocks, np.arange(400))
-    _, specific = canonical_start(blocks, rows, 1, {"a": 2, "b": 1})
-    assert specific["a"][:, 0].std() == pytest.approx(START_SD, rel=0.05)
-    spread = START_SD if trace == 0.1 else FILL_SD
-    assert specific["a"][:, 1].std() == pytest.approx(spread, rel=0.15)
-    assert (explained(specific["a"][:, [1]], faint) > 0.5) == (trace == 0.1)
-
-
-def test_canonical_start_of_cells_that_lack_a_modality():
-    blocks, shared, own = factors()
-    rows = {"a": np.arange(400), "b": np.arange(400)}
-    rows["a"][:100] = -1
-    rows["b"][300:] = -1
-    found, specific = canonical_start(blocks, rows, 2, {"a": 1, "b": 1})
-    assert found.shape == (400, 2)
-    assert {k: len(v) for k, v in specific.items()} == {"a": 300, "b": 300}
-    assert explained(found, shared) > 0.98
-    assert explained(specific["b"], own["b"][:300]) > 0.98
-
-
-def test_three_modalities():
-    rng = np.random.default_rng(0)
-    shared = rng.normal(size=(300, 1))
-    blocks = {
-        name: (np.hstack([shared, rng.normal(size=(300, 1))]) @ rng.normal(size=(2, 6)))
-        for name in ("a", "b", "c")
-    }
-    rows = dict.fromkeys(blocks, np.arange(300))
-    found, _ = canonical_start(blocks, rows, 1, dict.fromkeys(blocks, 1))
-    assert explained(found, shared) > 0.95
-
-
-def test_specific_latents_start_without_what_is_not_linear():
-    """The square of a shared factor is uncorrelated with it, and yet no news."""
-    rng = np.random.default_rng(0)
-    shared, own = rng.normal(size=(800, 1)), rng.normal(size=(800, 1))
-    noise = rng.normal(size=(800, 1))
-    blocks = {"a": np.hstack([shared, shared**2, own]), "b": np.hstack([shared, noise])}
-    rows = dict.fromkeys(blocks, np.arange(800))
-    _, specific = canonical_start(blocks, rows, 1, {"a": 1, "b": 1})
-    assert explained(specific["a"], own) > 0.9
-    assert explained(specific["a"], shared**2) < 0.1
-
-
-def test_variates_no_better_than_chance_are_no_part_of_the_start():
-    rng = np.random.default_rng(0)
-    shared = rng.normal(size=(300, 1))
-    blocks = {n: np.hstack([shared, rng.normal(size=(300, 5))]) for n in ("a", "b")}
-    rows = dict.fromkeys(blocks, np.arange(300))
-    found, _ = canonical_start(blocks, rows, 4, dict.fromkeys(blocks, 1))
-    assert found[:, 0].std() == pytest.approx(START_SD, rel=0.1)
-    assert (found[:, 1:].std(axis=0) < 0.3).all()
-
-
 def curves(linear: float, full: float) -> dict[str, pd.DataFrame]:
     named = {"linear_decoded_validation": linear, "decoded_validation": full}
     return {name: pd.DataFrame({name: [value + 1, value]}) for name, value in named.items()}
@@ -391,23 +298,6 @@ def test_encoders_have_to_earn_what_is_not_linear(full, better):
     model = APOLLO(mdata, **SMALL)
     model.history_ = curves(1.0, full)
     assert model._is_better_than_linear() == better
-
-
-def test_latents_without_a_direction_are_small():
-    blocks, _, _ = factors()
-    rows = dict.fromkeys(blocks, np.arange(400))
-    found, specific = canonical_start(blocks, rows, 6, {"a": 4, "b": 0})
-    assert found.shape == (400, 6)
-    assert specific["b"].shape == (400, 0)
-    assert (specific["a"].std(axis=0)[1:] < 0.5).all()
-
-
-def test_too_few_paired_cells_for_a_canonical_start():
-    blocks, _, _ = factors()
-    rows = {"a": np.arange(400), "b": np.arange(400)}
-    rows["a"][5:] = -1
-    with pytest.raises(ValueError, match="5 of 400 training cells have all of"):
-        canonical_start(blocks, rows, 2, {"a": 1, "b": 1})
 
 
 # Known answers ----------------------------------------------------------------------------------

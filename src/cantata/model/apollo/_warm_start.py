@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cantata._canonical import canonical_variates
-from cantata._neighbors import nearest_neighbors, neighbor_sums
+from cantata.model.apollo._specific_start import specific_start
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,12 +23,6 @@ MIN_PAIRED = 10
 """Cells with all modalities below which there is nothing to correlate."""
 MAX_CELLS = 20_000
 """Cells that the variates are fitted on; more are sampled."""
-N_NEAR = 30
-"""Cells near in shared latents whose mean is taken out of specific ones."""
-RIDGE = 1e-6
-"""Of regressions, in units of the mean variance."""
-LEAST_SHARE = 1e-4
-"""Of the variance of the leading component: smaller ones are what variates have missed."""
 
 
 def canonical_start(
@@ -43,9 +37,8 @@ def canonical_start(
 
     Shared latents are the leading canonical variates of the modalities, averaged over the
     modalities that a cell has, each as wide as the share of its variance that chance does not
-    explain. Specific latents are the leading principal components of what the shared ones leave:
-    after a linear regression, and after the mean over the cells that are near in shared latents,
-    which takes what is not linear.
+    explain. Specific latents are components of what the shared ones leave, see
+    :func:`~cantata.model.apollo._specific_start.specific_start`.
 
     Parameters
     ----------
@@ -75,10 +68,8 @@ def canonical_start(
     for name, x in inputs.items():
         cells = np.flatnonzero(rows[name] >= 0)
         own = x[rows[name][cells]].astype(np.float64)
-        known = shared[cells]
-        left = _left_by_neighbors(known, own - own.mean(axis=0) - _fitted(known, own))
-        components = _components(left, n_specific[name], x)
-        specific[name] = _filled(components, n_specific[name], rng)
+        found = specific_start(shared[cells], own, n_specific[name], rng)
+        specific[name] = _filled(START_SD * found, n_specific[name], rng)
     return _filled(shared, n_shared, rng).astype(np.float32), specific
 
 
@@ -142,46 +133,6 @@ def _beyond_chance(
     chance = float(np.clip(canonical_variates(permuted, 1).correlations[0], 0, 0.999))
     squares = np.clip(correlations, 0, 1) ** 2
     return np.clip((squares - chance**2) / (1 - chance**2), 0, 1)
-
-
-def _fitted(known: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """What a least-squares regression on `known` says of centred values."""
-    centred = known - known.mean(axis=0)
-    return centred @ _ridge_weights(centred, values - values.mean(axis=0))
-
-
-def _left_by_neighbors(known: np.ndarray, left: np.ndarray) -> np.ndarray:
-    """Principal components of `left` less what the cells near in `known` say of them.
-
-    A component stays as it is where the mean over other cells near by explains none of it, which
-    is the case where a relation was linear and has been taken out already.
-    """
-    if len(left) <= N_NEAR:
-        return left
-    _, axes = np.linalg.eigh(left.T @ left)
-    scores = left @ axes
-    near = nearest_neighbors(known, known, N_NEAR + 1)[0]
-    mean = (neighbor_sums(scores, near) - scores) / N_NEAR  # a cell is its own neighbour too
-    explains = np.square(scores - mean).sum(axis=0) < np.square(scores).sum(axis=0)
-    return (scores - mean * explains) @ axes.T
-
-
-def _ridge_weights(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(d, k) weights of a ridge regression of centred values on centred columns."""
-    gram = x.T @ x
-    size = np.trace(gram) / max(len(gram), 1)
-    penalty = RIDGE * size if size > 0 else 1.0
-    return np.linalg.solve(gram + penalty * np.eye(len(gram)), x.T @ y)
-
-
-def _components(left: np.ndarray, k: int, x: np.ndarray) -> np.ndarray:
-    """(n, up to k) leading principal components, of the start's standard deviation."""
-    values, axes = np.linalg.eigh(left.T @ left / len(left))
-    values, axes = values[::-1], axes[:, ::-1]
-    total = float(np.mean(np.var(x, axis=0)))
-    least = max(RIDGE * total, LEAST_SHARE * values[0])
-    kept = min(k, int((values > least).sum()))
-    return (left @ axes[:, :kept]) / np.sqrt(values[:kept]) * START_SD
 
 
 def _filled(latents: np.ndarray, width: int, rng: np.random.Generator) -> np.ndarray:
