@@ -122,6 +122,25 @@ def encoded(model: Any) -> Blocks:
     return blocks
 
 
+def latents_of(model: Any) -> tuple[Blocks, Blocks, np.ndarray]:
+    """Blocks of the tables, of all cells, and the training cells."""
+    train = model.adata.obs_names.get_indexer(model.get_latent_table().index)
+    return optimised(model), encoded(model), train
+
+
+def held_out_error(model: Any, held: np.ndarray) -> float:
+    """Squared error of decoding what encoders infer of held-out cells, in units of the variance.
+
+    The mean over modalities; all cells are paired.
+    """
+    errors = []
+    for name in model.modalities:
+        x = np.asarray(model.adata[name].X, dtype=float)
+        found = np.asarray(model.get_reconstruction(name, space="full").X)
+        errors.append(float((((x - found)[held] / x.std(axis=0)) ** 2).mean()))
+    return float(np.mean(errors))
+
+
 def read(mdata: MuData, config: dict[str, Any]) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
     """Inputs of APOLLO's encoders for all cells, and its split of the cells."""
     arguments, train = settings(config)
@@ -184,9 +203,7 @@ def fit(
     Of the configuration: ``method``, which is ``"apollo"``, ``"canonical"`` or ``"autoencoder"``.
     """
     if config["method"] == "apollo":
-        model = fit_apollo(mdata, config, clock)
-        train = mdata.obs_names.get_indexer(model.get_latent_table().index)
-        return optimised(model), encoded(model), train
+        return latents_of(fit_apollo(mdata, config, clock))
     inputs, parts = read(mdata, config)
     if config["method"] == "canonical":
         return *fit_canonical(inputs, parts[0], config), parts[0]

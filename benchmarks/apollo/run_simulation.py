@@ -59,14 +59,20 @@ def main() -> None:
         seed=config["seed"],
     )
     recorder.watch.start()
-    tables, cells, train = fits.fit(mdata, config, clock)
+    model = None
+    if config["method"] == "apollo":
+        model = fits.fit_apollo(mdata, config, clock)
+        tables, cells, train = fits.latents_of(model)
+    else:
+        tables, cells, train = fits.fit(mdata, config, clock)
     with recorder.watch.paused():
         held = np.ones(mdata.n_obs, dtype=bool)
         held[train] = False
         found = {"encoders": scores(cells, mdata.obs, held, config["seed"])}
         if tables is not None:
             found["tables"] = scores(tables, mdata.obs.iloc[train], None, config["seed"])
-    recorder.finish(None, scores=found, **clock.record())
+        error = None if model is None else fits.held_out_error(model, held)
+    recorder.finish(None, scores=found, held_out_error=error, **clock.record())
 
 
 if __name__ == "__main__":
