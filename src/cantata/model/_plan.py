@@ -144,6 +144,13 @@ class MosaicTrainingPlan(LightningModule):
 
     def on_train_start(self) -> None:
         """Continue the random sequence of the checkpoint, if there is one."""
+        self._continue_random_sequence()
+
+    def on_fit_end(self) -> None:
+        """The same where the checkpoint had left nothing to train."""
+        self._continue_random_sequence()
+
+    def _continue_random_sequence(self) -> None:
         if self._random_state is None:
             return
         torch.set_rng_state(self._random_state["torch"].cpu())

@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import pandas as pd
 
-from cantata import _compat
 from cantata.data import membership
 from cantata.data._checks import check_counts, per_modality
-from cantata.model._callbacks import BestWeights
 from cantata.model._feature_inputs import check_components, fit_input, resolve_transforms
 from cantata.model._impute_targets import measured_batches
 from cantata.model._pairing import check_linked
 from cantata.model._sample import sampled_rows
 from cantata.model.apollo._impute import ImputeMixin
 from cantata.model.apollo._latents import LatentsMixin
-from cantata.model.apollo._linear import fit_linear_encoders
 from cantata.model.apollo._module import APOLLOModule
-from cantata.model.apollo._plan import EncoderPlan, LatentPlan
 from cantata.model.apollo._presets import PRESETS
-from cantata.model.apollo._training import (
-    StageSplitter,
-    by_cell,
-    cached_inputs,
-    places_of,
-    set_start,
-    split,
-)
+from cantata.model.apollo._stages import StagesMixin
 from cantata.model.base import MosaicModelClass
 from cantata.nn import LOSSES
 from cantata.pp._normalise import row_sums
@@ -39,16 +26,10 @@ if TYPE_CHECKING:
 
     from mudata import MuData
 
-logger = logging.getLogger(__name__)
-
-N_STEPS, MIN_EPOCHS, MAX_EPOCHS = 400, 15, 60
-"""Steps of the default schedule of each stage, and bounds on its epochs."""
-MIN_GAIN = 0.01
-"""Share of the loss of held-out cells that encoders have to gain to be more than linear."""
 MAX_POS_WEIGHT = 50.0
 
 
-class APOLLO(LatentsMixin, ImputeMixin, MosaicModelClass):
+class APOLLO(StagesMixin, LatentsMixin, ImputeMixin, MosaicModelClass):
     """Latents that paired modalities share, and latents that each keeps to itself.
 
     In the first stage the latents of every training cell are parameters: shared ones, and
@@ -196,183 +177,7 @@ class APOLLO(LatentsMixin, ImputeMixin, MosaicModelClass):
             if LOSSES[loss].is_count and self.adata[name].n_obs:
                 check_counts(name, self.adata_manager.matrix_stats[name], loss)
 
-    # Training -----------------------------------------------------------------------------------
-
-    def train(
-        self,
-        max_epochs: int | None = None,
-        *,
-        encoder_epochs: int | None = None,
-        batch_size: int = 256,
-        train_size: float | None = None,
-        validation_size: float | None = None,
-        early_stopping: bool = True,
-        shuffle: bool = True,
-        linear_encoders: bool = True,
-        accelerator: str = "auto",
-        devices: int | list[int] | str = "auto",
-        plan_kwargs: Mapping[str, Any] | None = None,
-        encoder_plan_kwargs: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Train both stages.
-
-        Held-out cells judge both by the loss of decoding what encoders infer of them. In the
-        first stage, which they have no latents in, these encoders are linear and fitted in closed
-        form before each validation; in the second they are the encoders themselves.
-
-        Parameters
-        ----------
-        max_epochs
-            Epochs of the first stage: latents and decoders. By default 400 steps, but at least 15
-            and at most 60 epochs.
-        encoder_epochs
-            Epochs of the second stage: encoders. By default as many.
-        batch_size
-            Cells per minibatch.
-        train_size, validation_size
-            Fractions of the cells of each pairing pattern; 0.9 and the rest by default.
-        early_stopping
-            Stop a stage when the loss of held-out cells no longer falls, and restore its best
-            epoch. Without it the last epoch is kept.
-        shuffle
-            Draw new minibatches every epoch; otherwise they are the same in all, as in the
-            reference implementation.
-        linear_encoders
-            Add to each encoder the least-squares map from its input to the latents, so that its
-            layers learn the rest; where held-out cells gain less than 1 % by these, the map alone
-            is kept.
-        accelerator, devices
-            Passed to the trainer.
-        plan_kwargs, encoder_plan_kwargs
-            Arguments of :class:`~cantata.model.apollo.LatentPlan` and of
-            :class:`~cantata.model.apollo.EncoderPlan`: learning rates, weights of the loss terms.
-        **kwargs
-            Passed to :class:`~scvi.train.Trainer`, e.g. ``enable_progress_bar``, ``precision``.
-
-        Raises
-        ------
-        ValueError
-            If there is nothing to start latents from.
-        TypeError
-            If `plan_kwargs` holds an unknown name.
-
-        Examples
-        --------
-        >>> import cantata
-        >>> mdata = cantata.datasets.simulate_mosaic(n_cells=200, pairing="full")
-        >>> cantata.APOLLO.setup_mudata(mdata)
-        >>> model = cantata.APOLLO(mdata, n_shared=8, n_specific=4)
-        >>> weights = {"lambda_independence": 0.0}
-        >>> model.train(max_epochs=2, plan_kwargs=weights, enable_progress_bar=False)
-        >>> "norm_shared" in model.history
-        True
-        """
-        parts = split(self, train_size, validation_size)
-        epochs = max_epochs or self._planned_epochs(len(parts[0]), batch_size)
-        stages = {"latent": epochs, "encoder": encoder_epochs or epochs}
-        _compat.keep_thread_limit()
-        self._fit_inputs()
-        inputs = cached_inputs(self, progress=kwargs.get("enable_progress_bar", True))
-        cells = self.adata.obs_names[parts[0]].to_numpy().astype(str)
-        places = places_of(self, parts[0])
-        fits_linear = linear_encoders and inputs is not None and not self.module.frozen
-        ordered = by_cell(self, inputs) if fits_linear and inputs is not None else None
-        validates = early_stopping and len(parts[1]) > 0
-        if not np.array_equal(cells, self.table_cells_):
-            set_start(self, parts[0], inputs, self.start_)
-            self.table_cells_ = cells
-            self.table_members_ = {
-                name: places[name][parts[0]].numpy() >= 0 for name in self.modalities
-            }
-        plan = LatentPlan(
-            self.module, places, ordered if validates else None, **(plan_kwargs or {})
-        )
-        run = {"accelerator": accelerator, "devices": devices, **kwargs}
-        splitter: dict[str, Any] = {
-            "batch_size": batch_size,
-            "external_indexing": parts,
-            "fixed_order": not shuffle,
-        }
-        self._run_stage(
-            plan,
-            StageSplitter(self.adata_manager, **splitter),
-            stages["latent"],
-            validates and ordered is not None,
-            run,
-        )
-        if self.module.frozen:
-            return
-        if ordered is not None:
-            fit_linear_encoders(self.module, ordered, places)
-        self._run_stage(
-            EncoderPlan(
-                self.module, places, cached=inputs is not None, **(encoder_plan_kwargs or {})
-            ),
-            StageSplitter(self.adata_manager, inputs, **splitter),
-            stages["encoder"],
-            validates,
-            run,
-        )
-        if ordered is not None and validates and not self._is_better_than_linear():
-            fit_linear_encoders(self.module, ordered, places)
-
-    def _is_better_than_linear(self) -> bool:
-        """Whether held-out cells gain from what encoders add to their linear maps."""
-        assert self.history_ is not None
-        linear, full = (
-            float(self.history_[f"{prefix}decoded_validation"].iloc[:, 0].astype(float).min())
-            for prefix in ("linear_", "")
-        )
-        gain = (linear - full) / abs(linear)
-        if gain < MIN_GAIN:
-            logger.info(
-                "Encoders lower the loss of held-out cells by %.1f %%; linear maps are kept.",
-                100 * gain,
-            )
-        return gain >= MIN_GAIN
-
-    def _run_stage(
-        self,
-        plan: LatentPlan | EncoderPlan,
-        splitter: StageSplitter,
-        epochs: int,
-        validates: bool,
-        run: Mapping[str, Any],
-    ) -> None:
-        """Train one stage, and keep its best epoch where held-out cells tell."""
-        run = dict(run)
-        run.setdefault("log_every_n_steps", 1)
-        if validates:
-            run.setdefault("check_val_every_n_epoch", 1)
-            run.setdefault("early_stopping_monitor", plan.monitor)
-            run.setdefault("early_stopping_patience", max(5, epochs // 4))
-            best = BestWeights(run["early_stopping_monitor"])
-            run["callbacks"] = [*run.get("callbacks", []), best]
-        else:
-            run["limit_val_batches"] = 0
-        runner = self._train_runner_cls(
-            self,
-            training_plan=plan,
-            data_splitter=splitter,
-            max_epochs=epochs,
-            early_stopping=validates,
-            reload_dataloaders_every_n_epochs=1,
-            **run,
-        )
-        self.module.train()
-        # scvi-tools would only extend what an earlier stage has recorded
-        before: dict[str, pd.DataFrame] = self.history or {}
-        self.history_: dict[str, pd.DataFrame] | None = None
-        self.is_trained_ = False
-        try:
-            runner()
-        finally:
-            self.history_ = _continued(before, self.history_ or {})
-
-    def _planned_epochs(self, n_train: int, batch_size: int) -> int:
-        """Epochs of the default schedule."""
-        return int(np.clip(round(N_STEPS * batch_size / n_train), MIN_EPOCHS, MAX_EPOCHS))
+    # Inputs -------------------------------------------------------------------------------------
 
     def _fit_inputs(self) -> None:
         """Standardisation, components and weights of the losses, once."""
@@ -408,17 +213,3 @@ def _check_widths(n_shared: int, n_specific: Mapping[str, int]) -> None:
     negative = {name: width for name, width in n_specific.items() if width < 0}
     if negative:
         raise ValueError(f"n_specific={negative}: give at least 0.")
-
-
-def _continued(
-    before: Mapping[str, pd.DataFrame], new: Mapping[str, pd.DataFrame]
-) -> dict[str, pd.DataFrame]:
-    """History with new epochs after those of earlier training."""
-    history = dict(before)
-    for key, table in new.items():
-        if key in history:
-            later = table.set_axis(table.index + len(history[key]), axis=0)
-            history[key] = pd.concat([history[key], later])
-        else:
-            history[key] = table
-    return history
