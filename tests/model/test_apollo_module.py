@@ -8,16 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from apollo_models import QUIET, SMALL, counts_mosaic, explained, trained
+from apollo_models import QUIET, counts_mosaic, explained, trained
 from mosaics import mosaic
 
 import cantata
 from cantata import APOLLO
 from cantata.losses import dependence, maximum_mean_discrepancy
-from cantata.model.apollo import APOLLOModule, LatentPlan, LossWeights
+from cantata.model.apollo import APOLLOModule, EncoderPlan, LatentPlan, LossWeights
 from cantata.model.apollo._history import is_better_than_linear, least_losses
 from cantata.model.apollo._tables import LatentTable
-from cantata.model.apollo._training import StageSplitter, split
 
 FEATURES = {"rna": 7, "adt": 5}
 PAPER = LossWeights(lambda_shared_latents=1.0, lambda_independence=0.0, lambda_mmd=0.0)
@@ -355,24 +354,23 @@ def test_published_settings_train():
     assert torch.equal(model.module.encoder("rna").slope, torch.zeros(12, 6))
 
 
-def test_minibatches_of_the_published_settings_do_not_change():
-    mdata = counts_mosaic(member=np.ones((60, 2), dtype=bool))
-    APOLLO.setup_mudata(mdata)
-    model = APOLLO(mdata, **SMALL)
-    for fixed in (True, False):
-        splitter = StageSplitter(
-            model.adata_manager,
-            fixed_order=fixed,
-            external_indexing=split(model, 0.9, None),
-            batch_size=16,
-        )
-        splitter.setup()
-        orders = []
-        for epoch in (0, 1):
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_minibatches_of_the_published_settings_do_not_change(monkeypatch, shuffle):
+    """In both stages, as the trainer reads them."""
+    assert APOLLO.presets["published"]["train"]["shuffle"] is False
+    seen: dict[str, list[tuple[int, list[int]]]] = {"latent": [], "encoder": []}
 
-            class Trainer:
-                current_epoch = epoch
+    def spied(stage: str, step):
+        def spy(self, batch, batch_idx):
+            seen[stage].append((self.current_epoch, batch["cell"].tolist()))
+            return step(self, batch, batch_idx)
 
-            splitter.trainer = Trainer()
-            orders.append(torch.cat([batch["cell"] for batch in splitter.train_dataloader()]))
-        assert torch.equal(*orders) == fixed
+        return spy
+
+    for stage, plan in (("latent", LatentPlan), ("encoder", EncoderPlan)):
+        monkeypatch.setattr(plan, "training_step", spied(stage, plan.training_step))
+    trained(counts_mosaic(), train={"shuffle": shuffle})
+    for steps in seen.values():
+        first, second = ([cells for e, cells in steps if e == epoch] for epoch in (0, 1))
+        assert len(first) > 1
+        assert (first == second) != shuffle

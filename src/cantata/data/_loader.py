@@ -55,10 +55,12 @@ class EpochSampler(Sampler[int]):
 
 
 class EpochBatchSampler(BatchSampler):
-    """Minibatches of an :class:`EpochSampler`; passes the epoch on."""
+    """Minibatches of an :class:`EpochSampler`; passes the epoch on, unless it is fixed."""
+
+    is_fixed = False
 
     def set_epoch(self, epoch: int) -> None:
-        if isinstance(self.sampler, EpochSampler):
+        if isinstance(self.sampler, EpochSampler) and not self.is_fixed:
             self.sampler.set_epoch(epoch)
 
 

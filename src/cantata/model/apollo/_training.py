@@ -70,6 +70,7 @@ class StageSplitter(MosaicSplitter):
         loader = super().train_dataloader()
         if self._fixed_order and isinstance(loader.sampler, EpochBatchSampler):
             loader.sampler.set_epoch(0)
+            loader.sampler.is_fixed = True  # the trainer sets the epoch, too
         if self._cached is not None:
             dataset = loader.dataset
             dataset = dataset.dataset if isinstance(dataset, Subset) else dataset
