@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import linalg
 
-from cantata._canonical import canonical_variates, mean_correlations
+from cantata._numeric.canonical import canonical_variates, mean_correlations
 
 
 def blocks_with(shared, widths, noise=0.5, n=400, seed=0):

@@ -17,7 +17,7 @@ from scipy import sparse
 from cantata import datasets
 from cantata.__main__ import main
 from cantata._demo import _baseline, _data, _imputation, _scores, _terminal
-from cantata.data import membership, row_table
+from cantata._mudata.pairing import membership, row_table
 
 SMALL = {"n_cells": 300, "n_features": {"rna": 120, "adt": 20}}
 

@@ -100,8 +100,7 @@ def report(given: Namespace, of_data: dict[str, Results]) -> list[str]:
             "Cell types of held-out cells from what a modality's encoder infers, shared latents "
             "alone or with its specific ones (full); logistic regression and 15-NN on "
             "standardised latents of the training cells; unassigned cells are not scored. "
-            "Permuted: 15-NN with "
-            "the labels of the training cells permuted, mean of 5.",
+            "Permuted: 15-NN with the labels of the training cells permuted, mean of 5.",
             "",
             *table(
                 ["shared / specific", "latents", "logistic", "15-NN", "permuted"],

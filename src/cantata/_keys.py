@@ -1,4 +1,4 @@
-"""Every key that cantata reads or writes in a MuData, in one place."""
+"""Every key that cantata reads or writes in a MuData, and the names of a minibatch's tensors."""
 
 from __future__ import annotations
 
@@ -54,3 +54,23 @@ def imputed(method: str, modality: str) -> str:
 def match(method: str) -> str:
     """Key in ``mdata.obsp`` of row-normalised matching probabilities, e.g. ``"clue_match"``."""
     return f"{method}_match"
+
+
+# Tensors of a minibatch -------------------------------------------------------------------------
+
+CELL = "cell"
+BATCH = "batch"
+LABELS = "labels"
+CATEGORICAL = "categorical_covariates"
+CONTINUOUS = "continuous_covariates"
+RESERVED = frozenset({CELL, BATCH, LABELS, CATEGORICAL, CONTINUOUS})
+
+
+def rows_key(modality: str) -> str:
+    """Name of the tensor that says where a modality's rows stand in the minibatch."""
+    return f"{modality}_rows"
+
+
+def rep_key(modality: str) -> str:
+    """Name of the tensor with a modality's representation."""
+    return f"{modality}_rep"

@@ -15,8 +15,8 @@ from mosaics import mosaic
 from scipy import sparse
 from scvi.data.fields import MuDataLayerField
 
+from cantata._mudata.rows import row_reader
 from cantata.data import MosaicCategoricalField, MosaicLoader, MosaicManager
-from cantata.data._rows import row_reader
 
 
 def id_mosaic(member: np.ndarray, seed: int, formats: list[str]) -> mudata.MuData:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from mosaics import counts_mosaic
 
+from cantata._mudata.obs import coalesce_obs
 from cantata.data import MosaicCategoricalField, MosaicNumericalField
-from cantata.data._obs import coalesce_obs
 
 
 def expected(mdata):

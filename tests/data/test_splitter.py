@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from mosaics import counts_mosaic
 
-from cantata.data import membership, stratified_split
-from cantata.data._pairing import pattern_codes, pattern_name
+from cantata._mudata.pairing import membership
+from cantata._mudata.patterns import pattern_codes, pattern_name
+from cantata.data import stratified_split
 
 
 def rare_pairs():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from cantata._neighbors import (
+from cantata._numeric.neighbors import (
     SquaredDistances,
     check_k,
     check_rows,
@@ -114,9 +114,9 @@ def test_rounding_stays_within_the_bound(cloud, double):
 def test_several_blocks_give_what_one_block_gives(monkeypatch):
     reference, query = clouds("plain")
     whole = nearest_neighbors(reference, query, 4)
-    monkeypatch.setattr("cantata._neighbors._MIN_BLOCK_ROWS", 7)
-    monkeypatch.setattr("cantata._neighbors._BLOCK_ENTRIES", 1)
-    monkeypatch.setattr("cantata._neighbors._PAIR_ENTRIES", 1)
+    monkeypatch.setattr("cantata._numeric.neighbors._MIN_BLOCK_ROWS", 7)
+    monkeypatch.setattr("cantata._numeric.neighbors._BLOCK_ENTRIES", 1)
+    monkeypatch.setattr("cantata._numeric.neighbors._PAIR_ENTRIES", 1)
     for one, other in zip(whole, nearest_neighbors(reference, query, 4), strict=True):
         np.testing.assert_array_equal(one, other)
 

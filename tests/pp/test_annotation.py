@@ -115,7 +115,7 @@ def test_parts_before_their_gene_do_not_make_a_second_one(tmp_path):
 @pytest.mark.parametrize("text", [GENCODE, UCSC])
 def test_size_of_a_part_and_compression_change_nothing(tmp_path, monkeypatch, text):
     expected = _read(tmp_path, text)
-    monkeypatch.setattr("cantata.pp._genomic._annotation.ROWS", 1)
+    monkeypatch.setattr("cantata._mudata.annotation.ROWS", 1)
     pd.testing.assert_frame_equal(_read(tmp_path, text), expected)
     path = tmp_path / "without_the_usual_ending"
     path.write_bytes(gzip.compress(text.encode()))

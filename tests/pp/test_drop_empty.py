@@ -35,7 +35,7 @@ def test_empty_cells_leave_that_modality_only(make, fmt, caplog):
 
 
 def test_rows_line_up_afterwards(make):
-    from cantata.data import row_table
+    from cantata._mudata.pairing import row_table
 
     mdata = make("partial")
     _empty(mdata, "rna", np.arange(0, 40))

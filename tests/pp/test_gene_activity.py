@@ -12,7 +12,7 @@ from mosaics import mosaic
 from scipy import sparse
 
 from cantata import _compat, pp
-from cantata.data import row_table
+from cantata._mudata.pairing import row_table
 
 N_CELLS, N_PEAKS = 40, 12
 GENES = ["Sox2", "Reln", "Gad1", "Cd4", "Silent"]

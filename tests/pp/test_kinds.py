@@ -8,7 +8,7 @@ import pytest
 from anndata import AnnData
 from mudata import MuData
 
-from cantata.pp._kinds import guess_kind, resolve_kinds
+from cantata._mudata.kinds import guess_kind, resolve_kinds
 
 
 def _adata(n_vars, names=None, types=None):

@@ -11,7 +11,7 @@ from mosaics import mosaic
 from scipy import sparse
 
 from cantata import pp
-from cantata.data import row_table
+from cantata._mudata.pairing import row_table
 from cantata.pp._links import _components, _matrices, _reading, _smoothing
 
 GENES = ["CD4", "MS4A1", "PTPRC", "NCAM1", "ITGAX", "XIST", "ACTB"]

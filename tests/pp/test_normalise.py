@@ -10,12 +10,8 @@ import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
 
-from cantata.pp._components import _scale_and_clip, fit_lsi, fit_pca, project
-from cantata.pp._normalise import (
-    normalise,
-    target_total,
-    variable_genes,
-)
+from cantata._numeric.components import _scale_and_clip, fit_lsi, fit_pca, project
+from cantata._numeric.normalise import normalise, target_total, variable_genes
 
 
 def _counts(fmt, shape=(30, 12), rate=1.5, seed=0):

@@ -9,7 +9,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from cantata import pp
-from cantata.pp._pairing_report import natural_order
+from cantata._mudata.patterns import natural_order
 from cantata.pp._qualify import choose_model, linked_groups
 
 

@@ -109,7 +109,7 @@ def test_many_queries_are_voted_in_parts(monkeypatch):
     reference, query = rng.normal(size=(60, 2)), rng.normal(size=(50, 2))
     labels = rng.choice(list("ABC"), size=60)
     whole = knn_labels(reference, labels, query, k=5)
-    monkeypatch.setattr("cantata._knn_labels._VOTE_ENTRIES", 21)
+    monkeypatch.setattr("cantata._numeric.knn_labels._VOTE_ENTRIES", 21)
     pd.testing.assert_frame_equal(whole, knn_labels(reference, labels, query, k=5))
 
 

@@ -134,7 +134,7 @@ def stored(kind, values, folder):
 @pytest.mark.parametrize("statistic", ["pearson", "spearman"])
 @pytest.mark.parametrize("kind", ["dask", "hdf5", "backed"])
 def test_chosen_rows_and_columns_of_any_matrix(kind, statistic, tmp_path, monkeypatch):
-    monkeypatch.setattr("cantata.data._rows.iter_blocks.__defaults__", (11,))
+    monkeypatch.setattr("cantata._mudata.rows.iter_blocks.__defaults__", (11,))
     _, y, _ = data()
     rng = np.random.default_rng(1)
     rows, chosen = rng.permutation(60)[:40], np.array([3, 0, 6])

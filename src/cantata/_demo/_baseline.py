@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cantata._neighbors import nearest_neighbors
+from cantata._numeric.neighbors import nearest_neighbors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cantata import _compat, _keys
-from cantata.data._obs import coalesce_obs
-from cantata.data._pairing import membership, pattern_codes
+from cantata._mudata.kinds import guess_kind
+from cantata._mudata.obs import coalesce_obs
+from cantata._mudata.pairing import membership
+from cantata._mudata.patterns import pattern_codes
 from cantata.datasets import simulate_mosaic
 from cantata.pp import drop_empty
-from cantata.pp._kinds import guess_kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,7 +11,7 @@ from cantata._demo._baseline import canonical_embedding, joint_embedding
 from cantata._demo._imputation import target_modality
 from cantata._demo._scores import Embedding
 from cantata._demo._terminal import few_threads, step
-from cantata.data._pairing import row_table
+from cantata._mudata.pairing import row_table
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -20,8 +20,8 @@ from cantata._demo._scores import (
 )
 from cantata._demo._table import legend, score_table
 from cantata._demo._terminal import few_threads, shown, step
-from cantata.data._obs import coalesce_obs
-from cantata.data._pairing import row_table
+from cantata._mudata.obs import coalesce_obs
+from cantata._mudata.pairing import row_table
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,25 +4,37 @@ A minibatch holds only the rows that exist: a cell without a modality is an abse
 row of zeros.
 """
 
-from cantata.data._dataset import MosaicDataset
-from cantata.data._fields import MosaicCategoricalField, MosaicNumericalField
-from cantata.data._loader import EpochSampler, MosaicLoader
+from cantata._mudata.pairing import membership, row_table
+from cantata.data._dataset import MosaicDataset, as_tensor
+from cantata.data._fields import MosaicCategoricalField, MosaicNumericalField, MosaicObsField
+from cantata.data._loader import EpochBatchSampler, EpochSampler, MosaicLoader
 from cantata.data._manager import MosaicManager
-from cantata.data._pairing import membership, row_table
+from cantata.data._query import align_query
 from cantata.data._splitter import MosaicSplitter, stratified_split
-from cantata.data._unpaired import StepSampler, UnpairedDataModule, UnpairedDataset, paired_key
+from cantata.data._unpaired import (
+    STEPS_PER_EPOCH,
+    StepSampler,
+    UnpairedDataModule,
+    UnpairedDataset,
+    paired_key,
+)
 
 __all__ = [
+    "STEPS_PER_EPOCH",
+    "EpochBatchSampler",
     "EpochSampler",
     "MosaicCategoricalField",
     "MosaicDataset",
     "MosaicLoader",
     "MosaicManager",
     "MosaicNumericalField",
+    "MosaicObsField",
     "MosaicSplitter",
     "StepSampler",
     "UnpairedDataModule",
     "UnpairedDataset",
+    "align_query",
+    "as_tensor",
     "membership",
     "paired_key",
     "row_table",

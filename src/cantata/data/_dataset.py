@@ -10,31 +10,15 @@ import torch
 from scipy import sparse
 from torch.utils.data import Dataset
 
+from cantata._keys import CATEGORICAL, CELL, CONTINUOUS, RESERVED, rows_key
+from cantata._mudata.pairing import row_table
+from cantata._mudata.rows import row_reader
 from cantata.data._fields import MosaicCategoricalField, MosaicNumericalField, MosaicObsField
-from cantata.data._pairing import row_table
-from cantata.data._rows import row_reader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from cantata.data._manager import MosaicManager
-
-CELL = "cell"
-BATCH = "batch"
-LABELS = "labels"
-CATEGORICAL = "categorical_covariates"
-CONTINUOUS = "continuous_covariates"
-RESERVED = frozenset({CELL, BATCH, LABELS, CATEGORICAL, CONTINUOUS})
-
-
-def rows_key(modality: str) -> str:
-    """Name of the tensor that says where a modality's rows stand in the minibatch."""
-    return f"{modality}_rows"
-
-
-def rep_key(modality: str) -> str:
-    """Name of the tensor with a modality's representation."""
-    return f"{modality}_rep"
 
 
 def as_tensor(rows: Any) -> torch.Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scvi.data.fields import BaseAnnDataField
 
-from cantata.data._obs import coalesce_obs
+from cantata._mudata.obs import coalesce_obs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -158,8 +158,7 @@ class MosaicCategoricalField(MosaicObsField):
         if new and not extend_categories:
             raise ValueError(
                 f"{self.argument}={self.key!r} holds {len(new)} categories that the model does "
-                f"not "
-                f"know, e.g. {new[0]!r}. Map new batches with load_query_data."
+                f"not know, e.g. {new[0]!r}. Map new batches with load_query_data."
             )
         return self._state(known + new)
 

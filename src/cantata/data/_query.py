@@ -13,7 +13,7 @@ from mudata import MuData
 from scipy import sparse
 
 from cantata import _compat
-from cantata.data._checks import layer_names
+from cantata._mudata.values import layer_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,8 +91,7 @@ def _align_modality(
         if layer is not None and layer not in adata.layers:
             raise KeyError(
                 f"The query's modality {name!r} lacks the layer {layer!r} that the model reads; "
-                f"it has "
-                f"{layer_names(adata)}."
+                f"it has {layer_names(adata)}."
             )
         matrix = adata.X if layer is None else adata.layers[layer]
         matrix = _select_features(name, matrix, adata.var_names, var.index)
@@ -132,14 +131,12 @@ def _select_features(name: str, matrix: Any, have: pd.Index, want: pd.Index) -> 
     if absent.size > MAX_ABSENT * len(want):
         raise ValueError(
             f"The query's modality {name!r} lacks {absent.size} of the model's {len(want)} "
-            f"features, e.g. "
-            f"{want[absent[0]]!r}. At most {MAX_ABSENT:.0%} may be absent."
+            f"features, e.g. {want[absent[0]]!r}. At most {MAX_ABSENT:.0%} may be absent."
         )
     if absent.size:
         warnings.warn(
             f"The query's modality {name!r} lacks {absent.size} of the model's {len(want)} "
-            f"features, e.g. "
-            f"{want[absent[0]]!r}; they are taken as 0.",
+            f"features, e.g. {want[absent[0]]!r}; they are taken as 0.",
             UserWarning,
             stacklevel=6,
         )

@@ -9,8 +9,9 @@ import numpy as np
 from scvi import settings
 from scvi.dataloaders import DataSplitter
 
+from cantata._mudata.pairing import membership
+from cantata._mudata.patterns import pattern_codes
 from cantata.data._loader import EpochBatchSampler, MosaicLoader
-from cantata.data._pairing import membership, pattern_codes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

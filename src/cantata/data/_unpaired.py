@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from cantata.data._rows import RowReader
+    from cantata._mudata.rows import RowReader
 
 STEPS_PER_EPOCH = 100
 """Minibatches that make one epoch of the history."""

@@ -13,6 +13,7 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
+from cantata._mudata.obs import coalesce_obs
 from cantata.datasets import _remote
 from cantata.datasets._assemble import assemble, expected_warnings
 
@@ -39,8 +40,6 @@ def _clean_modality(adata: AnnData, name: str, path: Path) -> AnnData:
 
 def _read(path: Path, modalities: Sequence[str], columns: Sequence[str]) -> MuData:
     """The counts and the `columns` of a file, with the columns at both levels."""
-    from cantata.data._obs import coalesce_obs  # the package cantata.data loads scvi-tools
-
     with expected_warnings():
         raw = mudata.read_h5mu(path)
     missing = [name for name in modalities if name not in raw.mod]

@@ -38,8 +38,7 @@ REGISTRY: dict[str, RemoteFile] = {
         "quickstart_pbmc_mosaic.h5mu",
         origin="It is the quick-start data of MIDAS (github.com/labomics/midas, since its 0.2.0).",
         url=(
-            "https://raw.githubusercontent.com/labomics/midas/"
-            "f10c652368a3702b915d7406fa6fda2e624b8791/src/scmidas/data/quickstart_pbmc_mosaic.h5mu"
+            "https://raw.githubusercontent.com/labomics/midas/f10c652368a3702b915d7406fa6fda2e624b8791/src/scmidas/data/quickstart_pbmc_mosaic.h5mu"
         ),
     ),
     "pbmc5k_citeseq": RemoteFile(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cantata._neighbors import MAX_EXACT, check_rows, nearest_neighbors
+from cantata._numeric.neighbors import MAX_EXACT, check_rows, nearest_neighbors
 
 
 def stack_datasets(embedding: Any, dataset: Any) -> tuple[np.ndarray, np.ndarray, pd.Index]:

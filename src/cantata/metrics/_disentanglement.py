@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from rich.progress import track
 
-from cantata._neighbors import check_rows
+from cantata._numeric.neighbors import check_rows
 from cantata.metrics._datasets import check_count, choose_cells
 from cantata.metrics._factors import Factor, check_split, checked_factors, held_out_cells
 from cantata.metrics._probes import ProbeData, classify, regress

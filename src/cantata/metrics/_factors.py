@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from cantata._neighbors import check_k
+from cantata._numeric.neighbors import check_k
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

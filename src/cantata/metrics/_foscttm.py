@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 
-from cantata._neighbors import SquaredDistances, check_pairs, row_blocks, row_codes, true_pairs
+from cantata._numeric.neighbors import (
+    SquaredDistances,
+    check_pairs,
+    row_blocks,
+    row_codes,
+    true_pairs,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from cantata._knn_labels import Metric, Weights, knn_labels
+from cantata._numeric.knn_labels import Metric, Weights, knn_labels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,7 +8,13 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from cantata._neighbors import check_k, check_pairs, check_rows, nearest_neighbors, unit_rows
+from cantata._numeric.neighbors import (
+    check_k,
+    check_pairs,
+    check_rows,
+    nearest_neighbors,
+    unit_rows,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

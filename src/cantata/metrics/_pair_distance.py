@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 
-from cantata._neighbors import SquaredDistances, check_pairs, row_blocks
+from cantata._numeric.neighbors import SquaredDistances, check_pairs, row_blocks
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

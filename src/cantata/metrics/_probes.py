@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cantata._neighbors import nearest_neighbors
+from cantata._numeric.neighbors import nearest_neighbors
 
 RANK = 1e-10
 """Directions with less than this share of the largest variance do not enter a regression."""

@@ -9,7 +9,7 @@ import pandas as pd
 from sklearn import config_context
 from sklearn.metrics import silhouette_samples
 
-from cantata._neighbors import check_rows
+from cantata._numeric.neighbors import check_rows
 from cantata.metrics._datasets import choose_cells, encode
 
 if TYPE_CHECKING:

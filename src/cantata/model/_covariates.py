@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cantata.data._dataset import BATCH, CATEGORICAL, CELL, CONTINUOUS
+from cantata._keys import BATCH, CATEGORICAL, CELL, CONTINUOUS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,27 +11,26 @@ import torch
 from scipy import sparse
 from scvi.utils import track
 
-from cantata.data._checks import check_mapping
-from cantata.data._dataset import as_tensor
-from cantata.data._rows import RowReader, row_reader
-from cantata.model._sample import kind_of, sampled_rows
-from cantata.nn import Transform
-from cantata.nn._feature_input import COFACTOR
-from cantata.pp._components import CLIP, fit_lsi, fit_pca, moments, project
-from cantata.pp._normalise import (
+from cantata._mudata.checks import check_mapping
+from cantata._mudata.rows import RowReader, row_reader
+from cantata._numeric.components import CLIP, fit_lsi, fit_pca, moments, project
+from cantata._numeric.normalise import (
     feature_statistics,
     normalise,
     row_sums,
     target_total,
     variable_genes,
 )
+from cantata.data import as_tensor
+from cantata.model._sample import kind_of, sampled_rows
+from cantata.nn import COFACTOR, Transform
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from anndata import AnnData
 
-    from cantata.data._checks import MatrixStats
+    from cantata._mudata.checks import MatrixStats
     from cantata.nn import FeatureInput
 
 logger = logging.getLogger(__name__)

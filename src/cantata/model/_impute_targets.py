@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from cantata.data import membership
-from cantata.data._dataset import BATCH
+from cantata._keys import BATCH
+from cantata._mudata.pairing import membership
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

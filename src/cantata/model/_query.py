@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from cantata.data._obs import coalesce_obs
+from cantata._mudata.obs import coalesce_obs
 
 if TYPE_CHECKING:
     from mudata import MuData

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from scvi.data.fields import MuDataLayerField, MuDataObsmField
 
 from cantata import _keys
+from cantata._keys import BATCH, LABELS, rep_key
+from cantata._mudata.checks import MatrixStats, check_finite, matrix_stats
+from cantata._mudata.values import matrix_of
 from cantata.data import MosaicCategoricalField, MosaicNumericalField
-from cantata.data._checks import MatrixStats, check_finite, matrix_stats
-from cantata.data._dataset import BATCH, LABELS, rep_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -75,7 +76,6 @@ def all_stats(mdata: MuData, layers: Mapping[str, str | None]) -> dict[str, Matr
     stats = {}
     for name, layer in layers.items():
         adata = mdata[name]
-        matrix = adata.X if layer is None else adata.layers[layer]
-        stats[name] = matrix_stats(matrix, adata.obs_names, adata.n_vars)
+        stats[name] = matrix_stats(matrix_of(mdata, name, layer), adata.obs_names, adata.n_vars)
         check_finite(name, stats[name])
     return stats

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from cantata._sampling import sample_cells
-from cantata.data._rows import row_reader
-from cantata.pp._kinds import Kind, guess_kind
+from cantata._mudata.kinds import Kind, guess_kind
+from cantata._mudata.rows import row_reader
+from cantata._numeric.sampling import sample_cells
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -15,19 +15,16 @@ from scvi import settings
 from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
 
 from cantata import _compat, _keys
+from cantata._keys import BATCH, rep_key
+from cantata._mudata.checks import check_mapping, check_matrix_keys, check_modalities
+from cantata._mudata.pairing import modality_cells
+from cantata._mudata.values import matrix_of
 from cantata.data import (
     MosaicLoader,
     MosaicManager,
     MosaicSplitter,
+    align_query,
 )
-from cantata.data._checks import (
-    check_mapping,
-    check_matrix_keys,
-    check_modalities,
-)
-from cantata.data._dataset import BATCH, rep_key
-from cantata.data._pairing import modality_cells
-from cantata.data._query import align_query
 from cantata.model._query import QueryMixin
 from cantata.model._registration import all_stats, recorded_reps, registered_fields
 
@@ -219,9 +216,7 @@ class MosaicModelClass(QueryMixin, UnsupervisedTrainingMixin, BaseModelClass):
 
     def _matrix(self, modality: str) -> Any:
         """Registered values of a modality, as they are stored."""
-        layer = self.setup_args["layers"][modality]
-        adata = self.adata[modality]
-        return adata.X if layer is None else adata.layers[layer]
+        return matrix_of(self.adata, modality, self.setup_args["layers"][modality])
 
     # Running on data ----------------------------------------------------------------------------
 

@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from cantata._mudata.obs import coalesce_obs
+from cantata._mudata.pairing import membership, row_table
+from cantata._mudata.patterns import natural_order, pattern_codes, pattern_name
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -35,8 +39,6 @@ def palette(n: int) -> list[str]:
 
 def _spread(mdata: MuData, name: str, column: pd.Series) -> pd.Series:
     """Column of a modality as a column of the MuData, missing where the cell is not measured."""
-    from cantata.data._pairing import row_table
-
     rows = row_table(mdata, [name])[name]
     taken = column.iloc[np.maximum(rows, 0)].reset_index(drop=True)
     return taken.where(pd.Series(rows >= 0)).set_axis(mdata.obs_names)
@@ -57,7 +59,6 @@ def _level_order(mdata: MuData, key: str) -> list[str] | None:
 
 
 def _pairing_values(mdata: MuData) -> pd.Series:
-    from cantata.data._pairing import membership, pattern_codes, pattern_name
 
     names = list(mdata.mod)
     codes = pattern_codes(membership(mdata))
@@ -91,9 +92,6 @@ def cell_values(mdata: MuData, key: str) -> pd.Series:
     ValueError
         If two columns of that name disagree about a cell.
     """
-    from cantata.data._obs import coalesce_obs
-    from cantata.pp._pairing_report import natural_order
-
     prefix, _, rest = key.partition(":")
     if key == PAIRING and key not in mdata.obs:
         return _pairing_values(mdata)

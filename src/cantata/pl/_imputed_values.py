@@ -10,8 +10,10 @@ import pandas as pd
 from anndata import AnnData
 
 from cantata import _keys
+from cantata._mudata.pairing import row_table
+from cantata._mudata.rows import iter_blocks
+from cantata._mudata.values import layer_names, saved_record
 from cantata.pl._locus_coordinates import find_gene, same_chromosome, target_regions
-from cantata.pp._counts import layer_names, saved_record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -133,7 +135,6 @@ def _near(
 
 
 def _rows(mdata: MuData, modality: str) -> np.ndarray:
-    from cantata.data._pairing import row_table  # its package imports torch
 
     return row_table(mdata, [modality])[modality]
 
@@ -211,8 +212,6 @@ def _sum(
     adata: AnnData, features: Sequence[str], layer: str | None, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sum over features, and over all features, of every cell; read in blocks."""
-    from cantata.data._rows import iter_blocks  # its package imports torch
-
     absent = [feature for feature in features if feature not in adata.var_names]
     if absent:
         raise KeyError(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from cantata.pp._genomic._annotation import read_annotation
-from cantata.pp._genomic._regions import gene_regions, peak_regions
+from cantata._mudata.regions import gene_regions, peak_regions
+from cantata.pp import read_annotation
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cantata._mudata.patterns import pattern_counts
 from cantata.pl._colors import MISSING_COLOR, level_colors
 
 if TYPE_CHECKING:
@@ -56,8 +57,6 @@ def pairing(mdata: MuData, *, batch_key: str | None = None, ax: Axes | None = No
     'cells'
     """
     from matplotlib import pyplot as plt
-
-    from cantata.pp._pairing_report import pattern_counts
 
     counts, members = pattern_counts(mdata, batch_key)
     names = list(mdata.mod)

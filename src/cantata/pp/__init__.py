@@ -1,7 +1,7 @@
 """Before a model: see what is paired, make representations, drop what was not measured."""
 
+from cantata._mudata.annotation import read_annotation
 from cantata.pp._drop_empty import drop_empty
-from cantata.pp._genomic._annotation import read_annotation
 from cantata.pp._genomic._gene_activity import gene_activity
 from cantata.pp._genomic._peak_gene_links import peak_gene_links
 from cantata.pp._links._edges import link_table

@@ -10,12 +10,13 @@ import pandas as pd
 from scipy import sparse
 
 from cantata import _keys
+from cantata._mudata.checks import matrix_stats
+from cantata._mudata.values import layer_names, matrix_of, saved_record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from anndata import AnnData
-    from mudata import MuData
 
 
 @dataclass(frozen=True)
@@ -24,35 +25,6 @@ class Counts:
 
     matrix: Any
     layer: str
-
-
-def check_in_memory(mdata: MuData) -> None:
-    """Refuse data on disk.
-
-    Raises
-    ------
-    ValueError
-        If the MuData or one of its modalities is backed.
-    """
-    backed = [name for name, adata in mdata.mod.items() if adata.isbacked]
-    if mdata.isbacked or backed:
-        raise ValueError(
-            f"The MuData is backed ({', '.join(backed) or 'h5mu'}), and this function needs it in "
-            "memory: "
-            "read it without backed=True, or bring each modality in with "
-            "mdata = mudata.MuData({m: mdata[m].to_memory() for m in mdata.mod})."
-        )
-
-
-def saved_record(adata: AnnData) -> dict[str, Any] | None:
-    """What :func:`cantata.pp.preprocess` recorded in a modality, or None."""
-    record = adata.uns.get(_keys.UNS, {}).get(_keys.PREPROCESS)
-    return None if record is None else dict(record)
-
-
-def layer_names(adata: AnnData) -> list[str]:
-    """Names of the layers; anndata 0.13 lists ``.X`` among them, as None."""
-    return [layer for layer in adata.layers if layer is not None]
 
 
 def chosen_matrix(
@@ -84,15 +56,7 @@ def chosen_matrix(
     if name not in layers:
         layer = (saved_record(adata) or {}).get("counts_layer")
         layer = layer if layer in adata.layers else None
-    if layer is not None and layer not in adata.layers:
-        known = f"modality {name!r} has the layers {layer_names(adata)}."
-        if argument is not None:
-            raise KeyError(f"{argument}: {known}")
-        raise KeyError(f"layers={{{name!r}: {layer!r}}}: {known} Use None for .X.")
-    matrix: Any = adata.X if layer is None else adata.layers[layer]
-    if matrix is None:
-        raise KeyError(f"Modality {name!r} has no .X; name a layer: {layer_names(adata)}.")
-    return matrix, layer
+    return matrix_of({name: adata}, name, layer, argument=argument), layer
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -135,8 +99,7 @@ def find_counts(name: str, adata: AnnData, layers: Mapping[str, str | None]) -> 
     if not (isinstance(matrix, np.ndarray) or sparse.issparse(matrix)):
         raise TypeError(
             f"Modality {name!r}: {where} is a {type(matrix).__name__}; preprocess reads numpy "
-            "arrays and "
-            "scipy sparse matrices. Load it first: mdata[m].to_memory()."
+            "arrays and scipy sparse matrices. Load it first: mdata[m].to_memory()."
         )
     if sparse.issparse(matrix) and matrix.format != "csr":
         matrix = matrix.tocsr()
@@ -151,7 +114,6 @@ def find_counts(name: str, adata: AnnData, layers: Mapping[str, str | None]) -> 
 
 
 def _check_values(name: str, adata: AnnData, matrix: Any, where: str) -> None:
-    from cantata.data._checks import matrix_stats
 
     stats = matrix_stats(matrix, adata.obs_names, adata.n_vars)
     for n, example, what in (
@@ -162,8 +124,7 @@ def _check_values(name: str, adata: AnnData, matrix: Any, where: str) -> None:
         if n:
             raise ValueError(
                 f"Modality {name!r}: {where} has {n} {what}, e.g. in cell {example!r}; preprocess "
-                "starts "
-                f"from counts. Name their layer with layers={{{name!r}: ...}} (there are "
+                f"starts from counts. Name their layer with layers={{{name!r}: ...}} (there are "
                 f"{layer_names(adata)}), or leave the modality out with modalities={{...}}."
             )
     if stats.n_empty_cells:

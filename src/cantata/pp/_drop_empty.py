@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cantata.pp._counts import check_in_memory, chosen_matrix
+from cantata._compat import no_pull
+from cantata._mudata.checks import check_mapping, check_modalities
+from cantata._mudata.pairing import row_table
+from cantata._mudata.values import check_in_memory
+from cantata.pp._counts import chosen_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -68,9 +72,6 @@ def drop_empty(
     >>> mdata["rna"].n_obs - smaller["rna"].n_obs
     1
     """
-    from cantata.data._checks import check_mapping, check_modalities
-    from cantata.data._pairing import row_table
-
     names = check_modalities(mdata, modalities)
     check_in_memory(mdata)
     layers = dict(layers or {})
@@ -101,8 +102,7 @@ def drop_empty(
         gone = mdata.obs_names[~measured]
         warnings.warn(
             f"{gone.size} of {mdata.n_obs} cells have counts in no modality (e.g. {gone[0]!r}) "
-            "and are not "
-            "in the result.",
+            "and are not in the result.",
             UserWarning,
             stacklevel=2,
         )
@@ -112,8 +112,6 @@ def drop_empty(
 def _rebuild(mdata: MuData, keep: Mapping[str, np.ndarray], measured: np.ndarray) -> MuData:
     """MuData with these rows of each modality and these cells, annotations taken along."""
     from mudata import MuData
-
-    from cantata._compat import no_pull
 
     mod = {
         name: (adata[keep[name]] if name in keep and not keep[name].all() else adata).copy()

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import html
 import io
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
+from cantata._mudata.pairing import membership, row_table
+from cantata._mudata.patterns import pattern_counts
 from cantata.pp._qualify import choose_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
+    import pandas as pd
     from mudata import MuData
     from rich.console import Group
-
-MISSING = "(missing)"
-"""Column of the table for cells whose batch is unknown."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -119,60 +117,11 @@ class PairingReport:
         return f"<div>{table}<table>{facts}</table></div>"
 
 
-def natural_order(names: Iterable[str]) -> list[str]:
-    """Sort names such that numbers in them count as numbers: donor_2 before donor_10."""
-
-    def key(name: str) -> list[tuple[int, int, str]]:
-        parts = re.findall(r"\d+|\D+", name)
-        return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in parts]
-
-    return sorted(names, key=key)
-
-
 def _thousands(value: int) -> str:
     return f"{value:,}" if value else "·"
 
 
-def pattern_counts(
-    mdata: MuData, batch_key: str | None = None
-) -> tuple[pd.DataFrame, dict[str, tuple[str, ...]]]:
-    """Cells per pairing pattern and batch.
-
-    Parameters
-    ----------
-    mdata
-        Any MuData; it is not modified.
-    batch_key
-        Column at MuData or modality level; None counts all cells together.
-
-    Returns
-    -------
-    The counts (patterns x batches; patterns with most modalities first, then in the order of the
-    modalities; batches in natural order) and the modalities of each pattern.
-    """
-    from cantata.data._obs import coalesce_obs
-    from cantata.data._pairing import membership, pattern_codes, pattern_name
-
-    names = list(mdata.mod)
-    codes = pattern_codes(membership(mdata)) if names else np.zeros(mdata.n_obs, dtype=np.int64)
-    if batch_key is None:
-        batches = np.full(mdata.n_obs, "cells", dtype=object)
-    else:
-        column = coalesce_obs(mdata, batch_key)
-        batches = column.where(column.notna(), MISSING).astype(str).to_numpy(dtype=object)
-    order = sorted(np.unique(codes).tolist(), key=lambda code: (-code.bit_count(), code))
-    counts = pd.crosstab(codes, batches).reindex(index=order, columns=natural_order(set(batches)))
-    members = {
-        pattern_name(code, names): tuple(m for bit, m in enumerate(names) if code >> bit & 1)
-        for code in order
-    }
-    counts.index = pd.Index(list(members), name="measured", dtype=object)
-    counts.columns = pd.Index(list(counts.columns), dtype=object, name=batch_key)
-    return counts.astype(np.int64), members
-
-
 def _notes(mdata: MuData) -> tuple[str, ...]:
-    from cantata.data._pairing import row_table
 
     names, notes = list(mdata.mod), []
     rows = row_table(mdata)
@@ -183,15 +132,13 @@ def _notes(mdata: MuData) -> tuple[str, ...]:
             if np.any(np.diff(rows[b][both][order]) < 0):
                 notes.append(
                     f"The rows of {a} and {b} are in different orders. That is no problem: cells "
-                    "are "
-                    "matched by name."
+                    "are matched by name."
                 )
             common = mdata[a].var_names.intersection(mdata[b].var_names)
             if len(common):
                 notes.append(
                     f"{len(common):,} feature names occur in both {a} and {b} (e.g. {common[0]}). "
-                    "That "
-                    "is harmless: features are told apart by modality."
+                    "That is harmless: features are told apart by modality."
                 )
     nowhere = int(np.all([r < 0 for r in rows.values()], axis=0).sum()) if names else 0
     if nowhere:
@@ -240,8 +187,6 @@ def pairing_report(mdata: MuData, *, batch_key: str | None = None) -> PairingRep
     True
     """
     from mudata import MuData
-
-    from cantata.data._pairing import membership
 
     if not isinstance(mdata, MuData):
         raise TypeError(

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cantata.pp._components import fit_lsi, fit_pca, project
-from cantata.pp._counts import check_in_memory, find_counts
-from cantata.pp._kinds import Kind, resolve_kinds
-from cantata.pp._normalise import feature_statistics, normalise, target_total, variable_genes
+from cantata._mudata.checks import check_mapping, check_modalities
+from cantata._mudata.kinds import Kind, resolve_kinds
+from cantata._mudata.obs import coalesce_obs
+from cantata._mudata.pairing import row_table
+from cantata._mudata.values import check_in_memory
+from cantata._numeric.components import fit_lsi, fit_pca, project
+from cantata._numeric.normalise import feature_statistics, normalise, target_total, variable_genes
+from cantata.pp._counts import find_counts
 from cantata.pp._store import Fitted, plain_copy, rep_key, write_fitted
 
 if TYPE_CHECKING:
@@ -112,8 +116,6 @@ def preprocess(
     >>> mdata["rna"].obsm["X_pca"].shape[1]
     20
     """
-    from cantata.data._checks import check_mapping, check_modalities
-
     check_modalities(mdata, None if modalities is None else list(modalities))
     check_in_memory(mdata)
     layers = dict(layers or {})
@@ -124,8 +126,7 @@ def preprocess(
         if (batch_key, n_top_genes, n_comps) != (None, 4000, 50):
             raise ValueError(
                 "batch_key, n_top_genes and n_comps are those of the reference; leave them out "
-                "when "
-                "reference is given."
+                "when reference is given."
             )
         return preprocess_query(mdata, reference, modalities, layers, copy=copy)
     if min(n_comps, n_top_genes) < 2:
@@ -150,9 +151,6 @@ def preprocess(
 
 def _batches(mdata: MuData, batch_key: str | None, names: list[str]) -> dict[str, np.ndarray]:
     """Batch of each cell of the named modalities, in the modality's own order."""
-    from cantata.data._obs import coalesce_obs
-    from cantata.data._pairing import row_table
-
     if batch_key is None:
         return {}
     column = coalesce_obs(mdata, batch_key)
@@ -166,8 +164,7 @@ def _batches(mdata: MuData, batch_key: str | None, names: list[str]) -> dict[str
             missing = own.index[own.isna()]
             raise ValueError(
                 f"batch_key={batch_key!r}: {missing.size} cells of modality {name!r} have no "
-                "batch, e.g. "
-                f"{missing[0]!r}. Fill the column in, e.g. with 'unknown'."
+                f"batch, e.g. {missing[0]!r}. Fill the column in, e.g. with 'unknown'."
             )
         found[name] = own.astype(str).to_numpy(dtype=object)
     return found

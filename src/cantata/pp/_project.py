@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cantata.pp._components import project
+from cantata._mudata.kinds import resolve_kinds
+from cantata._numeric.components import project
+from cantata._numeric.normalise import feature_statistics, normalise
 from cantata.pp._counts import Counts, find_counts
-from cantata.pp._kinds import resolve_kinds
-from cantata.pp._normalise import feature_statistics, normalise
 from cantata.pp._store import Recipe, plain_copy, read_recipe, write_common, write_projected
 
 if TYPE_CHECKING:
@@ -33,14 +33,12 @@ def _match_features(name: str, have: pd.Index, want: pd.Index) -> np.ndarray:
     if absent.size > MAX_ABSENT * len(want):
         raise ValueError(
             f"The query's modality {name!r} lacks {absent.size} of the reference's {len(want)} "
-            "features, "
-            f"e.g. {want[absent[0]]!r}. At most {MAX_ABSENT:.0%} may be absent."
+            f"features, e.g. {want[absent[0]]!r}. At most {MAX_ABSENT:.0%} may be absent."
         )
     if absent.size:
         warnings.warn(
             f"The query's modality {name!r} lacks {absent.size} of the reference's {len(want)} "
-            "features, "
-            f"e.g. {want[absent[0]]!r}; they are taken as 0.",
+            f"features, e.g. {want[absent[0]]!r}; they are taken as 0.",
             UserWarning,
             stacklevel=4,
         )

@@ -73,18 +73,15 @@ def choose_model(member: np.ndarray, modalities: Sequence[str]) -> Choice:
             "SCMODAL",
             None,
             f"None of the {n_cells:,} cells has two modalities ({sizes}): only linked features "
-            "can tell "
-            "which cells belong together, which is what SCMODAL uses.",
+            "can tell which cells belong together, which is what SCMODAL uses.",
         )
     if several == n_cells and bool((width == n_mod).all()):
         return Choice(
             "CLUE",
             "APOLLO",
             f"All {n_cells:,} cells have all {n_mod} modalities: CLUE gives one embedding and "
-            "also takes "
-            "later cells with one modality; APOLLO separates what the modalities share "
-            "from "
-            "what is private to each.",
+            "also takes later cells with one modality; APOLLO separates what the modalities share "
+            "from what is private to each.",
         )
     full = int((width == n_mod).sum())
     detail = "" if n_mod == 2 else f" ({full:,} have all {n_mod})"
@@ -101,6 +98,5 @@ def choose_model(member: np.ndarray, modalities: Sequence[str]) -> Choice:
         "CLUE",
         "SCMODAL",
         f"{reason}, but no cell connects these groups of modalities: {apart}. CLUE can align "
-        "within a "
-        "group only; across groups SCMODAL needs linked features.",
+        "within a group only; across groups SCMODAL needs linked features.",
     )

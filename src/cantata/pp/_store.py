@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cantata import _keys
-from cantata.pp._components import Components
-from cantata.pp._counts import Counts, saved_record
+from cantata._compat import no_pull
+from cantata._mudata.values import saved_record
+from cantata._numeric.components import Components
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-    from cantata.pp._kinds import Kind
+    from cantata._mudata.kinds import Kind
+    from cantata.pp._counts import Counts
 
 MOMENTS = "cantata_moments"
 """``.varm`` entry with one row per feature; its columns are :data:`COLUMNS`."""
@@ -59,8 +61,6 @@ def rep_key(kind: Kind) -> str:
 
 def plain_copy(mdata: MuData) -> MuData:
     """Copy that has the columns of the original and no more."""
-    from cantata._compat import no_pull
-
     with warnings.catch_warnings(), no_pull():
         warnings.simplefilter("ignore", (UserWarning, FutureWarning))
         return mdata.copy()
@@ -145,14 +145,12 @@ def read_recipe(name: str, adata: AnnData) -> Recipe:
     if MOMENTS not in adata.varm or LOADINGS[record["rep"]] not in adata.varm:
         raise ValueError(
             f"The reference's modality {name!r} holds no loadings: it was itself projected, or "
-            "they were "
-            "deleted. Pass the MuData on which cantata.pp.preprocess was fitted."
+            "they were deleted. Pass the MuData on which cantata.pp.preprocess was fitted."
         )
     if adata.n_vars != record["n_vars"]:
         raise ValueError(
             f"The reference's modality {name!r} has {adata.n_vars} features but was preprocessed "
-            "with "
-            f"{record['n_vars']}. Pass it with all of them."
+            f"with {record['n_vars']}. Pass it with all of them."
         )
     statistics, mean, sd, centre = np.asarray(adata.varm[MOMENTS], dtype=np.float64).T
     values = record.get("singular_values")

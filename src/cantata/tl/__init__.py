@@ -1,6 +1,6 @@
 """What to do with an integration: carry labels over, find corresponding cells, link features."""
 
-from cantata._knn_labels import knn_labels
+from cantata._numeric.knn_labels import knn_labels
 from cantata.tl._cluster_correlation import cluster_correlation
 from cantata.tl._dimensions import Dimensions
 from cantata.tl._estimate_dimensions import estimate_dimensions

@@ -9,6 +9,8 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from cantata import _keys
+from cantata._mudata.obs import coalesce_obs
+from cantata._mudata.pairing import modality_cells
 from cantata.tl._feature_columns import FeatureColumns, Statistic, group_moments
 from cantata.tl._link_values import check_modality, measured_values
 
@@ -149,9 +151,6 @@ def _matrices(mdata: MuData, a: str, b: str, use: str) -> list[tuple[Any, np.nda
 
 def _clusters(mdata: MuData, key: str, a: str, b: str) -> list[pd.Series]:
     """Cluster of every row of both modalities; NaN where there is none."""
-    from cantata.data._obs import coalesce_obs  # its package imports torch
-    from cantata.data._pairing import modality_cells
-
     column = coalesce_obs(mdata, key, [a, b], argument="key")
     found = [column.iloc[modality_cells(mdata, name)] for name in (a, b)]
     for name, of in zip((a, b), found, strict=True):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cantata._canonical import CanonicalVariates, canonical_variates, mean_correlations
+from cantata._numeric.canonical import CanonicalVariates, canonical_variates, mean_correlations
 from cantata.tl._dimension_chance import threshold
 
 if TYPE_CHECKING:

@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from cantata.pp._components import CLIP, moments
-from cantata.pp._counts import saved_record
-from cantata.pp._kinds import KINDS, guess_kind
-from cantata.pp._normalise import normalise, scale_columns, target_total, variable_genes
+from cantata._mudata.kinds import KINDS, guess_kind
+from cantata._mudata.values import saved_record
+from cantata._numeric.components import CLIP, moments
+from cantata._numeric.normalise import normalise, scale_columns, target_total, variable_genes
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from cantata.pp._kinds import Kind
+    from cantata._mudata.kinds import Kind
 
 
 NARROW = 500

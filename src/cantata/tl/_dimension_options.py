@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cantata.pp._counts import check_in_memory, layer_names
+from cantata._mudata.checks import check_mapping, check_modalities
+from cantata._mudata.pairing import row_table
+from cantata._mudata.values import check_in_memory, matrix_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +24,6 @@ def checked_modalities(
     mdata: MuData, modalities: Sequence[str] | Mapping[str, str] | None
 ) -> tuple[list[str], dict[str, str]]:
     """Names of the modalities, and the kinds that were told."""
-    from cantata.data._checks import check_modalities  # its package imports torch
-
     if isinstance(modalities, str):
         raise TypeError(f"modalities={modalities!r}: give a list of at least two names.")
     names = check_modalities(mdata, None if modalities is None else list(modalities))
@@ -37,19 +37,10 @@ def check_sources(
     mdata: MuData, names: list[str], layers: Mapping[str, str | None], use_reps: Mapping[str, str]
 ) -> None:
     """Refuse modalities that are not used, and layers that do not exist."""
-    from cantata.data._checks import check_mapping
-
     check_mapping("layers", layers, names)
     check_mapping("use_reps", use_reps, names)
     for name in names:
-        adata, layer = mdata[name], layers.get(name)
-        if layer is not None and layer not in layer_names(adata):
-            raise KeyError(
-                f"layers={{{name!r}: {layer!r}}}: modality {name!r} has the layers "
-                f"{layer_names(adata)}. Use None for .X."
-            )
-        if layer is None and adata.X is None:
-            raise KeyError(f"Modality {name!r} has no .X; name a layer: {layer_names(adata)}.")
+        matrix_of(mdata, name, layers.get(name))
 
 
 def check_numbers(
@@ -80,8 +71,6 @@ def choose_cells(
 
     Returns the rows and the number of cells with all modalities.
     """
-    from cantata.data._pairing import row_table
-
     table = row_table(mdata, names)
     everywhere = np.all([rows >= 0 for rows in table.values()], axis=0)
     if everywhere.sum() < LEAST:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
-from cantata.pp._normalise import row_sums
+from cantata._numeric.normalise import row_sums
 from cantata.tl._dimension_chance import (
     deviations,
     largest_by_chance,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.progress import track
 
-from cantata.pp._counts import saved_record
+from cantata._mudata.values import saved_record
 from cantata.tl._dimension_canonical import shared_variates
 from cantata.tl._dimension_features import Features, modality_kind, read_features
 from cantata.tl._dimension_options import (

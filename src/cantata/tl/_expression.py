@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from cantata._numeric.normalise import RNA_TOTAL, normalise
 from cantata.tl._feature_columns import FeatureColumns
 from cantata.tl._link_values import Values, check_modality, measured_values
 
@@ -73,8 +74,6 @@ def expression(
     negative = bool(stored.size) and bool(stored.min() < 0)
     counts = not negative and bool((stored == np.rint(stored)).all())
     if counts:
-        from cantata.pp._normalise import RNA_TOTAL, normalise
-
         matrix = normalise("rna", matrix, RNA_TOTAL)
     return Expression(matrix, names, found.where, counts, negative)
 

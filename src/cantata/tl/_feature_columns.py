@@ -10,6 +10,8 @@ import pandas as pd
 from scipy import sparse
 from scipy.stats import rankdata
 
+from cantata._mudata.rows import iter_blocks
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -148,8 +150,6 @@ def _load(matrix: Any, rows: np.ndarray, columns: np.ndarray) -> Any:
 
 def _read(matrix: Any, rows: np.ndarray, columns: np.ndarray) -> Any:
     """Rows and columns of a matrix that is not in memory."""
-    from cantata.data._rows import iter_blocks  # its package imports torch
-
     order = np.argsort(rows, kind="stable")
     wanted = rows[order]
     parts = []

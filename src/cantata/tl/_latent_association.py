@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import pandas as pd
 
+from cantata._mudata.obs import coalesce_obs
+from cantata._mudata.pairing import modality_cells
 from cantata.tl._association_statistics import (
     Annotation,
     Association,
@@ -205,8 +207,6 @@ def _annotations(
 
 
 def _annotation(mdata: MuData, key: str, categorical: bool, argument: str) -> Annotation:
-    from cantata.data._obs import coalesce_obs  # its package imports torch
-    from cantata.data._pairing import modality_cells
 
     prefix, _, rest = key.partition(":")
     own = prefix in mdata.mod and key not in mdata.obs

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from cantata._neighbors import check_rows
+from cantata._mudata.pairing import modality_cells, row_table
+from cantata._numeric.neighbors import check_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +35,6 @@ def _joint_keys(mdata: MuData) -> list[str]:
 
 
 def _own_space(mdata: MuData, modality: str, key: str) -> LatentSpace:
-    from cantata.data._pairing import modality_cells  # its package imports torch
 
     where = f"mdata[{modality!r}].obsm[{key!r}]"
     values = check_rows(mdata[modality].obsm[key], where)
@@ -88,8 +88,6 @@ def space_of(mdata: MuData, modality: str, use_rep: str) -> tuple[LatentSpace, n
     TypeError, ValueError
         If the values are no finite numbers (cells x dimensions), or no cell is left.
     """
-    from cantata.data._pairing import modality_cells, row_table  # its package imports torch
-
     cells = modality_cells(mdata, modality)
     if use_rep in mdata[modality].obsm:
         return _own_space(mdata, modality, use_rep), np.arange(len(cells))

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from cantata.pp._genomic._peak_gene_links import peak_gene_links
-from cantata.pp._genomic._regions import peak_regions
-from cantata.pp._genomic._table import ENDS, find_table
+from cantata._mudata.link_tables import ENDS, find_table
+from cantata._mudata.regions import peak_regions
+from cantata.pp import peak_gene_links
 
 if TYPE_CHECKING:
     from pathlib import Path

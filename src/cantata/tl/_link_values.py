@@ -11,6 +11,9 @@ import pandas as pd
 from anndata import AnnData
 
 from cantata import _keys
+from cantata._mudata.obs import coalesce_obs
+from cantata._mudata.pairing import modality_cells
+from cantata._mudata.values import matrix_of
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -72,12 +75,7 @@ def measured_values(mdata: MuData, modality: str, layer: str | None) -> Values:
         If there is no such layer, or no ``.X``.
     """
     adata = mdata[modality]
-    layers = [key for key in adata.layers if key is not None]
-    if layer is not None and layer not in layers:
-        raise KeyError(f"layer={layer!r}: modality {modality!r} has the layers {layers}.")
-    matrix = adata.X if layer is None else adata.layers[layer]
-    if matrix is None:
-        raise KeyError(f"Modality {modality!r} has no .X; name a layer: {layers}.")
+    matrix = matrix_of(mdata, modality, layer, argument=f"layer={layer!r}")
     where = f"mdata[{modality!r}]" + (".X" if layer is None else f".layers[{layer!r}]")
     return Values(matrix, np.arange(adata.n_obs), np.arange(adata.n_vars), where)
 
@@ -134,7 +132,6 @@ def imputed_values(
 
 
 def _written(mdata: MuData, modality: str, method: str, cells_of: str) -> Values:
-    from cantata.data._pairing import modality_cells  # its package imports torch
 
     key = _keys.imputed(method, modality)
     record = mdata.uns.get(_keys.UNS, {}).get(method, {}).get("imputed_features", {})
@@ -161,9 +158,8 @@ def _known(mdata: MuData, modality: str, names: pd.Index, where: str) -> np.ndar
     unknown = np.flatnonzero(places < 0)
     if unknown.size:
         raise ValueError(
-            f"{where}: {unknown.size} of {len(names)} features are none of modality "
-            f"{modality!r}, e.g. {names[unknown[0]]!r} (it has e.g. "
-            f"{mdata[modality].var_names[0]!r})."
+            f"{where}: {unknown.size} of {len(names)} features are none of modality {modality!r}, "
+            f"e.g. {names[unknown[0]]!r} (it has e.g. {mdata[modality].var_names[0]!r})."
         )
     return places
 
@@ -205,8 +201,6 @@ def group_codes(mdata: MuData, key: str | None, modality: str, rows: np.ndarray)
     """
     if key is None:
         return np.zeros(len(rows), dtype=np.int64)
-    from cantata.data._obs import coalesce_obs  # its package imports torch
-    from cantata.data._pairing import modality_cells
 
     column = coalesce_obs(mdata, key, [modality], argument="within")
     column = column.iloc[modality_cells(mdata, modality)[rows]]

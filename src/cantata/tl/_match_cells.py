@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal, overload
 from scipy import sparse
 
 from cantata import _keys
+from cantata._mudata.obs import coalesce_obs
+from cantata._mudata.pairing import modality_cells
 from cantata.metrics._matching import Union, matching_matrix
 from cantata.tl._representation import modality_rep
 
@@ -114,8 +116,6 @@ def match_cells(
            [0., 0., 0., 0.],
            [0., 0., 0., 0.]])
     """
-    from cantata.data._pairing import modality_cells  # its package imports torch
-
     if source == target:
         raise ValueError(f"source and target are both {source!r}; give two modalities.")
     embeddings = modality_rep(mdata, source, use_rep), modality_rep(mdata, target, use_rep)
@@ -149,7 +149,6 @@ def _batches(
     """Batch of every row of the two modalities; None without a key."""
     if batch_key is None:
         return [None, None]
-    from cantata.data._obs import coalesce_obs  # its package imports torch
 
     batches = coalesce_obs(mdata, batch_key, modalities)
     columns: list[np.ndarray | None] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cantata._neighbors import check_rows
+from cantata._numeric.neighbors import check_rows
 
 if TYPE_CHECKING:
     import numpy as np

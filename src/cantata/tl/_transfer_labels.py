@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from cantata._knn_labels import Metric, Weights, knn_labels
+from cantata._mudata.obs import coalesce_obs
+from cantata._mudata.pairing import modality_cells
+from cantata._numeric.knn_labels import Metric, Weights, knn_labels
 from cantata.tl._representation import joint_rep, modality_rep
 
 if TYPE_CHECKING:
@@ -118,9 +120,6 @@ def transfer_labels(
 
 def _labels(mdata: MuData, key: str, modality: str | None) -> np.ndarray:
     """Labels of the cells of a modality in its order, or of every cell of the MuData."""
-    from cantata.data._obs import coalesce_obs  # its package imports torch
-    from cantata.data._pairing import modality_cells
-
     names = None if modality is None else [modality]
     labels = coalesce_obs(mdata, key, names, argument="labels_key").to_numpy(dtype=object)
     if modality is None:

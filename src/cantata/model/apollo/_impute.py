@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cantata.data._dataset import rows_key
-from cantata.data._rows import row_reader
+from cantata._keys import rows_key
+from cantata._mudata.rows import row_reader
 from cantata.model._imputation import ImputationWriter
 from cantata.model._impute_targets import ImputeTargets, mean_over_batches
 from cantata.model._library_size import LibrarySize

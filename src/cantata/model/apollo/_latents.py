@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from cantata import _keys
-from cantata.data import membership
+from cantata._mudata.pairing import membership
 from cantata.model.apollo._network import SHARED
 from cantata.model.base import to_numpy
 

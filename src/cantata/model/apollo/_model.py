@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from cantata.data import membership
-from cantata.data._checks import check_counts, per_modality
+from cantata._mudata.checks import check_counts, per_modality
+from cantata._mudata.pairing import membership
+from cantata._numeric.normalise import row_sums
 from cantata.model._feature_inputs import check_components, fit_input, resolve_transforms
 from cantata.model._impute_targets import measured_batches
 from cantata.model._pairing import check_linked
@@ -19,7 +20,6 @@ from cantata.model.apollo._presets import PRESETS
 from cantata.model.apollo._stages import StagesMixin
 from cantata.model.base import MosaicModelClass
 from cantata.nn import LOSSES
-from cantata.pp._normalise import row_sums
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

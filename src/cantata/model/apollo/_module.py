@@ -10,7 +10,7 @@ import torch
 from scvi.module.base import LossOutput
 from torch import Tensor
 
-from cantata.data._dataset import CELL, rows_key
+from cantata._keys import CELL, rows_key
 from cantata.losses import dependence, maximum_mean_discrepancy, norm_penalty
 from cantata.model.apollo._network import SHARED, APOLLONetwork
 

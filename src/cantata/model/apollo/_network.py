@@ -8,7 +8,7 @@ import torch
 from scvi.module.base import BaseModuleClass
 from torch import Tensor, nn
 
-from cantata.data._dataset import rows_key
+from cantata._keys import rows_key
 from cantata.losses import SparseCounts, mean_over_modalities, min_max_scaled
 from cantata.model._covariates import batch_first
 from cantata.model.apollo._tables import LatentTable

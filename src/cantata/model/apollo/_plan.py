@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from cantata.data._dataset import CELL
+from cantata._keys import CELL
 from cantata.model._plan import MosaicTrainingPlan, cosine_share, loss_weights
 from cantata.model.apollo._linear import fit_linear_encoders
 from cantata.model.apollo._module import APOLLOModule, LossWeights

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.kernel_approximation import RBFSampler
 from sklearn.linear_model import RidgeCV
 
-from cantata._neighbors import nearest_neighbors, neighbor_sums
+from cantata._numeric.neighbors import nearest_neighbors, neighbor_sums
 
 N_NEAR = 30
 """Cells near in shared latents whose mean is taken out of specific ones."""

@@ -9,11 +9,15 @@ import torch
 from scvi import settings
 from torch.utils.data import Subset
 
-from cantata.data import MosaicLoader, MosaicSplitter, row_table, stratified_split
-from cantata.data._dataset import MosaicDataset
-from cantata.data._fields import MosaicCategoricalField
-from cantata.data._loader import EpochBatchSampler
-from cantata.data._pairing import modality_cells
+from cantata._mudata.pairing import modality_cells, row_table
+from cantata.data import (
+    EpochBatchSampler,
+    MosaicCategoricalField,
+    MosaicDataset,
+    MosaicLoader,
+    MosaicSplitter,
+    stratified_split,
+)
 from cantata.model._feature_inputs import MAX_CACHED, training_reader
 from cantata.model.apollo._linear import ABSENT
 from cantata.model.apollo._network import SHARED

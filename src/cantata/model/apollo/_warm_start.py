@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cantata._canonical import canonical_variates
+from cantata._numeric.canonical import canonical_variates
 from cantata.model.apollo._specific_start import specific_start
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import pandas as pd
 import torch
 
-from cantata.data._dataset import rows_key
+from cantata._keys import rows_key
 from cantata.losses import fuse_mean, mean_over_modalities
 from cantata.model._imputation import ImputationWriter
 from cantata.model._impute_targets import ImputeTargets

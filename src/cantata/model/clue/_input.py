@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cantata._numeric.components import CLIP, Components, fit_lsi, fit_pca
+from cantata._numeric.normalise import feature_statistics, normalise, target_total, variable_genes
 from cantata.model._sample import kind_of, sampled_rows
-from cantata.pp._components import CLIP, Components, fit_lsi, fit_pca
-from cantata.pp._normalise import feature_statistics, normalise, target_total, variable_genes
 
 if TYPE_CHECKING:
-    from cantata.pp._kinds import Kind
+    from cantata._mudata.kinds import Kind
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import torch
 from sklearn.linear_model import RidgeCV
 from torch import Tensor
 
-from cantata.data._dataset import rows_key
+from cantata._keys import rows_key
 from cantata.model.clue._network import MAX_READ
 
 if TYPE_CHECKING:

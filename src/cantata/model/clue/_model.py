@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from cantata import _compat
-from cantata.data import membership
-from cantata.data._checks import check_counts, per_modality
-from cantata.data._dataset import LABELS, rep_key
+from cantata._keys import LABELS, rep_key
+from cantata._mudata.checks import check_counts, per_modality
+from cantata._mudata.pairing import membership
 from cantata.losses import fuse_mean, product_of_experts
 from cantata.model._callbacks import BestWeights
 from cantata.model._impute_targets import measured_batches

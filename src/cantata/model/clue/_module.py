@@ -10,7 +10,7 @@ from scvi.module.base import LossOutput
 from torch import Tensor
 from torch.nn import functional
 
-from cantata.data._dataset import CELL, LABELS
+from cantata._keys import CELL, LABELS
 from cantata.losses import (
     SparseCounts,
     contrastive,

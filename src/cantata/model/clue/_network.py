@@ -9,11 +9,18 @@ from scvi.module.base import BaseModuleClass
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cantata.data._dataset import rep_key, rows_key
+from cantata._keys import rep_key, rows_key
 from cantata.model._covariates import batch_first
-from cantata.nn import LIKELIHOODS, ComponentInput, CrossEncoder, Decoder, LikelihoodHead, mlp
-from cantata.nn._encoder import normalised_log_counts
-from cantata.nn._likelihoods import MIN_LIBRARY
+from cantata.nn import (
+    LIKELIHOODS,
+    MIN_LIBRARY,
+    ComponentInput,
+    CrossEncoder,
+    Decoder,
+    LikelihoodHead,
+    mlp,
+    normalised_log_counts,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

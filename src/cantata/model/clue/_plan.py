@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cantata.data._dataset import CELL
+from cantata._keys import CELL
 from cantata.losses import paired_rows
 from cantata.metrics import foscttm
 from cantata.model._plan import MosaicTrainingPlan, cosine_share, loss_weights

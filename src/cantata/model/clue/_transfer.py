@@ -10,7 +10,7 @@ import pandas as pd
 from mudata import MuData
 
 from cantata import _compat
-from cantata.data._obs import coalesce_obs
+from cantata._mudata.obs import coalesce_obs
 from cantata.model._query import covariate_columns, grown
 
 
@@ -83,8 +83,7 @@ def _concatenate(model: Any, query: MuData) -> MuData:
     if len(shared):
         raise ValueError(
             f"{len(shared)} cell names are in both the reference and the query, e.g. "
-            f"{shared[0]!r}. Make "
-            "them unique, e.g. with a prefix per data set."
+            f"{shared[0]!r}. Make them unique, e.g. with a prefix per data set."
         )
     parts = {
         name: anndata.concat([part[name] for part in (reference, query) if part[name].n_obs])

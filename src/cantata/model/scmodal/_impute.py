@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cantata._neighbors import check_k, nearest_neighbors
-from cantata.data._dataset import BATCH, rows_key
-from cantata.data._rows import row_reader
+from cantata._keys import BATCH, rows_key
+from cantata._mudata.rows import row_reader
+from cantata._numeric.neighbors import check_k, nearest_neighbors
 from cantata.model._imputation import ImputationWriter
 from cantata.model._impute_targets import ImputeTargets, mean_over_batches
 from cantata.model._library_size import LibrarySize

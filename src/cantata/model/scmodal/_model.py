@@ -8,8 +8,7 @@ import numpy as np
 import torch
 
 from cantata import _compat, _keys
-from cantata.data import UnpairedDataModule, UnpairedDataset
-from cantata.data._unpaired import STEPS_PER_EPOCH
+from cantata.data import STEPS_PER_EPOCH, UnpairedDataModule, UnpairedDataset
 from cantata.model._feature_inputs import check_components, fit_input, resolve_transforms
 from cantata.model._impute_targets import measured_batches
 from cantata.model.base import MosaicModelClass, to_numpy

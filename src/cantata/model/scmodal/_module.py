@@ -9,8 +9,8 @@ import torch
 from scvi.module.base import BaseModuleClass, LossOutput
 from torch import Tensor, nn
 
+from cantata._keys import BATCH, CATEGORICAL, CONTINUOUS, rows_key
 from cantata.data import paired_key
-from cantata.data._dataset import BATCH, CATEGORICAL, CONTINUOUS, rows_key
 from cantata.losses import (
     anchor_loss,
     cycle_loss,

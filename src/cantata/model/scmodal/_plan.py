@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from cantata.data._unpaired import STEPS_PER_EPOCH
+from cantata.data import STEPS_PER_EPOCH
 from cantata.model._plan import MosaicTrainingPlan, cosine_share, loss_weights
 from cantata.model.scmodal._module import LossWeights, SCMODALModule
 from cantata.model.scmodal._variates import Variates

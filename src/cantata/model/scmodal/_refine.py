@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from cantata._sampling import sample_cells
+from cantata._numeric.sampling import sample_cells
 from cantata.model.scmodal._variates import Variates, matched_variates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cantata.data._rows import RowReader
+    from cantata._mudata.rows import RowReader
     from cantata.model.scmodal._module import SCMODALModule
 
 N_CELLS = 10_000

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cantata import _keys
-from cantata.data import row_table
-from cantata.data._dataset import BATCH, CATEGORICAL, CONTINUOUS
-from cantata.data._fields import MosaicObsField
-from cantata.data._pairing import modality_cells
-from cantata.data._rows import row_reader
+from cantata._keys import BATCH, CATEGORICAL, CONTINUOUS
+from cantata._mudata.pairing import modality_cells, row_table
+from cantata._mudata.rows import row_reader
+from cantata.data import MosaicObsField
 from cantata.model._feature_inputs import training_reader
 from cantata.model.scmodal._links import Pair, linked_matrix
 from cantata.model.scmodal._module import covariates_key, linked_key, pair_name
@@ -19,7 +18,7 @@ from cantata.model.scmodal._module import covariates_key, linked_key, pair_name
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cantata.data._rows import RowReader
+    from cantata._mudata.rows import RowReader
 
 JOINT_FACTOR = 10.0
 """Weight of anchors on joint components, beside those on single links."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cantata._canonical import canonical_variates
-from cantata._neighbors import nearest_neighbors, neighbor_sums
+from cantata._numeric.canonical import canonical_variates
+from cantata._numeric.neighbors import nearest_neighbors, neighbor_sums
 
 logger = logging.getLogger(__name__)
 

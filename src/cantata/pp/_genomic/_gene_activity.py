@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import sparse
 
 from cantata import _keys
+from cantata._mudata.rows import iter_blocks
 from cantata.pp._counts import chosen_matrix
 from cantata.pp._genomic._modality import add_modality, check_features
 from cantata.pp._genomic._peak_gene_links import Decay, peak_gene_links
@@ -179,8 +180,6 @@ def sum_linked(matrix: Any, links: sparse.csr_matrix) -> sparse.csr_matrix:
     CSR float32 matrix, cells x genes, without explicit zeros.
     """
     from rich.progress import track
-
-    from cantata.data._rows import iter_blocks  # its package imports torch
 
     if sparse.issparse(matrix) and matrix.format != "csr":
         matrix = matrix.tocsr()

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from cantata._compat import no_pull
+
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
@@ -100,7 +102,6 @@ def _put_last(mdata: MuData, name: str, adata: AnnData) -> None:
 
 
 def _update(mdata: MuData) -> None:
-    from cantata._compat import no_pull
 
     with warnings.catch_warnings(), no_pull():
         warnings.simplefilter("ignore", (UserWarning, FutureWarning))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from cantata.pp._genomic._regions import check_chromosomes, gene_regions, peak_regions
+from cantata._mudata.regions import check_chromosomes, gene_regions, peak_regions
 from cantata.pp._genomic._table import check_names, links_from_table
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from cantata._mudata.checks import check_modalities
+from cantata._mudata.link_tables import find_table
+
 if TYPE_CHECKING:
     from mudata import MuData
 
 logger = logging.getLogger(__name__)
-
-ENDS = (("source", "target"), ("gene", "peak"))
-"""Columns that name the two ends of a link, first come, first served."""
 
 
 def check_names(mdata: MuData, peaks: str, genes: str | None) -> None:
@@ -24,10 +24,8 @@ def check_names(mdata: MuData, peaks: str, genes: str | None) -> None:
     Raises
     ------
     TypeError, KeyError, ValueError
-        As :func:`cantata.data._checks.check_modalities`.
+        As :func:`cantata._mudata.checks.check_modalities`.
     """
-    from cantata.data._checks import check_modalities  # its package imports torch
-
     if genes is not None and genes == peaks:
         raise ValueError(f"peaks and genes are both {peaks!r}; give two modalities.")
     known = check_modalities(mdata, None)
@@ -90,49 +88,6 @@ def links_from_table(
     table = table.sort_values(["gene", "peak", "weight"], ascending=[True, True, False])
     table = table.drop_duplicates(["gene", "peak"])
     return table[["source", "target", "weight", "distance"]].reset_index(drop=True)
-
-
-def find_table(
-    mdata: MuData, links: pd.DataFrame | str, argument: str
-) -> tuple[pd.DataFrame, tuple[str, str]]:
-    """A user's table of links, and the columns that name the two ends.
-
-    Parameters
-    ----------
-    mdata
-        Any MuData; it is not modified.
-    links
-        Table, or its key in ``mdata.uns``.
-    argument
-        Name of the argument, for errors.
-
-    Raises
-    ------
-    KeyError
-        If the key does not exist.
-    TypeError
-        If `links` is no table.
-    ValueError
-        If it has no rows or lacks the columns.
-    """
-    if isinstance(links, str):
-        if links not in mdata.uns:
-            raise KeyError(
-                f"{argument}={links!r} is not in mdata.uns, which has {list(mdata.uns)}."
-            )
-        links = mdata.uns[links]
-    if not isinstance(links, pd.DataFrame):
-        raise TypeError(
-            f"{argument} is a {type(links).__name__}; give a table with columns source and "
-            "target, or gene and peak, or its key in mdata.uns."
-        )
-    columns = next((pair for pair in ENDS if set(pair) <= set(links.columns)), None)
-    if columns is None or links.empty:
-        raise ValueError(
-            f"{argument} has {len(links)} rows and the columns {list(links.columns)}; needed are "
-            "source and target, or gene and peak."
-        )
-    return links, columns
 
 
 def _ends(links: pd.DataFrame, columns: tuple[str, str], peaks: pd.Index) -> pd.DataFrame:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cantata._sampling import sample_cells
+from cantata._mudata.pairing import row_table
+from cantata._numeric.sampling import sample_cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,8 +46,6 @@ def link_agreement(
     Columns ``correlation``, ``shuffled`` and (if a modality is smoothed) ``smoothed``, none where
     fewer than 10 cells have both; and the number of cells.
     """
-    from cantata.data._pairing import row_table  # its package imports torch
-
     names = a.linked.name, b.linked.name
     rows = row_table(mdata, names)
     paired = np.flatnonzero((rows[names[0]] >= 0) & (rows[names[1]] >= 0))

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from cantata._mudata.kinds import guess_kind
 from cantata.pp._genomic._gene_activity import sum_linked
-from cantata.pp._kinds import guess_kind
 
 if TYPE_CHECKING:
     from mudata import MuData

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import linalg
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from cantata._sampling import sample_cells
+from cantata._numeric.sampling import sample_cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
+from cantata._mudata.rows import iter_blocks
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -88,8 +90,6 @@ class Linked:
 
 def row_blocks(matrix: Any, n_cells: int) -> Iterator[tuple[slice, Any]]:
     """Blocks of rows with their places; sparse blocks are CSR."""
-    from cantata.data._rows import iter_blocks  # its package imports torch
-
     for start, block in iter_blocks(matrix, n_cells, BLOCK):
         block = block.tocsr() if sparse.issparse(block) else np.asarray(block)
         yield slice(start, start + block.shape[0]), block

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from cantata._mudata.checks import check_mapping, check_modalities
 from cantata.pp._counts import chosen_matrix
 from cantata.pp._genomic._modality import check_features
 from cantata.pp._links._chromatin import is_chromatin
@@ -111,7 +112,6 @@ def link_options(
         transforms = {a: transforms, b: transforms}
     if not isinstance(smooth, Mapping):
         smooth = {a: smooth, b: smooth}
-    from cantata.data._checks import check_mapping  # its package imports torch
 
     for argument, mapping in (("layers", layers), ("transforms", transforms), ("smooth", smooth)):
         check_mapping(argument, mapping, [a, b])
@@ -131,7 +131,6 @@ def link_options(
 
 
 def _check_modalities(mdata: MuData, a: str, b: str) -> None:
-    from cantata.data._checks import check_modalities  # its package imports torch
 
     known = check_modalities(mdata, None)
     for argument, name in (("a", a), ("b", b)):

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from cantata._sampling import sample_cells
-from cantata.pp._components import Components, fit_lsi, fit_pca, project
-from cantata.pp._links._components import SAMPLE
-from cantata.pp._links._matrices import Smoother, row_blocks
-from cantata.pp._normalise import (
+from cantata._numeric.components import Components, fit_lsi, fit_pca, project
+from cantata._numeric.normalise import (
     RNA_TOTAL,
     feature_statistics,
     normalise,
     target_total,
     variable_genes,
 )
+from cantata._numeric.sampling import sample_cells
+from cantata.pp._links._components import SAMPLE
+from cantata.pp._links._matrices import Smoother, row_blocks
 
 if TYPE_CHECKING:
-    from cantata.pp._kinds import Kind
+    from cantata._mudata.kinds import Kind
     from cantata.pp._links._matrices import Linked
 
 N_COMPONENTS = 30

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from cantata._sampling import sample_cells
-from cantata.pp._components import fit_pca, moments, project
+from cantata._numeric.components import fit_pca, moments, project
+from cantata._numeric.normalise import RNA_TOTAL, log1p, row_sums, scale_columns, scale_rows
+from cantata._numeric.sampling import sample_cells
 from cantata.pp._links._components import SAMPLE
 from cantata.pp._links._matrices import COFACTOR, row_blocks
-from cantata.pp._normalise import RNA_TOTAL, log1p, row_sums, scale_columns, scale_rows
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from cantata.data._pairing import row_table
+from cantata._mudata.pairing import row_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

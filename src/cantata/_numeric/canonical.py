@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cantata._neighbors import check_rows
+from cantata._numeric.neighbors import check_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

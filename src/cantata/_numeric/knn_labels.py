@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from cantata._neighbors import check_k, check_rows, nearest_neighbors, unit_rows
+from cantata._numeric.neighbors import check_k, check_rows, nearest_neighbors, unit_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from cantata.pp._genomic._annotation import read_annotation
+from cantata._mudata.annotation import read_annotation
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -10,9 +10,10 @@ import numpy as np
 from mudata import MuData
 from scipy import sparse
 
-from cantata.data._dataset import RESERVED, rep_key, rows_key
-from cantata.data._pairing import row_table
-from cantata.data._rows import iter_blocks
+from cantata._keys import RESERVED, rep_key, rows_key
+from cantata._mudata.pairing import row_table
+from cantata._mudata.rows import iter_blocks
+from cantata._mudata.values import matrix_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -65,8 +66,7 @@ def _check_names(name: str, adata: AnnData, allow_empty: bool) -> None:
     if (adata.n_obs == 0 and not allow_empty) or adata.n_vars == 0:
         raise ValueError(
             f"Modality {name!r} has {adata.n_obs} cells and {adata.n_vars} features. Leave it out "
-            f"with "
-            "modalities=[...]."
+            "with modalities=[...]."
         )
     for axis, index, remedy in (
         ("cell", adata.obs_names, "mdata[m].obs_names_make_unique(); mdata.update()"),
@@ -76,8 +76,7 @@ def _check_names(name: str, adata: AnnData, allow_empty: bool) -> None:
             repeated = index[index.duplicated()].unique()
             raise ValueError(
                 f"Modality {name!r} has {len(repeated)} duplicate {axis} names, e.g. "
-                f"{repeated[0]!r}. "
-                f"Make them unique: {remedy.replace('[m]', f'[{name!r}]')}."
+                f"{repeated[0]!r}. Make them unique: {remedy.replace('[m]', f'[{name!r}]')}."
             )
 
 
@@ -183,16 +182,14 @@ def check_counts(name: str, stats: MatrixStats, likelihood: str) -> None:
         raise ValueError(
             f"Modality {name!r} has {stats.n_negative} negative values, e.g. in cell "
             f"{stats.negative_example!r}, which likelihood {likelihood!r} cannot model. Register "
-            f"the "
-            f"counts (layers={{{name!r}: ...}}) or pass likelihoods={{{name!r}: 'normal'}}."
+            f"the counts (layers={{{name!r}: ...}}) or pass likelihoods={{{name!r}: 'normal'}}."
         )
     if stats.n_noninteger:
         raise ValueError(
             f"Modality {name!r} has {stats.n_noninteger} values that are no integers, e.g. in "
-            f"cell "
-            f"{stats.noninteger_example!r}, which likelihood {likelihood!r} cannot model. "
-            f"Register the "
-            f"counts (layers={{{name!r}: 'counts'}}) or pass likelihoods={{{name!r}: 'normal'}}."
+            f"cell {stats.noninteger_example!r}, which likelihood {likelihood!r} cannot model. "
+            f"Register the counts (layers={{{name!r}: 'counts'}}) or pass "
+            f"likelihoods={{{name!r}: 'normal'}}."
         )
     if stats.n_empty_cells:
         raise ValueError(
@@ -203,8 +200,7 @@ def check_counts(name: str, stats: MatrixStats, likelihood: str) -> None:
     if stats.n_empty_features:
         warnings.warn(
             f"Modality {name!r}: {stats.n_empty_features} of {stats.n_features} features have no "
-            f"count "
-            "in any cell. They are modelled as they are; consider filtering them out.",
+            "count in any cell. They are modelled as they are; consider filtering them out.",
             UserWarning,
             stacklevel=4,
         )
@@ -253,11 +249,6 @@ def per_modality(
     return {name: given.get(name, default) for name in modalities}
 
 
-def layer_names(adata: AnnData) -> list[str]:
-    """Names of the layers; anndata 0.13 lists ``.X`` among them, under the name None."""
-    return [name for name in adata.layers if name is not None]
-
-
 def check_matrix_keys(
     mdata: MuData, layers: Mapping[str, str | None], reps: Mapping[str, str]
 ) -> None:
@@ -271,15 +262,7 @@ def check_matrix_keys(
         If a representation holds NaN or infinite values.
     """
     for name, layer in layers.items():
-        if layer is not None and layer not in mdata[name].layers:
-            raise KeyError(
-                f"layers={{{name!r}: {layer!r}}}: modality {name!r} has the layers "
-                f"{layer_names(mdata[name])}. Use None for .X."
-            )
-        if layer is None and mdata[name].X is None:
-            raise KeyError(
-                f"Modality {name!r} has no .X; name a layer: {layer_names(mdata[name])}."
-            )
+        matrix_of(mdata, name, layer)
     for name, rep in reps.items():
         if rep not in mdata[name].obsm:
             raise KeyError(

@@ -12,7 +12,7 @@ from anndata import AnnData
 from scipy import sparse
 
 if TYPE_CHECKING:
-    from cantata.pp._kinds import Kind
+    from cantata._mudata.kinds import Kind
 
 logger = logging.getLogger(__name__)
 
@@ -185,8 +185,7 @@ def variable_genes(
         table = sc.pp.highly_variable_genes(adata, flavor="seurat", **options)
     warnings.warn(
         f"Modality {name!r}: the variance trend of seurat_v3 cannot be fitted (too few cells or "
-        "counts "
-        "in a batch); highly variable genes were chosen by the flavour 'seurat' instead.",
+        "counts in a batch); highly variable genes were chosen by the flavour 'seurat' instead.",
         UserWarning,
         stacklevel=4,
     )
@@ -214,8 +213,7 @@ def _usable_batches(
     if poor:
         logger.info(
             "Modality %r: %d of %d batches have fewer than %d cells or genes that vary (e.g. %r) "
-            "and "
-            "no say in which genes are highly variable.",
+            "and no say in which genes are highly variable.",
             name,
             len(poor),
             len(groups),

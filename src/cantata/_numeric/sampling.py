@@ -10,7 +10,7 @@ def sample_cells(n_cells: int, most: int) -> np.ndarray:
 
     Examples
     --------
-    >>> from cantata._sampling import sample_cells
+    >>> from cantata._numeric.sampling import sample_cells
     >>> sample_cells(3, most=5)
     array([0, 1, 2])
     >>> len(sample_cells(100, most=5))

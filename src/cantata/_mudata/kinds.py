@@ -91,8 +91,7 @@ def guess_kind(name: str, adata: AnnData) -> tuple[Kind, str]:
     raise ValueError(
         f"Cannot tell what modality {name!r} with {adata.n_vars} features measures. Say it: "
         f"modalities={{{name!r}: 'rna', ...}} (or 'protein', 'atac'); modalities that are not "
-        "named are "
-        "left as they are."
+        "named are left as they are."
     )
 
 

@@ -47,16 +47,3 @@ def membership(mdata: MuData, modalities: Sequence[str] | None = None) -> np.nda
     """Boolean matrix (cells x modalities): which cell is measured in which modality."""
     table = row_table(mdata, modalities)
     return np.stack([rows >= 0 for rows in table.values()], axis=1)
-
-
-def pattern_codes(member: np.ndarray) -> np.ndarray:
-    """Integer per cell for its pairing pattern: bit ``j`` is set if it has modality ``j``."""
-    return member.astype(np.int64) @ (1 << np.arange(member.shape[1], dtype=np.int64))
-
-
-def pattern_name(code: int, modalities: Sequence[str]) -> str:
-    """Readable name of a pairing pattern, e.g. ``"rna + adt"`` or ``"rna only"``."""
-    present = [name for bit, name in enumerate(modalities) if code >> bit & 1]
-    if len(present) == 1:
-        return f"{present[0]} only"
-    return " + ".join(present) if present else "none"

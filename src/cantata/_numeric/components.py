@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import svds
 
-from cantata.pp._normalise import column_sums, scale_columns
+from cantata._numeric.normalise import column_sums, scale_columns
 
 CLIP = 10.0
 """Largest z-score."""

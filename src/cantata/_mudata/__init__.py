@@ -1,0 +1,1 @@
+"""Access to a MuData: pairing, annotations, rows, values, checks. Needs no torch."""
