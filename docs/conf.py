@@ -41,6 +41,7 @@ if os.environ.get("READTHEDOCS"):
     extensions.append("sphinx.ext.intersphinx")
     intersphinx_mapping = {
         "anndata": ("https://anndata.readthedocs.io/en/stable/", None),
+        "matplotlib": ("https://matplotlib.org/stable/", None),
         "mudata": ("https://mudata.readthedocs.io/en/latest/", None),
         "numpy": ("https://numpy.org/doc/stable/", None),
         "pandas": ("https://pandas.pydata.org/docs/", None),
@@ -63,6 +64,15 @@ suppress_warnings = [
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"
+
+# Every name of cantata has to be found. Those of other packages are links where their
+# inventories can be read, and plain text elsewhere.
+nitpicky = True
+nitpick_ignore_regex = [
+    (r"py:.*", r"(?!cantata\b)[A-Za-z]\w*(\.\w+)+"),
+    (r"py:data", r"Ellipsis"),
+    (r"py:class", r"Module|Tensor"),  # torch's, without their module
+]
 
 autodoc_member_order = "bysource"
 autosummary_generate = True
@@ -127,6 +137,24 @@ def typehints_formatter(annotation: object, _config: object) -> str | None:
     return "``ArrayLike``" if annotation == ArrayLike else None
 
 
+def public_module(module: str) -> str:
+    """Module by which users import a class: the part before a private component."""
+    public: list[str] = []
+    for part in module.split("."):
+        if part.startswith("_") or (public and part == "core"):
+            break
+        public.append(part)
+    return ".".join(public)
+
+
+typehints_fixup_module_name = public_module
+
+
+def attribute_as_prose(self: NumpyDocstring) -> tuple[str, list[str]]:
+    """Read the docstring of an attribute as text: its type stands in the annotation."""
+    return "", self._dedent(self._consume_to_end())
+
+
 def returns_as_prose(self: NumpyDocstring, _section: str) -> list[str]:
     """Read a "Returns" section as text: types stand in the annotations, never before a colon."""
     lines = self._dedent(self._consume_to_next_section())
@@ -135,6 +163,7 @@ def returns_as_prose(self: NumpyDocstring, _section: str) -> list[str]:
     return [*self._format_block(":returns: ", lines), ""]
 
 
+NumpyDocstring._consume_inline_attribute = attribute_as_prose
 NumpyDocstring._parse_returns_section = returns_as_prose
 
 

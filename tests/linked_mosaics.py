@@ -56,7 +56,7 @@ def chain(**arguments) -> mudata.MuData:
     return linked_mosaic(THREE, member=partial_member(90, 3), n_cells=90, **arguments)
 
 
-def dense(x: object) -> np.ndarray:
+def dense(x: np.ndarray | sparse.spmatrix) -> np.ndarray:
     return x.toarray() if sparse.issparse(x) else np.asarray(x)
 
 

@@ -5,6 +5,7 @@ import io
 import warnings
 from pathlib import Path
 
+import h5py
 import mudata
 import numpy as np
 import pandas as pd
@@ -14,9 +15,9 @@ from anndata import AnnData
 from mosaics import mosaic
 from scipy import sparse
 
-from cantata import datasets
+from cantata import datasets, pp
 from cantata.__main__ import main
-from cantata._demo import _baseline, _data, _imputation, _scores, _terminal
+from cantata._demo import _data, _output, _scores
 from cantata._mudata.pairing import membership, row_table
 
 SMALL = {"n_cells": 300, "n_features": {"rna": 120, "adt": 20}}
@@ -164,12 +165,42 @@ def test_odd_file(tmp_path):
     assert not scores_of(result)["score"].str.contains("labels").any()
 
 
+def write_10x(path: Path, counts: np.ndarray, names: list[str], types: list[str]) -> None:
+    """Cells x features as Cell Ranger writes them."""
+    matrix = sparse.csr_matrix(counts)
+    with h5py.File(path, "w") as file:
+        group = file.create_group("matrix")
+        group["barcodes"] = np.array([f"cell{i}-1" for i in range(len(counts))], dtype="S")
+        for key in ("data", "indices", "indptr"):
+            group[key] = getattr(matrix, key)
+        group["shape"] = counts.shape[::-1]
+        features = {"name": names, "feature_type": types, "genome": ["x"] * len(names)}
+        features["id"] = [f"id{j}" for j in range(len(names))]
+        for key, values in features.items():
+            group[f"features/{key}"] = np.array(values, dtype="S")
+
+
+def test_file_of_cell_ranger(tmp_path):
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(2.0, (30, 12)).astype(np.int32)
+    names = [*"ABCA", *(f"chr1:{j}00-{j}50" for j in range(1, 5)), "CD3", "CD4", "CD8", "A"]
+    types = ["Gene Expression"] * 4 + ["Peaks"] * 4 + ["Antibody Capture"] * 4
+    write_10x(tmp_path / "x.h5", counts, names, types)
+    mdata = _data.load(tmp_path / "x.h5", None, None, seed=0).mdata
+    assert set(mdata.mod) == {"rna", "prot", "atac"}
+    assert list(mdata["rna"].var_names) == ["A", "B", "C", "A-1"]
+    np.testing.assert_array_equal(mdata["prot"].X.toarray(), counts[:, 8:])
+    pp.preprocess(mdata, n_components=2)
+    assert mdata["atac"].obsm["X_lsi"].shape == (30, 2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--data", "nowhere.h5mu"], "there is no file nowhere.h5mu"),
         (["--data", "table.h5ad"], "holds an AnnData"),
         (["--data", "text.h5mu"], "cannot be read as an h5mu file"),
+        (["--data", "text.h5"], "cannot be read as a 10x file"),
         (["--data", "unpaired.h5mu"], "SCMODAL"),
         (["--data", "good.h5mu", "--label-key", "nope"], "--label-key='nope'"),
         (["--data", "good.h5mu", "--batch-key", "nope"], "--batch-key='nope'"),
@@ -185,6 +216,7 @@ def test_errors_are_one_line(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     tiny = {"n_features": {"rna": 20, "adt": 8}, "n_cell_types": 2}
     Path("text.h5mu").write_text("no HDF5")
+    Path("text.h5").write_text("no HDF5")
     good = datasets.simulate_mosaic(60, **tiny)
     write(good, Path("good.h5mu"))
     good["rna"].write_h5ad("table.h5ad")
@@ -218,7 +250,7 @@ def test_help_names_every_option(capsys):
 
 
 @pytest.mark.parametrize("share_of_pairs", [0.2, 0.5, 1.0])
-def test_hold_back_leaves_some_of_each_batch(share_of_pairs):
+def test_hold_out_leaves_some_of_each_batch(share_of_pairs):
     pairing = {("rna", "adt"): share_of_pairs}
     if share_of_pairs < 1:
         pairing[("rna",)] = 1 - share_of_pairs
@@ -226,7 +258,7 @@ def test_hold_back_leaves_some_of_each_batch(share_of_pairs):
         400, n_features={"rna": 10, "adt": 5}, n_batches=4, pairing=pairing
     )
     found = _data.Mosaic(data, "", None, "batch", {}, None, [])
-    held = _data.hold_back(found, seed=0)
+    held = _data.hold_out(found, seed=0)
     paired = membership(data).all(axis=1)
     assert paired[held].all()
     batch = data.obs["batch"].to_numpy()
@@ -236,8 +268,8 @@ def test_hold_back_leaves_some_of_each_batch(share_of_pairs):
     train = _data.training_part(data, held)
     assert set(train.obs_names) == set(data.obs_names[~held])
     assert not set(train["rna"].obs_names) & set(data.obs_names[held])
-    assert np.array_equal(held, _data.hold_back(found, seed=0))
-    assert not np.array_equal(held, _data.hold_back(found, seed=1))
+    assert np.array_equal(held, _data.hold_out(found, seed=0))
+    assert not np.array_equal(held, _data.hold_out(found, seed=1))
 
 
 @pytest.mark.parametrize(
@@ -276,11 +308,11 @@ def naive_canonical(x, y, train):
     """Two modalities, every cell paired: singular vectors of the whitened cross-covariance."""
     white = []
     for block in (x, y):
-        centred = block - block[train].mean(axis=0)
-        covariance = centred[train].T @ centred[train] / train.sum()
-        ridge = _baseline.RIDGE * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+        centered = block - block[train].mean(axis=0)
+        covariance = centered[train].T @ centered[train] / train.sum()
+        ridge = _scores.RIDGE * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
         values, vectors = np.linalg.eigh(covariance + ridge)
-        white.append(centred @ vectors @ np.diag(values**-0.5) @ vectors.T)
+        white.append(centered @ vectors @ np.diag(values**-0.5) @ vectors.T)
     left, s, right = np.linalg.svd(white[0][train].T @ white[1][train] / train.sum())
     k = len(s)
     return white[0] @ left[:, :k] * s, white[1] @ right[:k].T * s
@@ -293,7 +325,7 @@ def test_canonical_embedding_is_classical_for_two_modalities():
     y = shared @ rng.normal(size=(2, 4)) + 0.3 * rng.normal(size=(80, 4))
     train = np.arange(80) < 60
     rows = {"x": np.arange(80), "y": np.arange(80)}
-    found = _baseline.canonical_embedding({"x": x, "y": y}, rows, train)
+    found = _scores.canonical_embedding({"x": x, "y": y}, rows, train)
     naive = naive_canonical(x, y, train)
     for name, expected in zip(("x", "y"), naive, strict=True):
         expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
@@ -308,11 +340,11 @@ def test_canonical_embedding_does_not_look_at_held_out_cells():
     rows = row_table(data)
     reps = {name: data[name].X.toarray().astype(float) for name in data.mod}
     train = np.random.default_rng(0).random(150) < 0.7
-    first = _baseline.canonical_embedding(reps, rows, train)
+    first = _scores.canonical_embedding(reps, rows, train)
     for name, table in rows.items():
         reps[name] = reps[name].copy()
         reps[name][table[(table >= 0) & ~train]] += 5
-    second = _baseline.canonical_embedding(reps, rows, train)
+    second = _scores.canonical_embedding(reps, rows, train)
     for name, table in rows.items():
         seen = table[(table >= 0) & train]
         assert np.allclose(first[name][seen], second[name][seen])
@@ -323,18 +355,18 @@ def test_joint_embedding_is_a_loop_over_cells():
     rng = np.random.default_rng(0)
     rows = {"a": np.array([0, 1, -1, 2]), "b": np.array([-1, 1, 0, -1])}
     own = {"a": rng.normal(size=(3, 4)), "b": rng.normal(size=(2, 4))}
-    found = _baseline.joint_embedding(own, rows)
+    found = _scores.joint_embedding(own, rows)
     for cell in range(4):
         parts = [own[name][rows[name][cell]] for name in rows if rows[name][cell] >= 0]
         total = np.sum(parts, axis=0)
         assert np.allclose(found[cell], total / np.linalg.norm(total))
 
 
-def test_neighbour_means_is_a_loop():
+def test_neighbor_means_is_a_loop():
     rng = np.random.default_rng(0)
     reference, query = rng.normal(size=(30, 3)), rng.normal(size=(7, 3))
     values = rng.normal(size=(30, 5))
-    found = _baseline.neighbour_means(reference, values, query, k=4)
+    found = _scores.neighbor_means(reference, values, query, k=4)
     for i, cell in enumerate(query):
         near = np.argsort(((reference - cell) ** 2).sum(axis=1))[:4]
         assert np.allclose(found[i], values[near].mean(axis=0))
@@ -361,7 +393,7 @@ def test_perfect_and_random_embeddings_are_scored_as_such():
     perfect = _scores.Embedding(good, {"x": good, "y": good})
     noise = {name: rng.normal(size=(80, 3)) for name in rows}
     random = _scores.Embedding(noise["x"], noise)
-    found = {s.name: s for s in _scores.embedding_scores(cells, perfect, random, "random")}
+    found = {s.name: s for s in _scores.embedding_scores(cells, perfect, random)}
     assert found["FOSCTTM, x and y"].model == 0
     assert found["FOSCTTM, x and y"].simple > 0.3
     assert found["matching score, x and y"].model == 1
@@ -369,7 +401,7 @@ def test_perfect_and_random_embeddings_are_scored_as_such():
     assert found["labels, x to y"].model == 1
     assert found["labels, x to y"].chance == 0.5
     assert all(score.beats_chance for score in found.values())
-    clusters = _scores.cluster_score(cells, labels, rng.permutation(labels), "random", seed=0)
+    clusters = _scores.cluster_score(cells, labels, rng.permutation(labels), seed=0)
     assert clusters.model == pytest.approx(1)
     assert clusters.chance < 0.2
 
@@ -377,13 +409,13 @@ def test_perfect_and_random_embeddings_are_scored_as_such():
 def test_target_is_the_protein_panel():
     data = datasets.simulate_mosaic(60, n_features={"rna": 9, "adt": 12, "atac": 30})
     kinds = {"rna": "rna", "adt": "protein", "atac": "atac"}
-    assert _imputation.target_modality(data, kinds) == "adt"
+    assert _scores.target_modality(data, kinds) == "adt"
     del kinds["adt"]
-    assert _imputation.target_modality(data, kinds) == "rna"
+    assert _scores.target_modality(data, kinds) == "rna"
 
 
 def test_threads_are_given_back():
     before = torch.get_num_threads()
-    with _terminal.few_threads(10):
+    with _output.few_threads(10):
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before

@@ -16,8 +16,8 @@ from sklearn.linear_model import Ridge
 from watching import quiet
 
 import cantata
+from cantata.model.apollo._start import canonical_start
 from cantata.model.apollo._training import cached_inputs, split
-from cantata.model.apollo._warm_start import canonical_start
 
 if TYPE_CHECKING:
     from mudata import MuData

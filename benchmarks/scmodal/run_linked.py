@@ -40,7 +40,7 @@ def components(adata: AnnData, seed: int) -> np.ndarray:
 def linked_features(inputs: Unpaired, a: str, b: str, smooth: bool) -> Arrays:
     """Linked features as `cantata` normalises them; smoothed and reduced: SCMODAL's anchors."""
     mdata = MuData({m: inputs.modalities[m] for m in (a, b)})
-    plain = {} if smooth else {"smooth": False, "n_comps": None}
+    plain = {} if smooth else {"smooth": False, "n_components": None}
     cantata.pp.link_features(mdata, a, b, links=inputs.table(a, b), **plain)
     # compared by their angle, as the anchors are
     return {m: unit(mdata[m].obsm[f"X_linked_{other}"]) for m, other in ((a, b), (b, a))}

@@ -61,7 +61,7 @@ def correlations(
         expression = expression[atac.obs_names].copy()
     mdata = MuData({"rna": inputs.modalities["rna"], "atac": atac})
     table = cantata.tl.infer_links(
-        mdata, "rna", "atac", imputed=expression, layer=LAYER, candidates=candidates, copy=True
+        mdata, "rna", "atac", imputed=expression, layer=LAYER, candidates=candidates
     )
     found = table.set_index(["source", "target"])
     return found.loc[pd.MultiIndex.from_frame(candidates)]

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from cantata._demo import DemoError, run
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -18,7 +20,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
 
 
-def _number(least: int, most: int) -> Callable[[str], int]:
+def _number(smallest: int, largest: int) -> Callable[[str], int]:
     """Reader of integers within limits, with errors that argparse shows."""
 
     def read(text: str) -> int:
@@ -26,8 +28,8 @@ def _number(least: int, most: int) -> Callable[[str], int]:
             value = int(text)
         except ValueError as error:
             raise argparse.ArgumentTypeError(f"{text!r} is no integer") from error
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{value} is not between {least} and {most}")
+        if not smallest <= value <= largest:
+            raise argparse.ArgumentTypeError(f"{value} is not between {smallest} and {largest}")
         return value
 
     return read
@@ -44,7 +46,10 @@ def _parser() -> argparse.ArgumentParser:
         "demo.png. Without --data a mosaic is simulated.",
     )
     demo.add_argument(
-        "--data", type=Path, metavar="FILE.h5mu", help="your own data, counts in .X or 'counts'"
+        "--data",
+        type=Path,
+        metavar="FILE.h5mu",
+        help="your own data, counts in .X or 'counts'; or a file of Cell Ranger, .h5",
     )
     demo.add_argument("--model", choices=["clue"], default="clue", help="model (default: clue)")
     demo.add_argument(
@@ -98,10 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = vars(_parser().parse_args(argv))
     del arguments["command"]
-    from cantata._demo import DemoError, Options, run
-
     try:
-        run(Options(**arguments))
+        run(**arguments)
     except DemoError as error:
         sys.stderr.write(f"python -m cantata demo: error: {error}\n")
         return 2

@@ -8,29 +8,19 @@ from typing import Any
 
 import mudata
 import torch
-from scvi.data import _constants
-from scvi.model._utils import parse_device_args, use_distributed_sampler
+from scvi.data import AnnDataManager, _constants
 
 FIELD_REGISTRIES: str = _constants._FIELD_REGISTRIES_KEY
 STATE_REGISTRY: str = _constants._STATE_REGISTRY_KEY
 SETUP_ARGS: str = _constants._SETUP_ARGS_KEY
-SETUP_METHOD: str = _constants._SETUP_METHOD_NAME
-MODEL_NAME: str = _constants._MODEL_NAME_KEY
-SCVI_UUID: str = _constants._SCVI_UUID_KEY
-MANAGER_UUID: str = _constants._MANAGER_UUID_KEY
 
 __all__ = [
     "FIELD_REGISTRIES",
-    "MANAGER_UUID",
-    "MODEL_NAME",
-    "SCVI_UUID",
     "SETUP_ARGS",
-    "SETUP_METHOD",
     "STATE_REGISTRY",
     "keep_thread_limit",
     "no_pull",
-    "parse_device_args",
-    "use_distributed_sampler",
+    "source_registry",
 ]
 
 
@@ -50,3 +40,8 @@ def no_pull() -> AbstractContextManager[Any]:
     if hasattr(mudata, "set_options"):
         return mudata.set_options(pull_on_update=False)
     return nullcontext()
+
+
+def source_registry(manager: AnnDataManager) -> dict[str, Any] | None:
+    """Registry of the model that data were registered for; None where there is none."""
+    return manager._source_registry

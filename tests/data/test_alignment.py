@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anndata
 import mudata
 import numpy as np
@@ -15,7 +17,6 @@ from mosaics import mosaic
 from scipy import sparse
 from scvi.data.fields import MuDataLayerField
 
-from cantata._mudata.rows import row_reader
 from cantata.data import MosaicCategoricalField, MosaicLoader, MosaicManager
 
 
@@ -156,16 +157,6 @@ def test_sparse_minibatches_line_up(num_workers: int) -> None:
         assert_lined_up(mdata, {key: x.to_dense() for key, x in minibatch.items()})
 
 
-def test_sparse_rows_have_no_duplicates() -> None:
-    doubled = sparse.csr_matrix(
-        (np.array([1, 2, 4]), np.array([1, 1, 0]), np.array([0, 2, 3])), shape=(2, 3)
-    )
-    rows = row_reader(doubled, keep_sparse=True)(np.array([1, 0]))
-    assert rows.nnz == 2
-    assert rows.dtype == np.float32
-    np.testing.assert_array_equal(rows.toarray(), [[4, 0, 0], [0, 3, 0]])
-
-
 def test_num_workers_change_nothing() -> None:
     member = np.ones((40, 2), dtype=bool)
     member[:15, 1] = False
@@ -182,9 +173,10 @@ def test_num_workers_change_nothing() -> None:
 def test_epochs_differ_and_repeat() -> None:
     manager = registered(id_mosaic(np.ones((40, 1), dtype=bool), 0, ["csr"]))
     loader = MosaicLoader(manager, batch_size=40, shuffle=True, seed=3)
+    sampler: Any = loader.sampler
     orders = {}
     for epoch in (0, 1, 0):
-        loader.sampler.set_epoch(epoch)
+        sampler.set_epoch(epoch)
         order = next(iter(loader))["cell"].tolist()
         assert orders.setdefault(epoch, order) == order
     assert orders[0] != orders[1]

@@ -7,7 +7,6 @@ import pytest
 from mosaics import counts_mosaic
 
 from cantata._mudata.pairing import membership
-from cantata._mudata.patterns import pattern_codes, pattern_name
 from cantata.data import stratified_split
 
 
@@ -52,8 +51,3 @@ def test_all_cells_can_be_trained_on() -> None:
 def test_fractions_out_of_range(train: float, valid: float | None) -> None:
     with pytest.raises(ValueError, match="train_size"):
         stratified_split(rare_pairs(), ["rna", "adt"], train, valid)
-
-
-def test_pattern_names() -> None:
-    codes = pattern_codes(np.array([[True, False], [True, True], [False, False]]))
-    assert [pattern_name(c, ["rna", "adt"]) for c in codes] == ["rna only", "rna + adt", "none"]

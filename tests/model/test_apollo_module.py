@@ -15,8 +15,9 @@ import cantata
 from cantata import APOLLO
 from cantata.losses import dependence, maximum_mean_discrepancy
 from cantata.model.apollo import APOLLOModule, EncoderPlan, LatentPlan, LossWeights
-from cantata.model.apollo._history import is_better_than_linear, least_losses
-from cantata.model.apollo._tables import LatentTable
+from cantata.model.apollo._module import LatentTable
+from cantata.model.apollo._training import is_better_than_linear, least_losses
+from cantata.nn import Covariates
 
 FEATURES = {"rna": 7, "adt": 5}
 PAPER = LossWeights(lambda_shared_latents=1.0, lambda_independence=0.0, lambda_mmd=0.0)
@@ -32,13 +33,19 @@ def module(losses: str = "bce", **options) -> APOLLOModule:
         n_specific={"rna": 2, "adt": 1},
         n_components=None,
         n_hidden=6,
-        dropout=0.0,
+        dropout_rate=0.0,
         **options,
     )
     rng = np.random.default_rng(0)
     for name, (n, width) in {"shared": (9, 3), "rna": (6, 2), "adt": (8, 1)}.items():
         built.table(name).set(rng.normal(size=(n, width)))
     return built.eval()
+
+
+def objective(net: APOLLOModule, tensors: dict, table_rows: dict, weights: LossWeights):
+    latents, noise_sd = net.inference(tensors, table_rows)
+    decoded = net.generative(tensors, latents, noise_sd, weights)
+    return net.loss(tensors, latents, noise_sd, decoded, weights)
 
 
 def minibatch() -> tuple[dict, dict]:
@@ -51,12 +58,12 @@ def minibatch() -> tuple[dict, dict]:
         "adt": torch.from_numpy(rng.poisson(3.0, (4, 5)).astype(np.float32)),
         "adt_rows": torch.tensor([1, 2, 3, 4]),
     }
-    places = {
+    table_rows = {
         "shared": torch.arange(9),
         "rna": torch.tensor([-2, 0, -2, 1, 2, 3, -2, 4, 5]),
         "adt": torch.tensor([0, 1, 2, 3, -2, 4, 5, 6, 7]),
     }
-    return tensors, places
+    return tensors, table_rows
 
 
 def naive_bce(logits: torch.Tensor, counts: torch.Tensor) -> float:
@@ -86,18 +93,18 @@ def naive_norm(z: torch.Tensor) -> float:
 def test_first_stage_equals_equation_1(losses, naive):
     """Cell by cell and feature by feature, without noise."""
     net = module(losses, noise=0.0)
-    tensors, places = minibatch()
-    found = net.latent_loss(tensors, places, PAPER)
+    tensors, table_rows = minibatch()
+    found = objective(net, tensors, table_rows, PAPER)
     shared = net.table("shared").weight.detach()[tensors["cell"]]
     expected = 1e-3 * naive_norm(shared)
     for name in FEATURES:
         rows = tensors[f"{name}_rows"]
-        own = net.table(name).weight.detach()[places[name][tensors["cell"][rows]]]
-        codes = torch.zeros(len(rows), 1, dtype=torch.long)
+        own = net.table(name).weight.detach()[table_rows[name][tensors["cell"][rows]]]
+        covariates = Covariates(torch.zeros(len(rows), 1, dtype=torch.long), None)
         full = torch.cat([shared[rows], own], dim=1)
         outputs = [
-            net.decoder(name).location(full, codes, None),
-            net.decoder(name, shared_only=True).location(shared[rows], codes, None),
+            net.decoder(name).location(full, covariates),
+            net.decoder(name, shared_only=True).location(shared[rows], covariates),
         ]
         expected += sum(naive(out.detach(), tensors[name]) for out in outputs)
         expected += 1e-3 * naive_norm(own)
@@ -106,13 +113,13 @@ def test_first_stage_equals_equation_1(losses, naive):
 
 def test_counts_are_divided_by_features():
     net = module("poisson", noise=0.0)
-    tensors, places = minibatch()
-    terms = net.latent_loss(tensors, places, PAPER).extra_metrics
+    tensors, table_rows = minibatch()
+    terms = objective(net, tensors, table_rows, PAPER).extra_metrics
     rows = tensors["rna_rows"]
     shared = net.table("shared").weight[tensors["cell"][rows]]
-    codes = torch.zeros(3, 1, dtype=torch.long)
+    covariates = Covariates(torch.zeros(3, 1, dtype=torch.long), None)
     library = tensors["rna"].sum(dim=1)
-    location = net.decoder("rna", shared_only=True).location(shared, codes, None)
+    location = net.decoder("rna", shared_only=True).location(shared, covariates)
     mean = location.softmax(dim=1) * library[:, None]
     nll = -torch.distributions.Poisson(mean).log_prob(tensors["rna"]).mean()
     assert float(terms["shared_rna"].detach()) == pytest.approx(float(nll.detach()), rel=1e-4)
@@ -120,7 +127,7 @@ def test_counts_are_divided_by_features():
 
 def test_terms_beyond_the_paper():
     net = module(noise=0.0)
-    tensors, places = minibatch()
+    tensors, table_rows = minibatch()
     n = 40
     rng = np.random.default_rng(0)
     net.table("shared").set(rng.normal(size=(n, 3)))
@@ -135,12 +142,12 @@ def test_terms_beyond_the_paper():
         "adt": torch.ones(n // 2, 5) + torch.arange(5),
         "adt_rows": second,
     }
-    places = {
+    table_rows = {
         "shared": torch.arange(n),
         "rna": torch.cat([first, absent]),
         "adt": torch.cat([absent, first]),
     }
-    terms = net.latent_loss(tensors, places, LossWeights()).extra_metrics
+    terms = objective(net, tensors, table_rows, LossWeights()).extra_metrics
     shared = net.table("shared").weight
     expected = maximum_mean_discrepancy(shared[: n // 2], shared[n // 2 :])
     assert torch.allclose(terms["mmd_rna_adt"], expected)
@@ -158,12 +165,12 @@ def test_independence_does_not_move_shared_latents():
     cells = torch.arange(20)
     tensors = {"cell": cells, "rna_rows": cells, "adt_rows": cells}
     tensors |= {n: torch.ones(20, p) + torch.arange(p) for n, p in FEATURES.items()}
-    places = dict.fromkeys(["shared", "rna", "adt"], cells)
+    table_rows = dict.fromkeys(["shared", "rna", "adt"], cells)
     gradients = []
     for weight in (0.0, 5.0):
         net.zero_grad()
         weights = LossWeights(lambda_independence=weight)
-        net.latent_loss(tensors, places, weights).loss.backward()
+        objective(net, tensors, table_rows, weights).loss.backward()
         gradients.append([net.table(n).weight.grad.clone() for n in ("shared", "rna")])
     assert torch.allclose(gradients[0][0], gradients[1][0])
     assert not torch.allclose(gradients[0][1], gradients[1][1])
@@ -174,12 +181,12 @@ def test_shared_decoders_move_latents_only_if_asked(moved):
     """What they cost reaches the shared table with the paper's weight of 1, not with 0."""
     net = module(noise=0.0)
     net.table("shared").sparse = False
-    tensors, places = minibatch()
+    tensors, table_rows = minibatch()
     gradients = []
     for weight in (1.0, 4.0):
         net.zero_grad()
         weights = LossWeights(lambda_shared=weight, lambda_shared_latents=moved)
-        net.latent_loss(tensors, places, weights).loss.backward()
+        objective(net, tensors, table_rows, weights).loss.backward()
         gradients.append(net.table("shared").weight.grad.clone())
     assert torch.allclose(*gradients) == (moved == 0)
 
@@ -188,8 +195,8 @@ def test_shared_decoders_move_latents_only_if_asked(moved):
 def test_latents_outside_the_minibatch(row_updates):
     """Lazy steps leave them where they are; dense ones move them by momentum, as documented."""
     net = module()
-    tensors, places = minibatch()
-    plan = LatentPlan(net, places, row_updates=row_updates)
+    tensors, table_rows = minibatch()
+    plan = LatentPlan(net, table_rows, row_updates=row_updates)
     _, latents = plan.configure_optimizers()
     other = {k: v.clone() for k, v in tensors.items()}
     other["cell"] = torch.tensor([5, 6, 7, 2, 8])
@@ -198,7 +205,7 @@ def test_latents_outside_the_minibatch(row_updates):
     for batch in (tensors, other):
         before = net.table("shared").weight.detach().clone()
         latents.zero_grad()
-        net.latent_loss(batch, places, PAPER).loss.backward()
+        objective(net, batch, table_rows, PAPER).loss.backward()
         latents.step()
     moved = (net.table("shared").weight.detach() - before).abs().sum(dim=1) > 0
     inside = torch.zeros(9, dtype=torch.bool)
@@ -210,19 +217,19 @@ def test_latents_outside_the_minibatch(row_updates):
 
 def test_noise_is_what_decoders_see():
     net = module()
-    tensors, places = minibatch()
-    losses = {float(net.latent_loss(tensors, places, PAPER).loss.detach()) for _ in range(3)}
+    tensors, table_rows = minibatch()
+    losses = {float(objective(net, tensors, table_rows, PAPER).loss.detach()) for _ in range(3)}
     assert len(losses) == 3
     net.noise = 0.0
-    losses = {float(net.latent_loss(tensors, places, PAPER).loss.detach()) for _ in range(3)}
+    losses = {float(objective(net, tensors, table_rows, PAPER).loss.detach()) for _ in range(3)}
     assert len(losses) == 1
 
 
 def test_learned_noise_and_its_divergence():
     net = module(learn_noise=True)
-    tensors, places = minibatch()
-    terms = net.latent_loss(tensors, places, LossWeights()).extra_metrics
-    z = net.table("adt").weight[places["adt"][tensors["cell"][tensors["adt_rows"]]]]
+    tensors, table_rows = minibatch()
+    terms = objective(net, tensors, table_rows, LossWeights()).extra_metrics
+    z = net.table("adt").weight[table_rows["adt"][tensors["cell"][tensors["adt_rows"]]]]
     prior = torch.distributions.Normal(torch.zeros(()), 3.0)
     own = torch.distributions.Normal(z, torch.ones_like(z))
     expected = torch.distributions.kl_divergence(own, prior).sum(dim=1).mean()
@@ -234,16 +241,16 @@ def test_learned_noise_and_its_divergence():
 
 def test_second_stage_equals_loops():
     net = module()
-    tensors, places = minibatch()
+    tensors, table_rows = minibatch()
     inputs = {name: net.read(name, tensors[name]) for name in FEATURES}
-    found = net.encoder_loss(inputs, tensors, places)
+    found = net.encoder_loss(inputs, tensors, table_rows)
     expected = 0.0
     for name in FEATURES:
         rows = tensors[f"{name}_rows"].tolist()
         shared, specific = (z.detach() for z in net.encoder(name)(inputs[name]))
         for part, table, numbers in (
             (shared, "shared", [int(tensors["cell"][r]) for r in rows]),
-            (specific, name, [int(places[name][tensors["cell"][r]]) for r in rows]),
+            (specific, name, [int(table_rows[name][tensors["cell"][r]]) for r in rows]),
         ):
             target = net.table(table).weight.detach()[numbers]
             expected += naive_squares(part, target)

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from scvi.train import SaveCheckpoint
 
 from cantata import APOLLO
-from cantata.model.apollo import _history
+from cantata.model.apollo import _training
 from cantata.model.apollo._checkpoint import StageCheckpoint
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ STOPPING = {
     ids=["planned epochs", "early stopping, linear encoders", "early stopping, whole encoders"],
 )
 def test_resumed_training_equals_uninterrupted(tmp_path, monkeypatch, options, min_gain) -> None:
-    monkeypatch.setattr(_history, "MIN_GAIN", min_gain)
+    monkeypatch.setattr(_training, "MIN_ENCODER_GAIN", min_gain)
     options = QUIET | {"encoder_epochs": 3} | options
     whole = fresh()
     files = saved(tmp_path, whole, **options)

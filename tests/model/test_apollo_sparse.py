@@ -33,12 +33,14 @@ def test_both_objectives(loss):
         dense[name] = torch.from_numpy(rng.poisson(0.8, (6, p)).astype(np.float32))
         dense[f"{name}_rows"] = torch.arange(6)
     csr = {k: x.to_sparse_csr() if k in FEATURES else x for k, x in dense.items()}
-    places = dict.fromkeys(["shared", *FEATURES], torch.arange(6))
+    table_rows = dict.fromkeys(["shared", *FEATURES], torch.arange(6))
     found = []
     for tensors in (dense, csr):
         built = module(loss)
         torch.manual_seed(0)
-        first = built.latent_loss(tensors, places, LossWeights()).loss
+        latents, noise_sd = built.inference(tensors, table_rows)
+        decoded = built.generative(tensors, latents, noise_sd, LossWeights())
+        first = built.loss(tensors, latents, noise_sd, decoded, LossWeights()).loss
         first.backward()
         gradient = built.decoder("rna").head.output.weight.grad
         held_out = built.decoded_loss(tensors)["decoded"]

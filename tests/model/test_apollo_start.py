@@ -7,9 +7,14 @@ import pytest
 from apollo_models import explained
 from sklearn.neighbors import KNeighborsRegressor
 
-from cantata.model.apollo import _specific_start
-from cantata.model.apollo._specific_start import _WaveRegression, specific_start
-from cantata.model.apollo._warm_start import FILL_SD, START_SD, canonical_start
+from cantata.model.apollo import _start
+from cantata.model.apollo._start import (
+    FILL_SD,
+    START_SD,
+    _FourierRidge,
+    canonical_start,
+    specific_start,
+)
 
 # Linear relations -------------------------------------------------------------------------------
 
@@ -173,7 +178,7 @@ def test_smooth_regression_beside_a_curve_and_beside_nothing():
     x = rng.normal(size=(1500, 2))
     curve = np.sin(2 * x[:, 0]) * x[:, 1]
     y = np.column_stack([curve + 0.3 * rng.normal(size=1500), rng.normal(size=1500)])
-    fit = _WaveRegression(x[:1000], y[:1000], np.random.default_rng(1))
+    fit = _FourierRidge(x[:1000], y[:1000], np.random.default_rng(1))
     told = 1 - ((fit.predict(x[1000:]) - y[1000:]) ** 2).mean(axis=0) / y[1000:].var(axis=0)
     share = curve.var() / (curve.var() + 0.09)
     assert told[0] > 0.9 * share
@@ -184,7 +189,7 @@ def test_smooth_regression_beside_a_curve_and_beside_nothing():
 
 def test_many_cells_are_regressed_by_a_sample(monkeypatch):
     shared, own, values = turning()
-    monkeypatch.setattr(_specific_start, "MAX_CELLS", 700)
+    monkeypatch.setattr(_start, "MAX_CELLS", 700)
     found = specific_start(shared, values, 2, np.random.default_rng(0))
     again = specific_start(shared, values, 2, np.random.default_rng(0))
     assert np.array_equal(found, again)

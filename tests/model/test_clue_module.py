@@ -12,6 +12,7 @@ import cantata
 from cantata import CLUE
 from cantata.model.clue import CLUEModule, LossWeights
 from cantata.model.clue._plan import CLUETrainingPlan
+from cantata.nn import Covariates
 
 SMALL = {"n_latent": 4, "n_hidden_encoder": 16, "n_hidden_decoder": 8, "n_hidden_discriminator": 8}
 FEATURES = {"rna": 6, "adt": 4}
@@ -42,8 +43,7 @@ def module(**options) -> CLUEModule:
 
 def loop_nll(net: CLUEModule, name: str, z, counts, batch, library) -> float:
     """Negative log-likelihood of one cell and feature, by scvi-tools' distribution."""
-    codes = torch.tensor([[batch]])
-    location = net.decode(name, z[None], codes, None)
+    location = net.decode(name, z[None], Covariates(torch.tensor([[batch]]), None))
     mu = torch.softmax(location, 1) * library
     theta = net.heads[name].log_theta[batch].exp()
     return float(

@@ -198,7 +198,12 @@ MODEL = {
         ValueError,
         "'atac' has 9 features and n_components=9",
     ),
-    "unknown start": (linked_mosaic, {"start": "zeros"}, ValueError, "start='zeros' is neither"),
+    "unknown weights": (
+        linked_mosaic,
+        {"weight_init": "zeros"},
+        ValueError,
+        "weight_init='zeros' is neither",
+    ),
 }
 
 

@@ -10,6 +10,7 @@ import torch
 from linked_mosaics import QUIET, SMALL, THREE, chain, linked_mosaic
 
 from cantata import SCMODAL
+from cantata.nn import Covariates
 
 
 @pytest.fixture(scope="module")
@@ -24,28 +25,28 @@ def scmodal() -> SCMODAL:
     return model
 
 
-def tensors(model: SCMODAL, modality: str) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
+def tensors(model: SCMODAL, modality: str) -> tuple[np.ndarray, torch.Tensor, Covariates]:
     """Names, values and batches of a modality's cells, in the order of the whole data."""
     data = model.adata
     names = data.obs_names[data.obs_names.isin(data[modality].obs_names)]
     part = data[modality][names]
     codes = torch.tensor([[model.batch_categories.index(b)] for b in part.obs["batch"]])
-    return names.to_numpy(), torch.from_numpy(part.X.toarray()), codes
+    return names.to_numpy(), torch.from_numpy(part.X.toarray()), Covariates(codes, None)
 
 
-def decoded(model: SCMODAL, target: str, z: torch.Tensor, codes: torch.Tensor) -> np.ndarray:
+def decoded(model: SCMODAL, target: str, z: torch.Tensor, covariates: Covariates) -> np.ndarray:
     net = model.module
-    return net.inputs[target].inverse(net.decoders[target](z, codes)).numpy()
+    return net.inputs[target].inverse(net.decoders[target](z, covariates)).numpy()
 
 
 @torch.inference_mode()
 def by_hand(model: SCMODAL, source: str, target: str, via: tuple[str, ...] = ()):
     net = model.module
-    names, x, codes = tensors(model, source)
-    z = net.encoders[source](net.inputs[source](x), codes)
+    names, x, covariates = tensors(model, source)
+    z = net.encoders[source](net.inputs[source](x), covariates)
     for hop in via:
-        z = net.encoders[hop](net.decoders[hop](z, codes), codes)
-    return names, decoded(model, target, z, codes)
+        z = net.encoders[hop](net.decoders[hop](z, covariates), covariates)
+    return names, decoded(model, target, z, covariates)
 
 
 @pytest.mark.parametrize("source", THREE)
@@ -76,7 +77,8 @@ def test_without_a_source_from_all_that_a_cell_has(scmodal) -> None:
     z = torch.from_numpy(scmodal.get_latent_representation())
     batches = {c: b for m in data.mod for c, b in data[m].obs["batch"].items()}
     codes = torch.tensor([[scmodal.batch_categories.index(batches[c])] for c in data.obs_names])
-    np.testing.assert_allclose(imputed.X, decoded(scmodal, "rna", z, codes), rtol=1e-4, atol=1e-4)
+    expected = decoded(scmodal, "rna", z, Covariates(codes, None))
+    np.testing.assert_allclose(imputed.X, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_source_uses_that_modality_alone(scmodal) -> None:

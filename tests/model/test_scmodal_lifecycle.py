@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import mudata
 import numpy as np
 import pytest
@@ -28,6 +26,7 @@ import cantata
 from cantata import SCMODAL
 from cantata.data import StepSampler
 from cantata.model.scmodal._model import _planned_steps
+from cantata.nn import Covariates
 
 
 def trained(mdata, steps: int = 2, setup: dict | None = None, train: dict | None = None, **model):
@@ -81,26 +80,12 @@ def test_a_modality_speaks_for_itself(scmodal) -> None:
         part = scmodal.adata[name]
         codes = [[scmodal.batch_categories.index(b)] for b in part.obs["batch"]]
         x = scmodal.module.input(name)(torch.from_numpy(part.X.toarray()))
-        expected = scmodal.module.encoders[name](x, torch.tensor(codes))
+        expected = scmodal.module.encoders[name](x, Covariates(torch.tensor(codes), None))
         own = scmodal.get_latent_representation(modality=name)
         np.testing.assert_allclose(own, expected.numpy(), atol=1e-5)
         joint = scmodal.get_latent_representation()
         rows = scmodal.adata.obs_names.get_indexer(part.obs_names)
         assert np.abs(joint[rows] - own).max() > 1e-2
-
-
-def test_indices_and_batch_size_change_nothing(scmodal) -> None:
-    joint = scmodal.get_latent_representation()
-    some = np.array([7, 2, 55])
-    np.testing.assert_allclose(
-        scmodal.get_latent_representation(indices=some), joint[some], atol=1e-6
-    )
-    np.testing.assert_allclose(scmodal.get_latent_representation(batch_size=7), joint, atol=1e-6)
-    rna = scmodal.get_latent_representation(modality="rna")
-    part = scmodal.get_latent_representation(modality="rna", indices=[3, 1])
-    np.testing.assert_allclose(part, rna[[3, 1]], atol=1e-6)
-    with pytest.raises(KeyError, match=r"modality='atac' is not one of \['rna', 'adt'\]"):
-        scmodal.get_latent_representation(modality="atac")
 
 
 def test_no_cell_has_two_modalities() -> None:
@@ -147,35 +132,14 @@ def test_links_that_are_there_are_the_default(mdata) -> None:
     assert SCMODAL(mdata, **SMALL).setup_args["pairs"] == [("rna", "adt")]
 
 
-def test_subset_of_the_modalities() -> None:
-    model = trained(chain(), setup={"modalities": ["adt", "rna"]})
-    assert model.modalities == ["adt", "rna"]
-    assert model.module.pairs == [("adt", "rna")]
-
-
 def test_links_of_the_package_train_from_layers_and_genes() -> None:
     data = cantata.datasets.simulate_mosaic(150, n_features={"rna": 60, "adt": 12}, pairing="none")
-    cantata.pp.preprocess(data, n_comps=5)
+    cantata.pp.preprocess(data, n_components=5)
     cantata.pp.link_features(data, "rna", "adt")
     layers = {"rna": "counts", "adt": "counts"}
     model = trained(data, setup={"layers": layers, "reps": {}}, n_components=10)
     assert [model.module.input(m).transform for m in ("rna", "adt")] == ["log1p", "clr"]
     assert np.isfinite(model.get_latent_representation()).all()
-
-
-def test_names_of_features_in_several_modalities() -> None:
-    data = linked_mosaic({"rna": 6, "adt": 6})
-    parts = {name: data[name].copy() for name in data.mod}
-    for adata in parts.values():
-        adata.var_names = [f"CD{j}" for j in range(6)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        twin = mosaic(parts)
-    results = []
-    for each in (data, twin):
-        scvi.settings.seed = 0
-        results.append(trained(each).get_latent_representation())
-    np.testing.assert_array_equal(*results)
 
 
 # Training ---------------------------------------------------------------------------------------
@@ -226,7 +190,7 @@ def test_num_workers_change_nothing(mdata, monkeypatch) -> None:
     results = []
     for workers in (0, 2):
         monkeypatch.setattr(scvi.settings, "dl_num_workers", workers)
-        monkeypatch.setattr("cantata.model._feature_inputs.MAX_CACHED", 7)
+        monkeypatch.setattr("cantata.model._inputs.MAX_CACHED", 7)
         scvi.settings.seed = 5
         results.append(states(trained(mdata, steps=4)))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
@@ -297,29 +261,6 @@ def test_measured_pairs_draw_their_embeddings_together() -> None:
     assert apart[1] < 0.8 * apart[0]
 
 
-@pytest.mark.parametrize("form", ["backed", "dense", "integer", "csc"])
-def test_every_storage_trains_alike(tmp_path, form: str) -> None:
-    data = linked_mosaic()
-    scvi.settings.seed = 0
-    expected = trained(data).get_latent_representation()
-    other = linked_mosaic()
-    if form == "backed":
-        other.write_h5mu(tmp_path / "x.h5mu")
-        other = mudata.read_h5mu(tmp_path / "x.h5mu", backed="r")
-        assert other["rna"].isbacked
-    else:
-        for name in other.mod:
-            x = other[name].X
-            make = {"dense": x.toarray, "integer": lambda x=x: x.astype(np.int64), "csc": x.tocsc}
-            other[name].X = make[form]()
-    scvi.settings.seed = 0
-    model = trained(other)
-    np.testing.assert_allclose(model.get_latent_representation(), expected, atol=1e-3)
-    if form == "backed":
-        model.save(str(tmp_path / "m"))
-        other.file.close()
-
-
 # Results ----------------------------------------------------------------------------------------
 
 
@@ -351,15 +292,6 @@ def test_write_results_writes_the_documented_keys(mdata, tmp_path) -> None:
     assert dict(parameters["transforms"]) == {"rna": "log1p"}
 
 
-def test_results_are_written_to_a_query_only(scmodal) -> None:
-    query = counts_mosaic(seed=3)
-    scmodal.write_results(query)
-    assert query.obsm["X_scmodal"].shape == (60, 4)
-    assert "X_scmodal" not in scmodal.adata.obsm
-    with pytest.raises(KeyError, match="imputed names modalities"):
-        scmodal.write_results(query, imputed=["atac"])
-
-
 def test_save_load_encode_is_exact(tmp_path) -> None:
     data = chain()
     model = trained(data, n_components=5)
@@ -377,15 +309,6 @@ def test_save_load_encode_is_exact(tmp_path) -> None:
     again.train(max_steps=1, **QUIET)
     for key, value in model.module.inputs.state_dict().items():
         assert torch.equal(again.module.inputs.state_dict()[key], value)
-
-
-def test_save_with_data_and_load_without(scmodal, tmp_path) -> None:
-    scmodal.save(str(tmp_path / "m"), save_anndata=True)
-    again = SCMODAL.load(str(tmp_path / "m"))
-    position = scmodal.adata.obs_names.get_indexer(again.adata.obs_names)
-    np.testing.assert_array_equal(
-        scmodal.get_latent_representation()[position], again.get_latent_representation()
-    )
 
 
 def test_load_onto_data_without_linked_features(scmodal, tmp_path) -> None:
@@ -413,42 +336,6 @@ def test_transforms_are_those_of_the_reference(tmp_path) -> None:
 # Queries ----------------------------------------------------------------------------------------
 
 
-def permuted(data: mudata.MuData, seed: int = 0) -> mudata.MuData:
-    rng = np.random.default_rng(seed)
-    return mosaic(
-        {
-            m: data[m][rng.permutation(data[m].n_obs), rng.permutation(data[m].n_vars)].copy()
-            for m in list(data.mod)[::-1]
-        }
-    )
-
-
-def test_query_with_permuted_features_cells_and_modalities(scmodal) -> None:
-    data = scmodal.adata
-    query = permuted(data)
-    rows = data.obs_names.get_indexer(query.obs_names)
-    joint = scmodal.get_latent_representation(query)
-    np.testing.assert_allclose(joint, scmodal.get_latent_representation()[rows], atol=1e-5)
-    rows = data["rna"].obs_names.get_indexer(query["rna"].obs_names)
-    rna = scmodal.get_latent_representation(query, modality="rna")
-    own = scmodal.get_latent_representation(modality="rna")
-    np.testing.assert_allclose(rna, own[rows], atol=1e-5)
-    proteins = scmodal.impute("adt", query).to_df()
-    expected = scmodal.impute("adt").to_df().loc[proteins.index]
-    np.testing.assert_allclose(proteins, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_view_keeps_its_own_order(scmodal) -> None:
-    data = scmodal.adata
-    view = data[np.random.default_rng(1).permutation(60)[:40]]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", RuntimeWarning)
-        joint = scmodal.get_latent_representation(view)
-    rows = data.obs_names.get_indexer(view.obs_names)
-    np.testing.assert_allclose(joint, scmodal.get_latent_representation()[rows], atol=1e-5)
-    assert view.is_view
-
-
 def test_input_is_not_modified(mdata, tmp_path) -> None:
     before = snapshot(mdata)
     model = trained(mdata, train={"use_paired": True})
@@ -466,23 +353,6 @@ def test_input_is_not_modified(mdata, tmp_path) -> None:
     assert set(query.uns) == before["uns"]
 
 
-def test_query_with_one_modality_and_without_batch(scmodal) -> None:
-    alone = mosaic({"adt": counts_mosaic(seed=2)["adt"].copy()})
-    del alone["adt"].obs["batch"]
-    own = scmodal.get_latent_representation(alone)
-    np.testing.assert_allclose(
-        own, scmodal.get_latent_representation(alone, modality="adt"), atol=1e-6
-    )
-    with pytest.raises(ValueError, match="transform_batch"):
-        scmodal.impute("rna", alone)
-    assert scmodal.impute("rna", alone, transform_batch="b0").shape == (alone.n_obs, 12)
-    assert scmodal.impute("rna", alone, n_anchors=3).shape == (alone.n_obs, 12)
-    with pytest.raises(KeyError, match="rna"):
-        scmodal.get_latent_representation(alone, modality="rna")
-    with pytest.raises(KeyError, match="rna"):
-        scmodal.impute("adt", alone, source="rna")
-
-
 def test_a_new_batch_is_the_mean_of_the_known_ones(scmodal) -> None:
     query = counts_mosaic(seed=3)
     for name in query.mod:
@@ -491,21 +361,9 @@ def test_a_new_batch_is_the_mean_of_the_known_ones(scmodal) -> None:
     net = scmodal.module.encoders["rna"]
     with torch.inference_mode():
         x = scmodal.module.input("rna")(torch.from_numpy(query["rna"].X.toarray()))
-        hidden = net.hidden[0](x) + net.covariates.categorical[0].mean(dim=0)
-        expected = net.out(torch.relu(hidden)).numpy()
+        hidden = net.hidden[0](x) + net.covariates[0].categorical[0].mean(dim=0)
+        expected = net.output(torch.relu(hidden)).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-def test_query_lacking_features(scmodal) -> None:
-    data = scmodal.adata
-    few = mosaic({"rna": data["rna"][:, :11].copy(), "adt": data["adt"].copy()})
-    with pytest.warns(
-        UserWarning, match=r"'rna' lacks 1 of the model's 12 features, e.g. 'rna_11'"
-    ):
-        assert np.isfinite(scmodal.get_latent_representation(few)).all()
-    fewer = mosaic({"rna": data["rna"][:, :5].copy(), "adt": data["adt"].copy()})
-    with pytest.raises(ValueError, match=r"'rna' lacks 7 of the model's 12 features"):
-        scmodal.get_latent_representation(fewer)
 
 
 def new_batch(seed: int = 4) -> mudata.MuData:
@@ -513,40 +371,6 @@ def new_batch(seed: int = 4) -> mudata.MuData:
     for name in query.mod:
         query[name].obs["batch"] = "new"
     return query
-
-
-def test_load_query_data_with_a_new_batch(scmodal) -> None:
-    query = new_batch()
-    with pytest.raises(ValueError, match="batch that the model does not know"):
-        scmodal.impute("rna", query)
-    mapped = SCMODAL.load_query_data(query, scmodal)
-    assert mapped.batch_categories == ["b0", "b1", "new"]
-    position = mapped.adata.obs_names.get_indexer(query.obs_names)
-    before = mapped.get_latent_representation()
-    np.testing.assert_allclose(
-        before[position], scmodal.get_latent_representation(query), atol=1e-5
-    )
-    np.testing.assert_array_equal(
-        mapped.get_latent_representation(scmodal.adata), scmodal.get_latent_representation()
-    )
-    assert mapped.impute("rna").shape == (40, 12)
-
-
-def test_a_frozen_model_adapts_to_a_new_batch_and_stays_the_same_for_known_ones(scmodal) -> None:
-    mapped = SCMODAL.load_query_data(new_batch(), scmodal)
-    before, rna = mapped.get_latent_representation(), mapped.impute("rna").X
-    reference = scmodal.get_latent_representation()
-    fixed = {
-        name: value.clone()
-        for name, value in mapped.module.state_dict().items()
-        if not name.startswith("discriminators.") and ".covariates." not in name
-    }
-    mapped.train(max_steps=4, plan_kwargs={"lr": 1e-2}, **QUIET)
-    assert np.abs(mapped.get_latent_representation() - before).max() > 1e-3
-    assert np.abs(mapped.impute("rna").X - rna).max() > 1e-3
-    np.testing.assert_array_equal(mapped.get_latent_representation(scmodal.adata), reference)
-    assert all(torch.equal(mapped.module.state_dict()[k], v) for k, v in fixed.items())
-    np.testing.assert_array_equal(scmodal.get_latent_representation(), reference)
 
 
 def test_a_frozen_model_without_covariates_has_nothing_to_train() -> None:
@@ -598,10 +422,3 @@ def test_a_query_without_linked_features_is_told_so(scmodal) -> None:
         mapped.train(max_steps=1, **QUIET)
     link(mapped.adata, "rna", "adt")
     mapped.train(max_steps=1, **QUIET)
-
-
-def test_summary_and_anndata(scmodal) -> None:
-    assert scmodal.summary().startswith("SCMODAL of 60 cells; features: rna 12, adt 6;")
-    with pytest.raises(NotImplementedError, match="setup_mudata"):
-        SCMODAL.setup_anndata(scmodal.adata["rna"])
-    assert cantata.model.SCMODAL is SCMODAL

@@ -19,8 +19,8 @@ from cantata import SCMODAL
 from cantata.data import UnpairedDataset
 from cantata.metrics import foscttm, label_transfer_accuracy, silhouette
 from cantata.model.scmodal import LossWeights, SCMODALModule, SCMODALTrainingPlan
-from cantata.model.scmodal._training import known_pairs, readers_of
-from cantata.nn import OpenCovariates
+from cantata.model.scmodal._training import anchor_factors, known_pairs, readers_of
+from cantata.nn import CovariateEffects
 
 FEATURES = {"adt": 4, "rna": 7, "atac": 5}
 PAIRS = [("adt", "rna"), ("rna", "atac")]
@@ -58,12 +58,17 @@ def minibatch(sizes: tuple[int, ...] = (6, 5, 7), seed: int = 0) -> dict[str, Te
     return batch
 
 
+def objective(net: SCMODALModule, batch: dict[str, Tensor], weights: LossWeights, k: int, **given):
+    z = net.inference(batch)
+    return net.loss(batch, z, net.generative(batch, z), weights, n_neighbors=k, **given)
+
+
 def by_hand(net: nn.Module, x: Tensor, codes: Tensor, values: Tensor) -> Tensor:
     """A perceptron of one hidden layer, one row."""
-    h = net.hidden[0].weight @ x + net.hidden[0].bias + values @ net.covariates.continuous
-    for table, code in zip(net.covariates.categorical, codes.tolist(), strict=True):
+    h = net.hidden[0].weight @ x + net.hidden[0].bias + values @ net.covariates[0].continuous
+    for table, code in zip(net.covariates[0].categorical, codes.tolist(), strict=True):
         h = h + table[code]
-    return net.out.weight @ torch.relu(h) + net.out.bias
+    return net.output.weight @ torch.relu(h) + net.output.bias
 
 
 def kernels(x: Tensor, p: int) -> Tensor:
@@ -92,8 +97,8 @@ def test_objective_eq_7_of_a_chain_of_three() -> None:
     """Each modality counts once in reconstruction and geometry, each pair in the other terms."""
     net, batch, k = module(), minibatch(), 2
     with torch.no_grad():
-        z = net.embed(batch)
-        out = net.loss(batch, z, WEIGHTS, k)
+        z = net.inference(batch)
+        out = objective(net, batch, WEIGHTS, k)
         codes = {m: batch[f"{m}_categorical_covariates"] for m in FEATURES}
         values = {m: batch[f"{m}_continuous_covariates"] for m in FEATURES}
         expected, mine = 0.0, {}
@@ -149,10 +154,10 @@ TERMS = {
 @pytest.mark.parametrize("weight", TERMS)
 def test_a_weight_of_zero_leaves_the_term_out(weight: str) -> None:
     net, batch = module(), minibatch()
-    full = net.loss(batch, net.embed(batch), WEIGHTS, 2)
+    full = objective(net, batch, WEIGHTS, 2)
     assert TERMS[weight] in full.extra_metrics
     without = LossWeights(**{**vars(WEIGHTS), weight: 0.0})
-    part = net.loss(batch, net.embed(batch), without, 2)
+    part = objective(net, batch, without, 2)
     assert TERMS[weight] not in part.extra_metrics
     names = {t for t in full.extra_metrics if t.startswith(TERMS[weight].split("_")[0])}
     difference = sum(float(full.extra_metrics[t]) for t in names) * vars(WEIGHTS)[weight]
@@ -167,7 +172,7 @@ def test_minibatches_without_anchors_or_pairs_have_a_finite_gradient() -> None:
             batch[key] = torch.zeros_like(batch[key])
         if "paired" in key:
             batch[key] = torch.zeros(2, 0, dtype=torch.long)
-    out = net.loss(batch, net.embed(batch), WEIGHTS, 30)
+    out = objective(net, batch, WEIGHTS, 30)
     for term in ("anchor", "n_anchors", "paired"):
         assert float(out.extra_metrics[f"{term}_rna_atac"]) == 0
     out.loss.backward()
@@ -178,7 +183,7 @@ def test_minibatches_of_one_row() -> None:
     net, batch = module(), minibatch((1, 1, 1))
     for a, b in PAIRS:
         batch[f"{a}_{b}_paired"] = torch.zeros(2, 1, dtype=torch.long)
-    out = net.loss(batch, net.embed(batch), WEIGHTS, 30)
+    out = objective(net, batch, WEIGHTS, 30)
     assert torch.isfinite(out.loss)
     out.loss.backward()
     assert all(torch.isfinite(p.grad).all() for p in net.parameters())
@@ -187,7 +192,7 @@ def test_minibatches_of_one_row() -> None:
 def test_a_modality_that_is_absent_takes_its_pairs_away() -> None:
     net = module()
     batch = {key: value for key, value in minibatch().items() if "atac" not in key}
-    out = net.loss(batch, net.embed(batch), WEIGHTS, 2)
+    out = objective(net, batch, WEIGHTS, 2)
     assert "anchor_adt_rna" in out.extra_metrics
     assert not any("atac" in term for term in out.extra_metrics)
 
@@ -202,8 +207,7 @@ def test_no_tensor_of_a_step_has_cells_times_cells_times_features() -> None:
     batch = {"rna": torch.randn(n, p), "adt": torch.randn(n, 40)}
     batch |= {f"{a}_linked_{b}": torch.randn(n, 30) for a, b in (pair, pair[::-1])}
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        z = net.embed(batch)
-        net.loss(batch, z, LossWeights(), 30).loss.backward()
+        objective(net, batch, LossWeights(), 30).loss.backward()
     events = profiler.profiler.kineto_results.events()
     sizes = [event.nbytes() for event in events if event.name() == "[memory]"]
     assert max(sizes) >= 4 * n * p  # what is decoded
@@ -217,25 +221,36 @@ def test_an_unknown_batch_is_the_mean_of_the_known_ones() -> None:
     net, batch = module(), minibatch()
     key = "rna_categorical_covariates"
     encoder = net.encoders["rna"]
-    covariates = encoder.covariates
-    assert isinstance(covariates, OpenCovariates)
+    (covariates,) = encoder.covariates
+    assert isinstance(covariates, CovariateEffects)
     batch[key][:, 0] = -1
-    unknown = net.embed(batch)["rna"]
-    beyond = net.embed({**batch, key: torch.where(batch[key] < 0, 2, batch[key])})["rna"]
+    unknown = net.inference(batch)["rna"]
+    beyond = net.inference({**batch, key: torch.where(batch[key] < 0, 2, batch[key])})["rna"]
     with torch.no_grad():
         covariates.categorical[0][:] = covariates.categorical[0].mean(dim=0)
-    known = net.embed({**batch, key: batch[key].clamp(min=0)})["rna"]
+    known = net.inference({**batch, key: batch[key].clamp(min=0)})["rna"]
     torch.testing.assert_close(unknown, known)
     torch.testing.assert_close(unknown, beyond)
 
 
+def test_continuous_covariates_alone_enter_encoders_and_decoders() -> None:
+    net = module(n_categories=[], has_batch=False)
+    tensors = {"cell": torch.arange(4), "continuous_covariates": torch.zeros(4, 1)}
+    tensors |= {name: torch.randn(4, p) for name, p in FEATURES.items()}
+    tensors |= {f"{name}_rows": torch.arange(4) for name in FEATURES}
+    zero = net.encode(tensors)[0]
+    one = net.encode({**tensors, "continuous_covariates": torch.ones(4, 1)})[0]
+    for name in FEATURES:
+        assert not torch.allclose(zero[name], one[name])
+
+
 def test_freezing_leaves_covariates_and_discriminators() -> None:
-    net = module()
-    net.freeze_all_but_covariates()
-    free = {name for name, p in net.named_parameters() if p.requires_grad}
+    model = small(setup={"batch_key": "batch"})
+    model._freeze()
+    free = {name for name, p in model.module.named_parameters() if p.requires_grad}
     assert free == {
         name
-        for name, _ in net.named_parameters()
+        for name, _ in model.module.named_parameters()
         if ".covariates." in name or name.startswith("discriminators.")
     }
     assert any(".covariates." in name for name in free)
@@ -341,14 +356,22 @@ def test_training_is_the_loop_of_the_paper(plan: dict) -> None:
         if "lr_schedule" in plan:
             for group in adversary.param_groups + generator.param_groups:
                 group["lr"] = 1e-3 * (1 + np.cos(np.pi * step / 2)) / 2
-        z = start.embed(dataset[step])
+        z = start.inference(dataset[step])
         for _ in range(5):
             fixed = {m: v.detach() for m, v in z.items()}
             adversary.zero_grad()
             sum(start.discriminator_loss(fixed, pair) for pair in start.pairs).backward()
             adversary.step()
         generator.zero_grad()
-        start.loss(dataset[step], z, weights, plan.get("n_neighbors", 15)).loss.backward()
+        batch = dataset[step]
+        start.loss(
+            batch,
+            z,
+            start.generative(batch, z),
+            weights,
+            n_neighbors=plan.get("n_neighbors", 15),
+            anchor_factors=None if "lambda_anchor" in plan else anchor_factors(model),
+        ).loss.backward()
         if not plan:
             nn.utils.clip_grad_norm_([p for _, p in rest], 5.0)
         generator.step()
@@ -393,7 +416,7 @@ def test_learning_rate_and_number_of_steps(schedule: str, n: int) -> None:
 OPTIONS = {
     "no rotation": ({"n_components": None}, {}),
     "rotation": ({"n_components": 5}, {}),
-    "start of the reference": ({"start": "normal"}, {}),
+    "weights of the reference": ({"weight_init": "normal"}, {}),
     "deep discriminator": ({"n_layers_discriminator": 3}, {}),
     "no adversary": ({}, {"lambda_gan": 0.0}),
     "no anchors": ({}, {"lambda_anchor": 0.0}),
@@ -448,7 +471,7 @@ def test_published_settings() -> None:
 def test_steps_on_a_gpu(monkeypatch, precision: str, n_components: int | None) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    monkeypatch.setattr("cantata.model._feature_inputs.MAX_CACHED", 8)
+    monkeypatch.setattr("cantata.model._inputs.MAX_CACHED", 8)
     model = small(setup={"batch_key": "batch"}, n_components=n_components)
     for _ in range(2):
         model.train(max_steps=3, **QUIET | {"accelerator": "gpu"}, precision=precision)
@@ -484,7 +507,7 @@ def test_bf16_is_close_to_single_precision() -> None:
 def test_nan_ends_training_with_advice() -> None:
     model = small()
     with torch.no_grad():
-        model.module.encoders["rna"].out.bias.fill_(torch.nan)
+        model.module.encoders["rna"].output.bias.fill_(torch.nan)
     with pytest.raises(RuntimeError, match=r"became NaN.*learning rate"):
         model.train(max_steps=2, **QUIET)
 

@@ -13,15 +13,19 @@ from scipy import linalg
 import cantata
 from cantata import SCMODAL
 from cantata.metrics import foscttm, label_transfer_accuracy
-from cantata.model.scmodal import _refine
-from cantata.model.scmodal._refine import Refiner, refinement_steps
-from cantata.model.scmodal._variates import Variates, matched_variates
+from cantata.model.scmodal import _model
+from cantata.model.scmodal._module import Variates
+from cantata.model.scmodal._refine import matched_variates, refined_variates, refinement_steps
 
 
 def model_of(mdata=None, **model) -> SCMODAL:
     mdata = linked_mosaic() if mdata is None else mdata
     SCMODAL.setup_mudata(mdata)
     return SCMODAL(mdata, **SMALL | model)
+
+
+def variates_of(model: SCMODAL) -> dict:
+    return model.trainer.lightning_module.variates
 
 
 def factors(n: int = 300, n_factors: int = 3, seed: int = 0):
@@ -125,24 +129,23 @@ def test_linked_features_stay_beside_variates_unless_few(least: int) -> None:
 def test_training_refines_when_planned(monkeypatch) -> None:
     steps: list[int] = []
 
-    def counted(self) -> None:
+    def counted(*arguments) -> dict:
         steps.append(1)
-        original(self)
+        return refined_variates(*arguments)
 
-    original = Refiner.__call__
-    monkeypatch.setattr(Refiner, "__call__", counted)
+    monkeypatch.setattr(_model, "refined_variates", counted)
     model = model_of()
     model.train(max_steps=12, **QUIET)
     assert len(steps) == 4
-    assert set(model.module.variates) == {("rna", "adt"), ("adt", "rna")}
-    weights = model.module.variates["rna", "adt"].weights
+    assert set(variates_of(model)) == {("rna", "adt"), ("adt", "rna")}
+    weights = variates_of(model)["rna", "adt"].weights
     assert torch.isfinite(weights).all()
     assert weights.abs().max() > 0
     model.train(max_steps=12, **QUIET)
     assert len(steps) == 9  # once more at the start
     model.train(max_steps=12, n_refinements=0, **QUIET)
     assert len(steps) == 9
-    assert not model.module.variates
+    assert not variates_of(model)
 
 
 def test_without_refinements_links_are_taken_as_they_are() -> None:
@@ -159,7 +162,7 @@ def test_every_pair_of_a_chain_is_refined() -> None:
     model = model_of(chain(), n_components=5)
     model.train(max_steps=6, n_refinements=1, **QUIET)
     pairs = [("adt", "rna"), ("rna", "atac")]
-    assert set(model.module.variates) == {way for p in pairs for way in (p, p[::-1])}
+    assert set(variates_of(model)) == {way for p in pairs for way in (p, p[::-1])}
 
 
 def test_published_settings_do_not_refine() -> None:
@@ -178,12 +181,11 @@ def test_diverged_embeddings_are_left_to_the_advice_at_the_end_of_the_epoch() ->
         }
         for name in ("rna", "adt")
     }
-    Refiner(model.module, values, {"rna": 30, "adt": 30})()
-    assert not model.module.variates
+    assert not refined_variates(model.module, values, {"rna": 30, "adt": 30})
 
 
 def test_a_frozen_query_keeps_its_links(monkeypatch) -> None:
-    monkeypatch.setattr(_refine.Refiner, "__call__", lambda self: pytest.fail("refined"))
+    monkeypatch.setattr(_model, "refined_variates", lambda *_: pytest.fail("refined"))
     reference = linked_mosaic()
     SCMODAL.setup_mudata(reference, batch_key="batch")
     model = SCMODAL(reference, **SMALL)

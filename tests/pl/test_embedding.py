@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import to_hex, to_rgba
 
 from cantata import pl
-from cantata.pl._colors import MISSING_COLOR, cell_values, level_colors, palette
+from cantata.pl._axes import MISSING_COLOR, cell_values, level_colors, palette
 
 
 def _points(ax):

@@ -14,7 +14,7 @@ from scipy import sparse
 from scipy.stats import spearmanr
 
 from cantata import pl
-from cantata.pl._colors import MISSING_COLOR
+from cantata.pl._axes import MISSING_COLOR
 
 N = 60
 PEAKS = ["chr1:10000-10500", "chr1:2000-2500", "chr1:29000-29500", "chr1:31001-32000", "chr2:1-9"]

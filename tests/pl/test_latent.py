@@ -9,7 +9,6 @@ from mosaics import mosaic
 from scipy import sparse
 
 from cantata import pl
-from cantata.pl._latent_traversal import binned, trend_order
 from cantata.tl import interpret_latent
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*var_names are not unique")
@@ -76,13 +75,13 @@ def test_bars_are_the_best_features_of_both_ends(found):
 
 
 def test_panels_share_their_scale(found):
-    axes = pl.latent_features(found, ["PC1", 2, "PC3"], groups=["low", "centre", "high"], ncols=2)
+    axes = pl.latent_features(found, ["PC1", 2, "PC3"], groups=["low", "center", "high"], ncols=2)
     assert [ax.get_title()[:3] for ax in axes] == ["PC1", "PC2", "PC3"]
     assert len({ax.get_xlim() for ax in axes}) == 1
     assert sum(len(ax.child_axes) for ax in axes) == 1
     texts = [text.get_text() for text in axes[2].texts]
     assert texts.count("no feature") == 3 - found.top("PC3", 99)["group"].nunique()
-    assert "centre" in texts
+    assert "center" in texts
 
 
 def test_axes_that_are_given(found):
@@ -98,7 +97,7 @@ def test_axes_that_are_given(found):
         ({"component": "PC9"}, KeyError, "component='PC9': there are PC1 to PC3"),
         ({"component": []}, ValueError, "Nothing to draw"),
         ({"n_features": 0}, ValueError, "Nothing to draw"),
-        ({"groups": ["middle"]}, ValueError, "choose from low, centre, high"),
+        ({"groups": ["middle"]}, ValueError, "choose from low, center, high"),
         ({"interpretation": "PC1"}, TypeError, "interpretation is a str"),
     ],
 )
@@ -132,26 +131,6 @@ def test_features_of_both_ends_in_order_of_their_trend(mdata, found):
     assert set(matrix.index[2:]) == {f"gene{j}" for j in range(4)}
     assert (matrix.iloc[:2, 0] > 0.5).all()
     assert (matrix.iloc[2:, 0] < -0.5).all()
-
-
-@pytest.mark.parametrize("scale", ["cells", "bins"])
-def test_scales(scale):
-    rng = np.random.default_rng(0)
-    bins = rng.integers(0, 4, 60)  # bin 4 has no cell
-    table = pd.DataFrame({"a": bins + rng.normal(size=60), "b": rng.normal(size=60), "c": 2.0})
-    matrix, counts = binned(table, bins, 5, scale)
-    assert counts.tolist() == np.bincount(bins, minlength=5).tolist()
-    assert matrix["+2"].isna().all()
-    means = table.groupby(bins).mean()
-    over = table if scale == "cells" else means
-    expected = (means - over.mean()) / over.std(ddof=0).where(lambda sd: sd > 0, 1)
-    np.testing.assert_allclose(matrix.iloc[:, :4].T, expected, atol=1e-12)
-    assert (matrix.loc["c"].dropna() == 0).all()
-
-
-def test_trend_order():
-    rows = np.array([[1, 2, 3], [3, 2, 1], [1, 1, 1], [0, 5, np.nan], [0, 0.1, 0.0]])
-    assert trend_order(rows).tolist() == [1, 2, 4, 3, 0]
 
 
 def test_values_of_another_modality_and_imputed_ones(mdata, found, latent):

@@ -59,11 +59,11 @@ def naive(x: np.ndarray, links: pd.DataFrame) -> pd.DataFrame:
 )
 @pytest.mark.parametrize("weighted", [False, True])
 def test_equals_a_loop_over_links(fmt, weighted, monkeypatch):
-    monkeypatch.setattr("cantata.pp._genomic._gene_activity.BLOCK", 7)
+    monkeypatch.setattr("cantata.pp._gene_activity.BLOCK_CELLS", 7)
     mdata, links = build(fmt), table(weighted)
     x = mdata["atac"].X
     x = x.toarray() if sparse.issparse(x) else x
-    activity = pp.gene_activity(mdata, links=links, copy=True)
+    activity = pp.gene_activity(mdata, links=links, key_added=None)
     expected = naive(x, links)
     assert list(activity.var_names) == list(expected.columns) == GENES[:4]
     assert sparse.issparse(activity.X)
@@ -113,22 +113,22 @@ def test_options_of_links_are_passed_on():
             ],
             axis=1,
         )
-        activity = pp.gene_activity(mdata, copy=True, **options, **extra)
+        activity = pp.gene_activity(mdata, key_added=None, **options, **extra)
         np.testing.assert_allclose(activity.X.toarray(), expected, rtol=1e-6)
 
 
 def test_counts_are_found_where_preprocessing_left_them():
     mdata, links = build(), table()
-    expected = pp.gene_activity(mdata, links=links, copy=True)
+    expected = pp.gene_activity(mdata, links=links, key_added=None)
     mdata["atac"].layers["raw"] = mdata["atac"].X.copy()
     mdata["atac"].X = mdata["atac"].X * 0.5
     mdata["atac"].uns["cantata"] = {"preprocess": {"counts_layer": "raw"}}
-    found = pp.gene_activity(mdata, links=links, copy=True)
+    found = pp.gene_activity(mdata, links=links, key_added=None)
     np.testing.assert_array_equal(found.X.toarray(), expected.X.toarray())
     del mdata["atac"].uns["cantata"]
-    halved = pp.gene_activity(mdata, links=links, copy=True)
+    halved = pp.gene_activity(mdata, links=links, key_added=None)
     np.testing.assert_allclose(halved.X.toarray(), expected.X.toarray() / 2)
-    named = pp.gene_activity(mdata, links=links, layer="raw", copy=True)
+    named = pp.gene_activity(mdata, links=links, layer="raw", key_added=None)
     np.testing.assert_array_equal(named.X.toarray(), expected.X.toarray())
 
 
@@ -247,7 +247,7 @@ def test_result_survives_a_file(tmp_path):
 
 def test_cells_that_only_an_older_activity_has_are_not_lost():
     mdata = build()
-    activity = pp.gene_activity(mdata, links=table(), copy=True)
+    activity = pp.gene_activity(mdata, links=table(), key_added=None)
     smaller = mosaic({"rna": mdata["rna"], "atac": mdata["atac"][:20].copy(), "old": activity})
     alone = set(activity.obs_names) - set(mdata["rna"].obs_names) - set(smaller["atac"].obs_names)
     with pytest.raises(
@@ -257,14 +257,14 @@ def test_cells_that_only_an_older_activity_has_are_not_lost():
 
 
 def test_backed(tmp_path, monkeypatch):
-    monkeypatch.setattr("cantata.pp._genomic._gene_activity.BLOCK", 6)
+    monkeypatch.setattr("cantata.pp._gene_activity.BLOCK_CELLS", 6)
     mdata = build()
-    expected = pp.gene_activity(mdata, links=table(), copy=True)
+    expected = pp.gene_activity(mdata, links=table(), key_added=None)
     mdata.write(tmp_path / "m.h5mu")
     back = mudata.read_h5mu(tmp_path / "m.h5mu", backed="r")
-    found = pp.gene_activity(back, links=table(), copy=True)
+    found = pp.gene_activity(back, links=table(), key_added=None)
     np.testing.assert_array_equal(found.X.toarray(), expected.X.toarray())
-    with pytest.raises(ValueError, match=r"backed.*copy=True"):
+    with pytest.raises(ValueError, match=r"backed.*key_added=None"):
         pp.gene_activity(back, links=table())
 
 

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from cantata import pp
 from cantata._mudata.pairing import row_table
-from cantata.pp._links import _components, _matrices, _reading, _smoothing
+from cantata.pp._links import _components, _values
 
 GENES = ["CD4", "MS4A1", "PTPRC", "NCAM1", "ITGAX", "XIST", "ACTB"]
 PROTEINS = ["CD56", "CD45RA", "CD20", "CD45RO", "CD4", "isotype"]
@@ -83,9 +83,9 @@ def matrices(mdata):
 @pytest.mark.parametrize("fmt", [sparse.csr_matrix, sparse.csc_matrix, sparse.csr_array, np.array])
 @pytest.mark.parametrize("held", [True, False])
 def test_published_recipe_of_counts(fmt, held, monkeypatch):
-    monkeypatch.setattr(_matrices, "BLOCK", 7)
+    monkeypatch.setattr(_values, "BLOCK_CELLS", 7)
     if not held:
-        monkeypatch.setattr(_reading, "HELD", 0)
+        monkeypatch.setattr(_values, "MAX_KEPT_ENTRIES", 0)
     mdata = build(fmt)
     left, right = ends(mdata)
     x, y = values(mdata, "rna"), values(mdata, "adt")
@@ -149,7 +149,7 @@ def test_layers_and_counts_that_preprocess_kept():
     pp.link_features(mdata, "rna", "adt")
     before = [array.copy() for array in matrices(mdata)]
     mdata = pp.drop_empty(mdata)
-    pp.preprocess(mdata, n_comps=3)
+    pp.preprocess(mdata, n_components=3)
     pp.link_features(mdata, "rna", "adt")
     for array, old in zip(matrices(mdata), before, strict=True):
         np.testing.assert_array_equal(array, old)
@@ -190,8 +190,8 @@ def test_clipping_is_two_sided():
 def test_smoothing_is_regression_on_components(monkeypatch):
     mdata = build(n_cells=200, n_genes=40)
     left, right = ends(mdata)
-    monkeypatch.setattr(_matrices, "BLOCK", 33)
-    monkeypatch.setattr(_smoothing, "N_COMPONENTS", 5)
+    monkeypatch.setattr(_values, "BLOCK_CELLS", 33)
+    monkeypatch.setattr(_values, "N_COMPONENTS", 5)
     options = {"center": False, "shared": False}
     report = pp.link_features(mdata, "rna", "adt", smooth={"rna": True}, **options)
     assert report.smoothed == {"rna": True, "adt": False}
@@ -211,8 +211,8 @@ def test_smoothing_fitted_on_a_sample_reads_in_blocks(monkeypatch):
     mdata = build(n_cells=300, n_genes=60)
     pp.link_features(mdata, "rna", "adt", smooth={"rna": True}, shared=False)
     whole = matrices(mdata)[0].copy()
-    monkeypatch.setattr(_smoothing, "SAMPLE", 150)
-    monkeypatch.setattr(_matrices, "BLOCK", 40)
+    monkeypatch.setattr(_values, "MAX_FIT_CELLS", 150)
+    monkeypatch.setattr(_values, "BLOCK_CELLS", 40)
     pp.link_features(mdata, "rna", "adt", smooth={"rna": True}, shared=False)
     sampled = matrices(mdata)[0]
     assert not np.array_equal(sampled, whole)
@@ -252,17 +252,17 @@ def components(mdata):
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("largest", [3000, 10])
 def test_joint_components(shared, largest, monkeypatch):
-    monkeypatch.setattr(_components, "LARGEST", largest)
-    monkeypatch.setattr(_matrices, "BLOCK", 64)
+    monkeypatch.setattr(_components, "MAX_COVARIANCE_LINKS", largest)
+    monkeypatch.setattr(_values, "BLOCK_CELLS", 64)
     mdata = many_links()
     options = {"smooth": False, "center": False, "shared": shared}
-    pp.link_features(mdata, "rna", "activity", n_comps=None, **(options | {"shared": False}))
+    pp.link_features(mdata, "rna", "activity", n_components=None, **(options | {"shared": False}))
     x, y = (array.astype(np.float64) for array in components(mdata))
-    report = pp.link_features(mdata, "rna", "activity", n_comps=4, **options)
+    report = pp.link_features(mdata, "rna", "activity", n_components=4, **options)
     a, b = x.T @ x / len(x), y.T @ y / len(y)
     _, axes = np.linalg.eigh(a @ b + b @ a if shared else a + b)
     axes = axes[:, :-5:-1]
-    assert report.n_comps == 4
+    assert report.n_components == 4
     for array, scores in zip(components(mdata), (x, y), strict=True):
         assert array.dtype == np.float32
         for j in range(4):
@@ -280,9 +280,9 @@ def test_stacked_components_are_those_of_scikit_learn():
     from sklearn.decomposition import PCA
 
     mdata = many_links()
-    pp.link_features(mdata, "rna", "activity", n_comps=None, **PUBLISHED)
+    pp.link_features(mdata, "rna", "activity", n_components=None, **PUBLISHED)
     stacked = np.vstack(components(mdata))
-    pp.link_features(mdata, "rna", "activity", n_comps=3, **PUBLISHED)
+    pp.link_features(mdata, "rna", "activity", n_components=3, **PUBLISHED)
     ours, theirs = np.vstack(components(mdata)), PCA(3, svd_solver="full").fit_transform(stacked)
     for j in range(3):
         assert abs(np.corrcoef(ours[:, j], theirs[:, j])[0, 1]) > 0.999
@@ -291,18 +291,18 @@ def test_stacked_components_are_those_of_scikit_learn():
 def test_many_links_are_reduced_by_default():
     mdata = many_links(201)
     report = pp.link_features(mdata, "rna", "activity")
-    assert report.n_comps == components(mdata)[0].shape[1] <= 30
+    assert report.n_components == components(mdata)[0].shape[1] <= 30
     assert not report.centered
     mdata = many_links(200)
-    assert pp.link_features(mdata, "rna", "activity").n_comps == 0
+    assert pp.link_features(mdata, "rna", "activity").n_components == 0
     assert components(mdata)[1].shape == (150, 200)
-    with pytest.raises(ValueError, match="n_comps=200 with 200 links"):
-        pp.link_features(mdata, "rna", "activity", n_comps=200)
+    with pytest.raises(ValueError, match="n_components=200 with 200 links"):
+        pp.link_features(mdata, "rna", "activity", n_components=200)
 
 
 def test_single_links_are_projected_on_shared_directions():
     mdata = many_links(100)
-    options = {"n_comps": None, "smooth": False, "center": False}
+    options = {"n_components": None, "smooth": False, "center": False}
     pp.link_features(mdata, "rna", "activity", shared=False, **options)
     x, y = (array.astype(np.float64) for array in components(mdata))
     report = pp.link_features(mdata, "rna", "activity", shared=True, **options)
@@ -437,7 +437,7 @@ def test_file_round_trip(tmp_path):
     assert set(record) == set(old)
     for key in ("source", "target", "weight", "type", "source_index", "target_index"):
         np.testing.assert_array_equal(record[key], old[key])
-    for key in ("targets", "transforms", "n_comps", "version", "max_value"):
+    for key in ("targets", "transforms", "n_components", "version", "max_value"):
         assert record[key] == old[key]
     assert {name: bool(x) for name, x in record["smoothed"].items()} == old["smoothed"]
     for array, expected in zip(matrices(again), matrices(mdata), strict=True):
@@ -456,7 +456,7 @@ def test_file_round_trip(tmp_path):
 def test_nothing_is_written_when_it_fails(monkeypatch):
     mdata = build()
     monkeypatch.setattr(
-        "cantata.pp._links._features.link_agreement",
+        "cantata.pp._link_features.link_agreement",
         lambda *_: (_ for _ in ()).throw(RuntimeError),
     )
     with pytest.raises(RuntimeError):
@@ -485,8 +485,8 @@ def test_input_is_not_changed():
         ({"layers": {"other": None}}, KeyError, "layers names modalities"),
         ({"transforms": {"adt": "log"}}, ValueError, "'adt': 'log'"),
         ({"transforms": "sqrt"}, ValueError, "'sqrt'"),
-        ({"n_comps": 1}, ValueError, "n_comps=1"),
-        ({"n_comps": True}, ValueError, "n_comps=True"),
+        ({"n_components": 1}, ValueError, "n_components=1"),
+        ({"n_components": True}, ValueError, "n_components=True"),
         ({"smooth": {"adt": 3}}, ValueError, "smooth of 'adt' is 3"),
         ({"center": "yes"}, ValueError, "center is 'yes'"),
         ({"shared": 2}, ValueError, "shared is 2"),
@@ -515,3 +515,81 @@ def test_bad_values():
     mdata.mod["rna"] = mdata["rna"][:, 1:].copy()
     with pytest.raises(ValueError, match="features of modality 'rna' changed"):
         pp.link_features(mdata, "rna", "adt")
+
+
+# genes with peaks
+
+N_GENES, N_PEAKS = 8, 20
+
+
+def build_peaks(n_cells=60):
+    rng = np.random.default_rng(4)
+    parts = {}
+    for name, n in (("rna", N_GENES), ("atac", N_PEAKS)):
+        x = rng.poisson(rng.gamma(1.0, 1.0, (n_cells, n))).astype(np.float32)
+        parts[name] = AnnData(sparse.csr_matrix(x))
+        parts[name].obs_names = [f"{name}{i}" for i in range(n_cells)]
+    parts["rna"].var_names = [f"Gene{j}" for j in range(N_GENES)]
+    parts["atac"].var_names = [f"chr1:{1000 * j}-{1000 * j + 500}" for j in range(N_PEAKS)]
+    return mosaic(parts)
+
+
+def peak_table(mdata):
+    rng = np.random.default_rng(1)
+    pairs = [(g, p) for g in range(N_GENES - 1) for p in range(N_PEAKS) if rng.random() < 0.3]
+    return pd.DataFrame(
+        {
+            "gene": [mdata["rna"].var_names[g] for g, _ in pairs],
+            "peak": [mdata["atac"].var_names[p] for _, p in pairs],
+            "weight": rng.random(len(pairs)) + 0.5,
+        }
+    )
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_gene_is_compared_with_the_sum_of_its_peaks(turned):
+    mdata = build_peaks()
+    links = peak_table(mdata)
+    options = {"smooth": False, "shared": False, "transforms": None}
+    pair = ("atac", "rna") if turned else ("rna", "atac")
+    report = pp.link_features(mdata, *pair, links, **options)
+    genes = sorted(set(links["gene"]))
+    assert report.n_links == len(genes)
+    assert set(report.unlinked["rna"]) == set(mdata["rna"].var_names) - set(genes)
+    peaks = mdata["atac"].to_df()
+    sums = np.column_stack(
+        [
+            sum(row.weight * peaks[row.peak] for row in links[links["gene"] == gene].itertuples())
+            for gene in genes
+        ]
+    )
+    for got, x in (
+        (mdata["atac"].obsm["X_linked_rna"], sums),
+        (mdata["rna"].obsm["X_linked_atac"], mdata["rna"].to_df()[genes].to_numpy()),
+    ):
+        np.testing.assert_allclose(got, (x - x.mean(axis=0)) / x.std(axis=0), atol=1e-4)
+    # what is kept are the links of genes with peaks
+    assert mdata.varp["links"].nnz == 2 * len(links)
+    kept = pp.link_table(mdata, "rna", "atac")
+    expected = links.rename(columns={"gene": "source", "peak": "target"})
+    columns = ["source", "target", "weight"]
+    pd.testing.assert_frame_equal(
+        kept[columns].sort_values(columns, ignore_index=True),
+        expected.sort_values(columns, ignore_index=True),
+        check_dtype=False,
+    )
+
+
+def test_links_by_the_name_of_a_table():
+    mdata = build_peaks()
+    mdata.uns["peaks"] = peak_table(mdata)
+    assert pp.link_features(mdata, "rna", "atac", "peaks").n_links == N_GENES - 1
+    with pytest.raises(KeyError, match="links='nil'"):
+        pp.link_features(mdata, "rna", "atac", "nil")
+
+
+def test_chromatin_is_smoothed_by_all_its_peaks():
+    mdata = build_peaks(200)
+    report = pp.link_features(mdata, "rna", "atac", peak_table(mdata), smooth={"atac": True})
+    assert report.smoothed == {"rna": False, "atac": True}
+    assert np.isfinite(mdata["atac"].obsm["X_linked_rna"]).all()

@@ -9,8 +9,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from cantata import pp
-from cantata._mudata.patterns import natural_order
-from cantata.pp._qualify import choose_model, linked_groups
+from cantata.pp._pairing_report import choose_model
 
 
 def _naive_counts(mdata, batch):
@@ -57,17 +56,10 @@ def test_one_modality_needs_no_model(make):
 
 def test_groups_without_a_common_cell_are_named():
     member = np.array([[1, 1, 0, 0]] * 5 + [[0, 0, 1, 1]] * 4 + [[0, 0, 1, 0]], dtype=bool)
-    names = ["rna", "adt", "atac", "cytof"]
-    assert linked_groups(member, names) == [["rna", "adt"], ["atac", "cytof"]]
-    choice = choose_model(member, names)
-    assert (choice.model, choice.alternative) == ("CLUE", "SCMODAL")
-    assert "rna + adt; atac + cytof" in choice.reason
-    assert "9 of 10 cells (90.0%)" in choice.reason
-
-
-def test_chain_of_pairs_is_one_group():
-    member = np.array([[1, 0, 1], [0, 1, 1]], dtype=bool)
-    assert linked_groups(member, ["a", "b", "c"]) == [["a", "b", "c"]]
+    model, alternative, reason = choose_model(member, ["rna", "adt", "atac", "cytof"])
+    assert (model, alternative) == ("CLUE", "SCMODAL")
+    assert "rna + adt; atac + cytof" in reason
+    assert "9 of 10 cells (90.0%)" in reason
 
 
 def test_notes_on_row_order_and_feature_names(make):
@@ -133,17 +125,6 @@ def test_errors(make):
         pp.pairing_report(make(), batch_key="donor")
     with pytest.raises(TypeError, match="AnnData"):
         pp.pairing_report(make()["rna"])
-
-
-def test_natural_order():
-    assert natural_order(["d10", "d2", "a", "d1", "10", "9"]) == [
-        "9",
-        "10",
-        "a",
-        "d1",
-        "d2",
-        "d10",
-    ]
 
 
 def test_no_warning_is_raised(make):

@@ -34,7 +34,7 @@ def test_what_is_written(make, fmt, pairing):
     mdata = make(pairing, fmt=fmt)
     counts = {m: _dense(mdata[m].X).copy() for m in mdata.mod}
     columns = list(mdata.obs.columns), {m: list(mdata[m].obs.columns) for m in mdata.mod}
-    assert pp.preprocess(mdata, n_comps=8, n_top_genes=60) is None
+    pp.preprocess(mdata, n_components=8, n_top_genes=60)
     assert (list(mdata.obs.columns), {m: list(mdata[m].obs) for m in mdata.mod}) == columns
     for name, rep in _reps(mdata).items():
         adata = mdata[name]
@@ -50,7 +50,7 @@ def test_what_is_written(make, fmt, pairing):
         assert record == {
             "kind": {"rna": "rna", "adt": "protein", "atac": "atac"}[name],
             "rep": REPS[name],
-            "n_comps": 8,
+            "n_components": 8,
             "counts_layer": "counts",
         }
     assert mdata["rna"].var["highly_variable"].sum() == 60
@@ -61,7 +61,7 @@ def test_what_is_written(make, fmt, pairing):
 
 def test_representation_separates_the_cell_types(make):
     mdata = make("full")
-    pp.preprocess(mdata, n_comps=5)
+    pp.preprocess(mdata, n_components=5)
     for name, rep in _reps(mdata).items():
         kind = np.array([int(cell[4:]) % 3 for cell in mdata[name].obs_names])
         means = np.stack([rep[kind == k].mean(axis=0) for k in range(3)])
@@ -73,7 +73,7 @@ def test_storage_format_changes_nothing(make):
     results = []
     for fmt in ("csr", "csc", "csr_array", "dense"):
         mdata = make("partial", fmt=fmt)
-        pp.preprocess(mdata, n_comps=6, n_top_genes=60)
+        pp.preprocess(mdata, n_components=6, n_top_genes=60)
         results.append(_reps(mdata))
     for other in results[1:]:
         for name, rep in results[0].items():
@@ -84,7 +84,7 @@ def test_integer_counts(make):
     reps = []
     for dtype in ("float32", "int64", "uint16"):
         mdata = make("full", dtype=dtype)
-        pp.preprocess(mdata, n_comps=6)
+        pp.preprocess(mdata, n_components=6)
         assert mdata["rna"].layers["counts"].dtype == dtype
         reps.append(_reps(mdata))
     for name in REPS:
@@ -94,10 +94,10 @@ def test_integer_counts(make):
 
 def test_twice_is_once_and_runs_agree(make):
     mdata, again = make("partial"), make("partial")
-    pp.preprocess(mdata, n_comps=6, batch_key="batch", n_top_genes=60)
+    pp.preprocess(mdata, n_components=6, batch_key="batch", n_top_genes=60)
     first, x = _reps(mdata), {m: _dense(mdata[m].X).copy() for m in mdata.mod}
-    pp.preprocess(mdata, n_comps=6, batch_key="batch", n_top_genes=60)
-    pp.preprocess(again, n_comps=6, batch_key="batch", n_top_genes=60)
+    pp.preprocess(mdata, n_components=6, batch_key="batch", n_top_genes=60)
+    pp.preprocess(again, n_components=6, batch_key="batch", n_top_genes=60)
     for name in REPS:
         np.testing.assert_array_equal(_reps(mdata)[name], first[name])
         np.testing.assert_array_equal(_reps(again)[name], first[name])
@@ -106,26 +106,28 @@ def test_twice_is_once_and_runs_agree(make):
 
 def test_named_layer_is_read_and_kept(make):
     mdata, plain = make("full"), make("full")
-    pp.preprocess(plain, n_comps=6)
+    pp.preprocess(plain, n_components=6)
     mdata["rna"].layers["raw"] = mdata["rna"].X.copy()
     mdata["rna"].X = np.full(mdata["rna"].shape, -0.5, dtype="float32")
-    pp.preprocess(mdata, n_comps=6, layers={"rna": "raw"})
+    pp.preprocess(mdata, n_components=6, layers={"rna": "raw"})
     assert "counts" not in mdata["rna"].layers
     assert mdata.uns["cantata"]["preprocess"]["rna"]["counts_layer"] == "raw"
-    pp.preprocess(mdata, n_comps=6)
+    pp.preprocess(mdata, n_components=6)
     np.testing.assert_array_equal(_reps(mdata)["rna"], _reps(plain)["rna"])
 
 
-def test_copy_leaves_the_input_alone(make):
+def test_a_copy_leaves_the_input_alone(make):
     mdata = make("partial")
     x = _dense(mdata["rna"].X).copy()
-    new = pp.preprocess(mdata, n_comps=6, copy=True)
+    with no_pull():
+        new = mdata.copy()
+    pp.preprocess(new, n_components=6)
     assert "cantata" not in mdata.uns
     assert not mdata["rna"].obsm
     np.testing.assert_array_equal(_dense(mdata["rna"].X), x)
     assert list(new.obs_names) == list(mdata.obs_names)
     assert list(new.obs.columns) == list(mdata.obs.columns)
-    pp.preprocess(mdata, n_comps=6)
+    pp.preprocess(mdata, n_components=6)
     np.testing.assert_array_equal(_reps(new)["adt"], _reps(mdata)["adt"])
 
 
@@ -141,7 +143,7 @@ def test_only_named_modalities_and_fewer_components(make):
 
 def test_reference_reproduces_itself_also_from_disk(make, tmp_path):
     mdata = make("partial")
-    pp.preprocess(mdata, n_comps=6, n_top_genes=60)
+    pp.preprocess(mdata, n_components=6, n_top_genes=60)
     first = _reps(mdata)
     fresh = make("partial")
     pp.preprocess(mdata, reference=mdata)
@@ -157,7 +159,7 @@ def test_reference_reproduces_itself_also_from_disk(make, tmp_path):
         np.testing.assert_allclose(_reps(mdata)[name], rep, atol=1e-4)
         np.testing.assert_allclose(_reps(fresh)[name], rep, atol=1e-4)
     # a file read back is preprocessed from its counts again
-    pp.preprocess(stored, n_comps=6, n_top_genes=60)
+    pp.preprocess(stored, n_components=6, n_top_genes=60)
     np.testing.assert_allclose(_reps(stored)["adt"], first["adt"], atol=1e-4)
 
 
@@ -176,7 +178,7 @@ def _permuted(mdata, seed=0):
 def test_query_with_permuted_features_and_cells(make, fmt):
     mdata = make("partial", fmt=fmt)
     query = _permuted(mdata)
-    pp.preprocess(mdata, n_comps=6, n_top_genes=60)
+    pp.preprocess(mdata, n_components=6, n_top_genes=60)
     pp.preprocess(query, reference=mdata)
     for name, rep in _reps(mdata).items():
         expected = _rows(mdata, name, rep)
@@ -192,7 +194,7 @@ def test_query_with_permuted_features_and_cells(make, fmt):
 
 def test_query_of_few_cells_does_not_depend_on_the_others(make):
     mdata = make("full")
-    pp.preprocess(mdata, n_comps=6)
+    pp.preprocess(mdata, n_components=6)
     fresh = make("full")
     few = MuData({m: fresh[m][["cell5", "cell17"]].copy() for m in ("rna", "atac", "adt")})
     pp.preprocess(few, reference=mdata)
@@ -203,7 +205,7 @@ def test_query_of_few_cells_does_not_depend_on_the_others(make):
 
 def test_absent_features_count_as_zero(make):
     mdata = make("full")
-    pp.preprocess(mdata, n_comps=6)
+    pp.preprocess(mdata, n_components=6)
     fresh = make("full")
     lacking, zeroed = {}, {}
     for name in REPS:
@@ -226,7 +228,7 @@ def test_absent_features_count_as_zero(make):
 
 def test_additional_features_change_no_representation(make):
     mdata = make("full")
-    pp.preprocess(mdata, n_comps=6)
+    pp.preprocess(mdata, n_components=6)
     query = make("full")
     wide = {}
     for name in REPS:
@@ -248,7 +250,7 @@ def test_additional_features_change_no_representation(make):
 
 def test_too_many_absent_features(make):
     mdata = make("full")
-    pp.preprocess(mdata, n_comps=6)
+    pp.preprocess(mdata, n_components=6)
     query = MuData({"rna": make("full")["rna"][:, :100].copy()})
     with pytest.raises(ValueError, match="lacks 50 of the reference's 150"):
         pp.preprocess(query, reference=mdata)
@@ -259,7 +261,7 @@ def test_reference_must_be_whole(make):
     mdata = make("full")
     with pytest.raises(ValueError, match="not preprocessed"):
         pp.preprocess(make("full"), reference=mdata)
-    pp.preprocess(mdata, n_comps=6)
+    pp.preprocess(mdata, n_components=6)
     smaller = MuData({m: mdata[m][:, :10].copy() for m in REPS})
     with pytest.raises(ValueError, match="10 features but was preprocessed with"):
         pp.preprocess(make("full"), reference=smaller)
@@ -267,7 +269,7 @@ def test_reference_must_be_whole(make):
     with pytest.raises(KeyError, match="adt"):
         pp.preprocess(make("full"), reference=only)
     with pytest.raises(ValueError, match="reference"):
-        pp.preprocess(make("full"), reference=mdata, n_comps=7)
+        pp.preprocess(make("full"), reference=mdata, n_components=7)
 
 
 def _break(mdata, how):
@@ -307,7 +309,7 @@ def test_bad_values_name_modality_and_cell_and_nothing_is_written(make, how, mat
 def test_layers_that_contradict(make):
     mdata = make("full")
     mdata["rna"].layers["counts"] = mdata["rna"].X.copy()
-    pp.preprocess(mdata.copy(), n_comps=6)
+    pp.preprocess(mdata.copy(), n_components=6)
     mdata["rna"].layers["counts"] = mdata["rna"].X * 2
     with pytest.raises(ValueError, match=r"'rna'.*both exist and differ"):
         pp.preprocess(mdata)
@@ -342,8 +344,8 @@ def test_modalities_that_are_views_of_an_anndata(make):
     with no_pull():
         mdata = MuData({m: source[m][:80] for m in REPS})
         plain = MuData({m: source[m][:80].copy() for m in REPS})
-    pp.preprocess(mdata, n_comps=6)
-    pp.preprocess(plain, n_comps=6)
+    pp.preprocess(mdata, n_components=6)
+    pp.preprocess(plain, n_components=6)
     for name, rep in _reps(plain).items():
         np.testing.assert_array_equal(_reps(mdata)[name], rep)
         assert "counts" not in source[name].layers
@@ -354,7 +356,7 @@ def test_no_warning_on_good_data(make):
     mdata = make("partial")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        pp.preprocess(mdata, n_comps=6, batch_key="batch", n_top_genes=60)
+        pp.preprocess(mdata, n_components=6, batch_key="batch", n_top_genes=60)
         pp.preprocess(mdata, reference=mdata)
 
 

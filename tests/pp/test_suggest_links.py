@@ -12,22 +12,19 @@ from scipy.optimize import linprog
 
 import cantata
 from cantata.pp import suggest_links
-from cantata.pp._suggest import _alignment
-from cantata.pp._suggest._alignment import (
-    Known,
-    best_alignment,
+from cantata.pp._suggest import _matching
+from cantata.pp._suggest._matching import (
+    ColumnPairs,
+    best_correlation,
     couple,
     cross_covariance,
+    first_couplings,
     link_distances,
     refine,
     squared_distances,
     suggested,
 )
-from cantata.pp._suggest._sides import Metacells, group_cells, read_side
-from cantata.pp._suggest._starts import first_couplings
-
-if TYPE_CHECKING:
-    import mudata
+from cantata.pp._suggest._metacells import Metacells, group_cells, read_modality
 
 if TYPE_CHECKING:
     import mudata
@@ -185,7 +182,7 @@ def test_the_seed_and_the_number_of_links(small, links) -> None:
     known = known_links(small)
     few = suggest_links(small, "rna", "adt", known=known, n_links=5, **FAST)
     pd.testing.assert_frame_equal(few, links.head(5), check_exact=True)
-    other = suggest_links(small, "rna", "adt", known=known, random_state=1, **FAST)
+    other = suggest_links(small, "rna", "adt", known=known, seed=1, **FAST)
     assert not np.allclose(links["score"].head(3), other["score"].head(3), atol=1e-6)
 
 
@@ -281,7 +278,7 @@ def metacells(n: int, p: int, k: int, seed: int) -> Metacells:
 
 def test_distances_and_covariances_equal_loops() -> None:
     a, b = metacells(6, 9, 3, 0), metacells(5, 7, 3, 1)
-    links = Known(np.array([2, 0, 2]), np.array([1, 4, 6]))
+    links = ColumnPairs(np.array([2, 0, 2]), np.array([1, 4, 6]))
     distance = np.array(
         [
             [
@@ -315,7 +312,7 @@ def test_couplings_are_optimal_transport(monkeypatch) -> None:
     np.testing.assert_allclose(couple(np.stack([1 - cost, cost]), a, b, 0.1)[1], quick)
     rows = np.vstack([np.kron(np.eye(6), np.ones(5)), np.kron(np.ones(6), np.eye(5))])
     exact = linprog(cost.ravel(), A_eq=rows, b_eq=np.r_[a.weights, b.weights]).fun
-    monkeypatch.setattr(_alignment, "ITERATIONS", 5000)
+    monkeypatch.setattr(_matching, "ITERATIONS", 5000)
     coupling = couple(cost, a, b, 0.02)
     np.testing.assert_allclose(coupling.sum(axis=1), a.weights, atol=1e-6)
     assert (coupling * cost).sum() == pytest.approx(exact, abs=0.03)
@@ -325,7 +322,7 @@ def test_suggestions_by_hand() -> None:
     correlation = np.array([[0.1, 0.9, -0.2], [0.5, 0.2, -0.1]])
     free = suggested(correlation, None)
     np.testing.assert_array_equal(free.a, [1, 0, 1])
-    held = suggested(correlation, Known(np.array([1, 0]), np.array([1, 1])))
+    held = suggested(correlation, ColumnPairs(np.array([1, 0]), np.array([1, 1])))
     np.testing.assert_array_equal(held.a, [1, 0, 1, 1])
     np.testing.assert_array_equal(held.b, [1, 1, 0, 2])
 
@@ -342,10 +339,10 @@ def test_two_views_of_the_same_independent_sources_are_matched() -> None:
     views = []
     for w, n in zip(weights, (1500, 1300), strict=True):
         x = draw(n) @ w + 0.3 * rng.normal(size=(n, w.shape[1]))
-        views.append(group_cells(read_side("x", AnnData(x), x, None, 100, NONE), 40, rng))
+        views.append(group_cells(read_modality("x", AnnData(x), x, None, 100, NONE), 40, rng))
     a, b = views
     couplings = refine(a, b, first_couplings(a, b, None, 0), None)
-    found = best_alignment(a, b, couplings, None).correlation
+    found = best_correlation(a, b, couplings, None)
     both = draw(50_000)
     truth = np.corrcoef((both @ np.hstack(weights)).T)[:12, 12:]
     names = [np.argsort([f"{j}" for j in range(p)]) for p in (12, 9)]
@@ -355,10 +352,12 @@ def test_two_views_of_the_same_independent_sources_are_matched() -> None:
 def test_metacells_are_means_of_their_cells() -> None:
     rng = np.random.default_rng(0)
     values = rng.poisson(2.0, size=(300, 30)).astype(float)
-    side = read_side("x", AnnData(values), sparse.csr_matrix(values), None, 25, np.array([3]))
-    assert side.features.size in (25, 26)
-    assert 3 in side.features
-    group = group_cells(side, 20, rng)
+    sample = read_modality(
+        "x", AnnData(values), sparse.csr_matrix(values), None, 25, np.array([3])
+    )
+    assert sample.features.size in (25, 26)
+    assert 3 in sample.features
+    group = group_cells(sample, 20, rng)
     assert group.cells.shape[0] == 240
     assert group.weights.sum() == pytest.approx(1)
     assert group.weights.size == 20

@@ -38,7 +38,7 @@ def test_equals_a_group_sum(real_data) -> None:
 
 def test_activity_follows_expression_of_the_same_cells(real_data) -> None:
     mdata = mudata.read_h5mu(real_data("snareseq_mouse_cortex_open.h5mu"))
-    activity = pp.gene_activity(mdata, links="gene_peak_links", copy=True)
+    activity = pp.gene_activity(mdata, links="gene_peak_links", key_added=None)
     rna = mdata["rna"][:, activity.var_names].X
     assert list(mdata["rna"].obs_names) == list(activity.obs_names)
     shuffled = np.random.default_rng(0).permutation(activity.n_obs)

@@ -1,6 +1,6 @@
-"""The whole story on one mosaic, behind ``python -m cantata demo``."""
+"""Integration of a mosaic from beginning to end, behind ``python -m cantata demo``."""
 
 from cantata._demo._data import DemoError
-from cantata._demo._run import Options, run
+from cantata._demo._run import run
 
-__all__ = ["DemoError", "Options", "run"]
+__all__ = ["DemoError", "run"]

@@ -1,11 +1,14 @@
-"""The mosaic of the demo: simulated or read, its columns found, some paired cells held back."""
+"""The mosaic of the demo: simulated or read, and some of its paired cells held out."""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import mudata
 import numpy as np
+from mudata import MuData
 
 from cantata import _compat, _keys
 from cantata._mudata.kinds import guess_kind
@@ -18,10 +21,6 @@ from cantata.pp import drop_empty
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-    from mudata import MuData
-
-    from cantata import CLUE
 
 SIMULATION: dict[str, Any] = {"n_cells": 1600}
 """Arguments of the simulated mosaic."""
@@ -48,8 +47,11 @@ LABEL_NAMES = (
 BATCH_NAMES = ("batch", "Batch", "sample", "donor", "orig.ident")
 """Columns that are taken as batches where none is named, the first one first."""
 
-HELD_SHARE, HELD_LARGEST_SHARE = 0.1, 0.25
-HELD_FEWEST, HELD_MOST = 60, 1000
+HELD_OUT_SHARE, MAX_HELD_OUT_SHARE = 0.1, 0.25
+"""Share of the paired cells that training does not see, and the largest for few cells."""
+
+MIN_HELD_OUT, MAX_HELD_OUT = 60, 1000
+"""Number of such cells, where their share allows it."""
 
 
 class DemoError(Exception):
@@ -73,35 +75,8 @@ class Mosaic:
     """What the user should know about how the data was read."""
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """What is ready before training."""
-
-    mosaic: Mosaic
-    held: np.ndarray
-    """Mask of the cells that training does not see."""
-    train: MuData
-    model: CLUE
-    records: dict[str, Any]
-    """What preprocessing recorded of each modality."""
-
-    @property
-    def kinds(self) -> dict[str, str]:
-        """What each modality measures."""
-        return {name: str(record["kind"]) for name, record in self.records.items()}
-
-
 def load(path: Path | None, label_key: str | None, batch_key: str | None, *, seed: int) -> Mosaic:
-    """Read or simulate the mosaic.
-
-    Parameters
-    ----------
-    path
-        File to read; None simulates.
-    label_key, batch_key
-        Columns with cell labels and batches; None looks for common names.
-    seed
-        Seed of the simulation.
+    """Read the file, or simulate a mosaic; columns that are None are looked for.
 
     Raises
     ------
@@ -117,8 +92,7 @@ def load(path: Path | None, label_key: str | None, batch_key: str | None, *, see
         truth = simulate_mosaic(seed=seed, pairing="full", keep_expected=True, **SIMULATION)
         name = "a simulated mosaic"
     else:
-        mdata, name = _read(path), path.name
-        mdata = _known_kinds(mdata, notes)
+        mdata, name = _known_kinds(_read(path), notes), path.name
         counts = {m: _keys.COUNTS for m in mdata.mod if _keys.COUNTS in mdata[m].layers}
         mdata = _without_empty(mdata, counts, notes)
     return Mosaic(
@@ -133,8 +107,6 @@ def load(path: Path | None, label_key: str | None, batch_key: str | None, *, see
 
 
 def _read(path: Path) -> MuData:
-    import mudata
-
     if not path.is_file():
         raise DemoError(f"--data: there is no file {path}.")
     if path.suffix == ".h5ad":
@@ -143,10 +115,24 @@ def _read(path: Path) -> MuData:
             "mudata.MuData({'rna': rna, 'adt': adt}), and write it as .h5mu."
         )
     try:
-        return mudata.read_h5mu(path)
+        return _read_10x(path) if path.suffix == ".h5" else mudata.read_h5mu(path)
     except (OSError, KeyError, TypeError, ValueError) as error:
+        kind = "a 10x" if path.suffix == ".h5" else "an h5mu"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DemoError(f"--data: {path} cannot be read as an h5mu file: {reason}") from error
+        raise DemoError(f"--data: {path} cannot be read as {kind} file: {reason}") from error
+
+
+def _read_10x(path: Path) -> MuData:
+    """Modalities ``rna``, ``prot`` and ``atac`` of a file of Cell Ranger."""
+    with warnings.catch_warnings(), _compat.no_pull():
+        warnings.simplefilter("ignore")
+        import muon  # where it is used, since it takes ten seconds
+
+        mdata = muon.read_10x_h5(path, extended=False)
+        for adata in mdata.mod.values():
+            adata.var_names_make_unique()  # several genes share a symbol
+        mdata.update()
+    return mdata
 
 
 def _known_kinds(mdata: MuData, notes: list[str]) -> MuData:
@@ -167,8 +153,6 @@ def _known_kinds(mdata: MuData, notes: list[str]) -> MuData:
     if len(known) < 2:
         raise DemoError(f"--data: {what} Known: {known}; the demo needs two modalities.")
     notes.append(f"{what} Left out.")
-    from mudata import MuData
-
     with _compat.no_pull():
         rest = MuData({name: mdata[name] for name in known})
     rest.obs = mdata.obs.loc[rest.obs_names]
@@ -217,35 +201,31 @@ def _column(
     return None
 
 
-def hold_back(mosaic: Mosaic, *, seed: int) -> np.ndarray:
-    """Choose paired cells that training does not see.
+def hold_out(mosaic: Mosaic, *, seed: int) -> np.ndarray:
+    """Mask of the paired cells that training does not see.
 
     A tenth of the cells with several modalities, more if that is few, in the same share from every
     pairing pattern and batch, such that some of each remain.
-
-    Returns
-    -------
-    Mask over the cells.
     """
     mdata, rng = mosaic.mdata, np.random.default_rng(seed)
     member = membership(mdata)
-    held = np.zeros(mdata.n_obs, dtype=bool)
+    held_out = np.zeros(mdata.n_obs, dtype=bool)
     paired = member.sum(axis=1) > 1
     n_paired = int(paired.sum())
     if n_paired == 0:
-        return held
-    share = np.clip(HELD_FEWEST / n_paired, HELD_SHARE, HELD_LARGEST_SHARE)
-    share = min(share, HELD_MOST / n_paired)
+        return held_out
+    share = np.clip(MIN_HELD_OUT / n_paired, HELD_OUT_SHARE, MAX_HELD_OUT_SHARE)
+    share = min(share, MAX_HELD_OUT / n_paired)
     group = pattern_codes(member).astype(str).astype(object)
     if mosaic.batch_key is not None:
         group = group + " " + coalesce_obs(mdata, mosaic.batch_key).astype(str).to_numpy()
     for name in sorted(set(group[paired])):
         cells = np.flatnonzero(group == name)
-        held[rng.permutation(cells)[: int(share * cells.size)]] = True
-    return held
+        held_out[rng.permutation(cells)[: int(share * cells.size)]] = True
+    return held_out
 
 
-def training_part(mdata: MuData, held: np.ndarray) -> MuData:
-    """Copy of the cells that are not held back."""
+def training_part(mdata: MuData, held_out: np.ndarray) -> MuData:
+    """Copy of the cells that are not held out."""
     with _compat.no_pull():
-        return mdata[~held].copy()
+        return mdata[~held_out].copy()

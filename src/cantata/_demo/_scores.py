@@ -4,26 +4,44 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations, permutations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import normalized_mutual_info_score
 
+from cantata._numeric.neighbors import nearest_neighbors
 from cantata.metrics import foscttm, label_transfer_accuracy, matching_score
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-K = 15
-"""Neighbours that vote."""
+    from mudata import MuData
 
-FEWEST_CELLS = 15
+    from cantata.model import CLUE
+
+N_NEIGHBORS = 15
+"""Neighbours that vote for a label, and whose mean is an imputation."""
+
+MIN_CELLS = 15
 """Fewer cells than this on one side are not scored."""
 
-MOST_PAIRS = 3
+MAX_PAIRS = 3
 """Pairs of modalities that are scored, those with the most common cells."""
 
+MAX_FEATURES = 300
+"""Of wider modalities, this many of the most abundant features are predicted."""
+
+RIDGE = 0.1
+"""Ridge of the covariances in canonical correlation, relative to their mean variance."""
+
+N_AXES = 20
+"""Most axes of canonical correlation."""
+
 HELD_OUT, SEEN, TRUTH = SECTIONS = ("held-out cells", "training cells", "simulated truth")
+
+CORRELATION, NEIGHBORS = "CCA", "k-NN"
+"""Names of the simple methods."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +72,7 @@ class Embedding:
 
     joint: np.ndarray
     """(cells, dimensions)"""
-    own: Mapping[str, np.ndarray]
+    by_modality: Mapping[str, np.ndarray]
     """What each modality says of its cells, (cells of the modality, dimensions)."""
 
 
@@ -64,7 +82,7 @@ class Cells:
 
     rows: Mapping[str, np.ndarray]
     """Row of every cell in each modality, -1 where absent."""
-    held: np.ndarray
+    held_out: np.ndarray
     """Mask of the cells that training did not see."""
     labels: np.ndarray | None
     """Label of every cell, NaN where unknown."""
@@ -76,138 +94,13 @@ class Cells:
     @property
     def labelled(self) -> np.ndarray:
         """Mask of the cells whose label is known."""
-        return np.zeros_like(self.held) if self.labels is None else ~pd.isna(self.labels)
+        return np.zeros_like(self.held_out) if self.labels is None else ~pd.isna(self.labels)
 
     def pairs(self) -> list[tuple[str, str]]:
         """Pairs of modalities to score."""
         pairs = [pair for pair in combinations(self.rows, 2) if self.having(*pair).any()]
-        order = sorted(pairs, key=lambda pair: -self.having(*pair).sum())[:MOST_PAIRS]
+        order = sorted(pairs, key=lambda pair: -self.having(*pair).sum())[:MAX_PAIRS]
         return [pair for pair in pairs if pair in order]
-
-
-def embedding_scores(
-    cells: Cells, model: Embedding, simple: Embedding, method: str
-) -> Iterator[Score]:
-    """Scores of alignment and of label transfer for every pair of modalities."""
-    for a, b in cells.pairs():
-        both = cells.held & cells.having(a, b)
-        n = int(both.sum())
-        if n >= FEWEST_CELLS:
-            left, right = (
-                (found.own[a][cells.rows[a][both]], found.own[b][cells.rows[b][both]])
-                for found in (model, simple)
-            )
-            yield Score(
-                HELD_OUT,
-                f"FOSCTTM, {a} and {b}",
-                f"{n:,}",
-                foscttm(*left),
-                foscttm(*right),
-                method,
-                (n - 1) / (2 * n),
-                higher_is_better=False,
-            )
-            yield Score(
-                HELD_OUT,
-                f"matching score, {a} and {b}",
-                f"{n:,}",
-                matching_score(*left),
-                matching_score(*right),
-                method,
-                1 / n,
-            )
-    if cells.labels is not None:
-        for pair in cells.pairs():
-            for source, target in permutations(pair):
-                yield from _transfer(cells, model, simple, method, source, target)
-
-
-def _transfer(
-    cells: Cells, model: Embedding, simple: Embedding, method: str, source: str, target: str
-) -> Iterator[Score]:
-    """Label transfer between cells that share no modality, or else to held-out cells."""
-    assert cells.labels is not None
-    known = cells.labelled
-    has_source, has_target = cells.having(source), cells.having(target)
-    reference = known & ~cells.held & has_source & ~has_target
-    query = known & ~cells.held & has_target & ~has_source
-    section, what = SEEN, f"labels, {source}-only to {target}-only"
-    disjoint = min(reference.sum(), query.sum()) >= FEWEST_CELLS
-    if not disjoint:
-        reference, query = known & ~cells.held & has_source, known & cells.held & has_target
-        section, what = HELD_OUT, f"labels, {source} to {target}"
-        if min(reference.sum(), query.sum()) < FEWEST_CELLS:
-            return
-    labels = pd.Series(cells.labels[reference]).astype(str)
-    truth = pd.Series(cells.labels[query]).astype(str)
-
-    def accuracy(found: Embedding) -> float:
-        if disjoint:
-            x, y = found.joint[reference], found.joint[query]
-        else:
-            x = found.own[source][cells.rows[source][reference]]
-            y = found.own[target][cells.rows[target][query]]
-        return label_transfer_accuracy(x, labels, y, truth, k=K)
-
-    commonest = labels.value_counts().index[0]
-    yield Score(
-        section,
-        what,
-        f"{reference.sum():,} to {query.sum():,}",
-        accuracy(model),
-        accuracy(simple),
-        method,
-        float((truth == commonest).mean()),
-    )
-
-
-def cluster_score(
-    cells: Cells, model: np.ndarray, simple: np.ndarray, method: str, *, seed: int
-) -> Score:
-    """Normalised mutual information of clusters and labels; chance: shuffled clusters.
-
-    Parameters
-    ----------
-    cells
-        Cells with labels.
-    model, simple
-        Cluster of every cell.
-    method
-        Name of the simple method.
-    seed
-        Seed of the shuffling.
-    """
-    from sklearn.metrics import normalized_mutual_info_score
-
-    assert cells.labels is not None
-    known = cells.labelled & ~cells.held
-    labels, clusters = cells.labels[known].astype(str), model[known]
-    rng = np.random.default_rng(seed)
-    shuffled = [normalized_mutual_info_score(labels, rng.permutation(clusters)) for _ in range(10)]
-    return Score(
-        SEEN,
-        "NMI, Leiden and labels",
-        f"{known.sum():,}",
-        float(normalized_mutual_info_score(labels, clusters)),
-        float(normalized_mutual_info_score(labels, simple[known])),
-        method,
-        float(np.mean(shuffled)),
-    )
-
-
-def correlations(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Pearson correlation of each column, for the columns whose truth varies; 0 for a constant.
-
-    Parameters
-    ----------
-    predicted, truth
-        (cells, features)
-    """
-    varies = truth.std(axis=0) > 0
-    x, y = predicted[:, varies].astype(np.float64), truth[:, varies].astype(np.float64)
-    x, y = x - x.mean(axis=0), y - y.mean(axis=0)
-    scale = np.sqrt((x * x).sum(axis=0) * (y * y).sum(axis=0))
-    return (x * y).sum(axis=0) / np.where(scale > 0, scale, np.inf)
 
 
 def as_table(scores: list[Score]) -> pd.DataFrame:
@@ -224,3 +117,251 @@ def as_table(scores: list[Score]) -> pd.DataFrame:
             "higher_is_better": [score.higher_is_better for score in scores],
         }
     )
+
+
+# Scores of embeddings and clusters ---------------------------------------------------------------
+
+
+def embedding_scores(cells: Cells, model: Embedding, simple: Embedding) -> Iterator[Score]:
+    """Scores of alignment and of label transfer for every pair of modalities."""
+    for a, b in cells.pairs():
+        both = cells.held_out & cells.having(a, b)
+        n = int(both.sum())
+        if n >= MIN_CELLS:
+            left, right = (
+                [part.by_modality[name][cells.rows[name][both]] for name in (a, b)]
+                for part in (model, simple)
+            )
+            yield Score(
+                HELD_OUT,
+                f"FOSCTTM, {a} and {b}",
+                f"{n:,}",
+                foscttm(*left),
+                foscttm(*right),
+                CORRELATION,
+                (n - 1) / (2 * n),
+                higher_is_better=False,
+            )
+            yield Score(
+                HELD_OUT,
+                f"matching score, {a} and {b}",
+                f"{n:,}",
+                matching_score(*left),
+                matching_score(*right),
+                CORRELATION,
+                1 / n,
+            )
+    if cells.labels is not None:
+        for pair in cells.pairs():
+            for source, target in permutations(pair):
+                yield from _transfer(cells, model, simple, source, target)
+
+
+def _transfer(
+    cells: Cells, model: Embedding, simple: Embedding, source: str, target: str
+) -> Iterator[Score]:
+    """Label transfer between cells that share no modality, or else to held-out cells."""
+    assert cells.labels is not None
+    training = cells.labelled & ~cells.held_out
+    has_source, has_target = cells.having(source), cells.having(target)
+    reference, query = training & has_source & ~has_target, training & has_target & ~has_source
+    section, what = SEEN, f"labels, {source}-only to {target}-only"
+    disjoint = min(reference.sum(), query.sum()) >= MIN_CELLS
+    if not disjoint:
+        reference = training & has_source
+        query = cells.labelled & cells.held_out & has_target
+        section, what = HELD_OUT, f"labels, {source} to {target}"
+        if min(reference.sum(), query.sum()) < MIN_CELLS:
+            return
+    labels = pd.Series(cells.labels[reference]).astype(str)
+    truth = pd.Series(cells.labels[query]).astype(str)
+
+    def accuracy(embedding: Embedding) -> float:
+        if disjoint:
+            x, y = embedding.joint[reference], embedding.joint[query]
+        else:
+            x = embedding.by_modality[source][cells.rows[source][reference]]
+            y = embedding.by_modality[target][cells.rows[target][query]]
+        return label_transfer_accuracy(x, labels, y, truth, k=N_NEIGHBORS)
+
+    commonest = labels.value_counts().index[0]
+    yield Score(
+        section,
+        what,
+        f"{reference.sum():,} to {query.sum():,}",
+        accuracy(model),
+        accuracy(simple),
+        CORRELATION,
+        float((truth == commonest).mean()),
+    )
+
+
+def cluster_score(cells: Cells, model: np.ndarray, simple: np.ndarray, *, seed: int) -> Score:
+    """Normalised mutual information of labels and clusters; chance: shuffled clusters.
+
+    `model` and `simple` hold the cluster of every cell.
+    """
+    assert cells.labels is not None
+    training = cells.labelled & ~cells.held_out
+    labels, clusters = cells.labels[training].astype(str), model[training]
+    rng = np.random.default_rng(seed)
+    shuffled = [normalized_mutual_info_score(labels, rng.permutation(clusters)) for _ in range(10)]
+    return Score(
+        SEEN,
+        "NMI, Leiden and labels",
+        f"{training.sum():,}",
+        float(normalized_mutual_info_score(labels, clusters)),
+        float(normalized_mutual_info_score(labels, simple[training])),
+        CORRELATION,
+        float(np.mean(shuffled)),
+    )
+
+
+# Canonical correlation, which the model has to beat ----------------------------------------------
+
+
+def unit_rows(x: np.ndarray) -> np.ndarray:
+    """Rows of length 1; rows of zeros stay."""
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    return x / np.where(length > 0, length, 1)
+
+
+def canonical_embedding(
+    reps: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], train: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Regularised canonical correlation of any number of modalities with missing cells.
+
+    For two modalities this is the classical method (Hotelling 1936), with axes scaled by their
+    correlation. `reps` are representations (cells of the modality, components), `rows` the row of
+    every cell in them or -1, `train` masks the cells that may be used; returned are unit rows
+    (cells of the modality, axes).
+    """
+    # 1. whiten every modality
+    white = {name: _whiten(x, rows[name][train & (rows[name] >= 0)]) for name, x in reps.items()}
+    # 2. cross-covariances, each from the training cells that have both modalities
+    ends = np.cumsum([0, *(x.shape[1] for x in white.values())])
+    block = {name: slice(*ends[i : i + 2]) for i, name in enumerate(white)}
+    cross = np.zeros((ends[-1], ends[-1]))
+    for a in white:
+        for b in white:
+            both = train & (rows[a] >= 0) & (rows[b] >= 0)
+            if a != b and both.any():
+                x, y = white[a][rows[a][both]], white[b][rows[b][both]]
+                cross[block[a], block[b]] = x.T @ y / both.sum()
+    # 3. their leading eigenvectors, scaled by the eigenvalues
+    values, vectors = np.linalg.eigh((cross + cross.T) / 2)
+    n_axes = min(N_AXES, *(x.shape[1] for x in white.values()))
+    axes = vectors[:, ::-1][:, :n_axes] * np.maximum(values[::-1][:n_axes], 0)
+    return {name: unit_rows(x @ axes[block[name]]) for name, x in white.items()}
+
+
+def _whiten(x: np.ndarray, fit: np.ndarray) -> np.ndarray:
+    """Rows of `x`, whitened by the regularised covariance of the rows `fit`."""
+    centered = x.astype(np.float64) - x[fit].mean(axis=0, dtype=np.float64)
+    covariance = centered[fit].T @ centered[fit] / len(fit)
+    values, vectors = np.linalg.eigh(covariance)
+    ridge = RIDGE * np.trace(covariance) / len(covariance)
+    return centered @ (vectors / np.sqrt(np.maximum(values, 0) + ridge)) @ vectors.T
+
+
+def joint_embedding(
+    embeddings: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """Mean over the modalities that a cell has, unit rows (cells, axes)."""
+    width = next(iter(embeddings.values())).shape[1]
+    total = np.zeros((len(next(iter(rows.values()))), width))
+    for name, x in embeddings.items():
+        present = rows[name] >= 0
+        total[present] += x[rows[name][present]]
+    return unit_rows(total)
+
+
+# Imputation --------------------------------------------------------------------------------------
+
+
+def target_modality(mdata: MuData, kinds: Mapping[str, str]) -> str:
+    """Modality to predict: the first panel of proteins, or else the one with fewest features."""
+    proteins = [name for name, kind in kinds.items() if kind == "protein"]
+    return proteins[0] if proteins else min(kinds, key=lambda name: mdata[name].n_vars)
+
+
+def imputation_scores(
+    model: CLUE,
+    mdata: MuData,
+    cells: Cells,
+    target: str,
+    records: Mapping[str, Mapping[str, Any]],
+    truth: MuData | None,
+) -> Iterator[Score]:
+    """Mean Pearson correlation per feature, of log1p values of `target`, from other modalities.
+
+    `records` are what preprocessing recorded of the modalities of `mdata`; `truth` holds the same
+    cells with expected counts, where they are simulated.
+    """
+    counts: Any = mdata[target].layers[str(records[target]["counts_layer"])]
+    abundance = np.asarray(counts.sum(axis=0)).ravel()
+    columns = np.sort(np.argsort(-abundance, kind="stable")[:MAX_FEATURES])
+    features = list(mdata[target].var_names[columns])
+
+    def observed(chosen: np.ndarray) -> np.ndarray:
+        block = counts[cells.rows[target][chosen]][:, columns]
+        return np.log1p(block.toarray() if hasattr(block, "toarray") else np.asarray(block))
+
+    def score(
+        section: str, what: str, source: str, chosen: np.ndarray, expected: np.ndarray
+    ) -> Score:
+        imputed = model.impute(
+            target,
+            mdata,
+            source=source,
+            features=features,
+            indices=np.flatnonzero(chosen).tolist(),
+        )
+        rep, rows = mdata[source].obsm[str(records[source]["rep"])], cells.rows[source]
+        paired = ~cells.held_out & cells.having(source, target)
+        means = neighbor_means(rep[rows[paired]], observed(paired), rep[rows[chosen]])
+        return Score(
+            section,
+            what,
+            f"{chosen.sum():,}",
+            float(correlations(np.log1p(np.asarray(imputed.X)), expected).mean()),
+            float(correlations(means, expected).mean()),
+            NEIGHBORS,
+            0.0,
+        )
+
+    for source in cells.rows:
+        both = cells.having(source, target)
+        if source == target or not (both & ~cells.held_out).any():
+            continue
+        held_out = both & cells.held_out
+        if held_out.sum() >= MIN_CELLS:
+            what = f"{target} from {source}, Pearson r"
+            yield score(HELD_OUT, what, source, held_out, observed(held_out))
+        without = cells.having(source) & ~cells.having(target)
+        if truth is not None and without.sum() >= MIN_CELLS:
+            rows = truth[target].obs_names.get_indexer(mdata.obs_names[without])
+            expected = truth[target].layers["truth_expected"][rows][:, columns]
+            what = f"{target} of {source}-only cells, Pearson r"
+            yield score(TRUTH, what, source, without, np.log1p(expected))
+
+
+def neighbor_means(
+    reference: np.ndarray, values: np.ndarray, query: np.ndarray, *, k: int = N_NEIGHBORS
+) -> np.ndarray:
+    """Mean of the values of the k nearest reference cells, (query cells, features)."""
+    left, right = (np.asarray(x, dtype=np.float64) for x in (reference, query))
+    indices, _ = nearest_neighbors(left, right, min(k, len(left)))
+    return values[indices].mean(axis=1)
+
+
+def correlations(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Pearson correlation of each column, for the columns whose truth varies; 0 for a constant.
+
+    `predicted` and `truth` are (cells, features).
+    """
+    varies = truth.std(axis=0) > 0
+    x, y = predicted[:, varies].astype(np.float64), truth[:, varies].astype(np.float64)
+    x, y = x - x.mean(axis=0), y - y.mean(axis=0)
+    scale = np.sqrt((x * x).sum(axis=0) * (y * y).sum(axis=0))
+    return (x * y).sum(axis=0) / np.where(scale > 0, scale, np.inf)

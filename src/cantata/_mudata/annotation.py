@@ -12,7 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import bioframe
 import pandas as pd
+import rich.progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,13 +22,14 @@ if TYPE_CHECKING:
 COLUMNS = ["chrom", "start", "end", "strand", "gene", "gene_id", "biotype"]
 """Columns of an annotation; ``biotype`` only where the file has it."""
 
-SHOWN = 20_000_000
+PROGRESS_BYTES = 20_000_000
 """Files of at least so many bytes are read with a progress bar."""
 
-ROWS = 200_000
-"""Rows that are held at a time."""
+CHUNK_ROWS = 200_000
+"""Rows that are parsed at a time."""
 
-_ID = re.compile(rb'(?:^|;)\s*gene_id\s+(?:"\s*([^"]+?)\s*"|([^\s";]+))')
+_VALUE = r'\s+(?:"\s*([^"]+?)\s*"|([^\s";]+))'
+_ID = re.compile(rf"(?:^|;)\s*gene_id{_VALUE}".encode())
 _NAMES = ("gene_name", "gene", "gene_id")
 _BIOTYPES = ("gene_type", "gene_biotype")
 
@@ -78,54 +81,54 @@ def read_annotation(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     genes: list[pd.DataFrame] = []
     spans: list[pd.DataFrame] = []
-    lines = _Lines()
-    for rows in _tables(path, lines):
+    lines = _GeneLines()
+    for rows in _read_chunks(path, lines):
         is_gene = rows["feature"] == "gene"
-        genes.append(_described(rows[is_gene]))
-        spans.append(_merge(_described(rows[~is_gene])))
+        genes.append(_parse(rows[is_gene]))
+        spans.append(_merge(_parse(rows[~is_gene])))
     if not genes:
-        raise ValueError(_no_gene(path, lines.first))
+        raise ValueError(_no_gene(path, lines.first_attributes))
     return _assemble(genes, spans)
 
 
 @dataclass
-class _Lines:
-    """Picks the lines that say where genes are, and remembers what it has seen."""
+class _GeneLines:
+    """Picks the lines that say where genes are, and remembers which genes it has seen."""
 
     known: set[bytes] = field(default_factory=set)
-    first: bytes = b""
+    first_attributes: bytes = b""
 
-    def useful(self, line: bytes) -> bool:
+    def picks(self, line: bytes) -> bool:
         """Whether it is a gene, or a part of a gene that had no line of its own so far."""
         fields = line.split(b"\t", 8)
         if len(fields) < 9 or line.startswith(b"#"):
             return False
-        self.first = self.first or fields[8]
-        found = _ID.search(fields[8])
-        if found is None or (fields[2] != b"gene" and found[0] in self.known):
+        self.first_attributes = self.first_attributes or fields[8]
+        gene_id = _ID.search(fields[8])
+        if gene_id is None or (fields[2] != b"gene" and gene_id[0] in self.known):
             return False
         if fields[2] == b"gene":
-            self.known.add(found[0])
+            self.known.add(gene_id[0])
         return True
 
 
-def _tables(path: Path, lines: _Lines) -> Iterator[pd.DataFrame]:
-    """The file's useful rows as text, indexed in the order of the file, a part at a time."""
-    import bioframe
-    from rich.progress import open as open_shown
-
+def _read_chunks(path: Path, lines: _GeneLines) -> Iterator[pd.DataFrame]:
+    """The picked rows of the file as text, indexed in their order, a chunk at a time."""
     n_rows = 0
     with ExitStack() as stack:
         raw: IO[bytes] = stack.enter_context(
-            open_shown(
-                path, "rb", description="Reading genes", disable=path.stat().st_size < SHOWN
+            rich.progress.open(
+                path,
+                "rb",
+                description="Reading genes",
+                disable=path.stat().st_size < PROGRESS_BYTES,
             )
         )
         zipped = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
         file: Any = stack.enter_context(gzip.open(raw)) if zipped else raw
-        useful = filter(lines.useful, file)
-        while part := list(islice(useful, ROWS)):
+        picked = filter(lines.picks, file)
+        while part := list(islice(picked, CHUNK_ROWS)):
             rows = bioframe.read_table(
                 io.BytesIO(b"".join(part)), schema="gtf", dtype=str, quoting=csv.QUOTE_NONE
             )
@@ -136,18 +139,15 @@ def _tables(path: Path, lines: _Lines) -> Iterator[pd.DataFrame]:
 
 def _attribute(attributes: pd.Series, *keys: str) -> pd.Series:
     """Value of the first of these attributes that a row has, quoted or not; None without any."""
-    patterns = [
-        re.compile(rf'(?:^|;)\s*{re.escape(key)}\s+(?:"\s*([^"]+?)\s*"|([^\s";]+))')
-        for key in keys
-    ]
+    patterns = [re.compile(rf"(?:^|;)\s*{re.escape(key)}{_VALUE}") for key in keys]
     values = []
     for text in attributes:
-        found = next((match for p in patterns if (match := p.search(text))), None)
-        values.append(found and (found[1] or found[2]))
+        match = next((match for p in patterns if (match := p.search(text))), None)
+        values.append(match and (match[1] or match[2]))
     return pd.Series(values, index=attributes.index, dtype=object)
 
 
-def _described(rows: pd.DataFrame) -> pd.DataFrame:
+def _parse(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of the file with numbers, name and biotype in place of text."""
     numbers = rows[["start", "end"]].apply(pd.to_numeric, errors="coerce")
     bad = numbers.isna().any(axis=1) | (numbers["start"] > numbers["end"])
@@ -179,10 +179,10 @@ def _merge(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _assemble(genes: list[pd.DataFrame], spans: list[pd.DataFrame]) -> pd.DataFrame:
     """Genes with a row of their own, and the other ones' spans, in the order of the file."""
-    own = pd.concat(genes, ignore_index=True)
+    table = pd.concat(genes, ignore_index=True)
     rest = _merge(pd.concat(spans, ignore_index=True))
-    rest = rest[~rest["gene_id"].isin(own["gene_id"])]
-    table = pd.concat([t for t in (own, rest) if len(t)], ignore_index=True)
+    rest = rest[~rest["gene_id"].isin(table["gene_id"])]
+    table = pd.concat([t for t in (table, rest) if len(t)], ignore_index=True)
     table = table.sort_values("line", kind="stable").reset_index(drop=True)
     return table[COLUMNS if table["biotype"].notna().any() else COLUMNS[:-1]]
 

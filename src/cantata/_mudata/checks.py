@@ -11,14 +11,17 @@ from mudata import MuData
 from scipy import sparse
 
 from cantata._keys import RESERVED, rep_key, rows_key
-from cantata._mudata.pairing import row_table
-from cantata._mudata.rows import iter_blocks
-from cantata._mudata.values import matrix_of
+from cantata._mudata.pairing import feature_rows, row_table
+from cantata._mudata.values import iter_blocks, matrix_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import pandas as pd
     from anndata import AnnData
+
+MAX_ABSENT = 0.2
+"""Largest share of a modality's features that a query may lack."""
 
 
 def check_modalities(
@@ -52,8 +55,8 @@ def check_modalities(
             f"modalities={names}: {absent or 'nothing'} is not in the MuData, which holds "
             f"{list(mdata.mod)}."
         )
-    taken = RESERVED | {f(name) for f in (rows_key, rep_key) for name in names}
-    clash = [name for name in names if name in taken]
+    reserved = RESERVED | {f(name) for f in (rows_key, rep_key) for name in names}
+    clash = [name for name in names if name in reserved]
     if clash:
         raise ValueError(f"Modality {clash[0]!r} has a name that cantata needs; rename it.")
     for name in names:
@@ -84,13 +87,64 @@ def _check_obsmap(mdata: MuData, names: Sequence[str]) -> None:
     obs_names = mdata.obs_names.to_numpy()
     for name, rows in row_table(mdata, names).items():
         present = rows >= 0
-        own = mdata[name].obs_names.to_numpy()
-        stale = present.sum() != own.size or rows.max(initial=-1) >= own.size
-        if stale or np.any(own[rows[present]] != obs_names[present]):
+        cells = mdata[name].obs_names.to_numpy()
+        stale = present.sum() != cells.size or rows.max(initial=-1) >= cells.size
+        if stale or np.any(cells[rows[present]] != obs_names[present]):
             raise ValueError(
                 f"The rows of modality {name!r} changed after the MuData was made. "
                 "Call mdata.update()."
             )
+
+
+def check_varmap(mdata: MuData) -> None:
+    """Refuse a MuData whose modalities gained, lost or moved features after it was made."""
+    joint = mdata.var_names.to_numpy()
+    for name, adata in mdata.mod.items():
+        rows = feature_rows(mdata, name)
+        features, present = adata.var_names.to_numpy(), np.flatnonzero(rows >= 0)
+        if present.size != features.size or np.any(features[rows[present]] != joint[present]):
+            raise ValueError(
+                f"The features of modality {name!r} changed after the MuData was made. "
+                "Call mdata.update()."
+            )
+
+
+def check_pair(mdata: MuData, hints: Mapping[str, str] | None = None, **names: str | None) -> None:
+    """Refuse two modalities that do not exist, cannot be used, or are the same.
+
+    `names` are the modalities given for two arguments (None: not given), `hints` what else the
+    error for an unknown one says. Errors are those of :func:`check_modalities`.
+    """
+    known = check_modalities(mdata, None)
+    for argument, name in names.items():
+        if name is not None and name not in known:
+            hint = (hints or {}).get(argument, "")
+            raise KeyError(f"{argument}={name!r} is no modality; there are {known}.{hint}")
+    (first, a), (second, b) = names.items()
+    if a == b:
+        raise ValueError(f"{first} and {second} are both {a!r}; give two modalities.")
+
+
+def match_features(
+    name: str, have: pd.Index, want: pd.Index, *, owner: str, stacklevel: int
+) -> np.ndarray:
+    """Column of a query's modality for each feature that is wanted, -1 where it is absent.
+
+    `owner` says what wants them, a ``"model"`` or a ``"reference"``. Up to 20 % may be absent,
+    with a warning (its `stacklevel` counts from the caller); more are a ``ValueError``.
+    """
+    columns = have.get_indexer(want)
+    absent = np.flatnonzero(columns < 0)
+    if not absent.size:
+        return columns
+    text = (
+        f"The query's modality {name!r} lacks {absent.size} of the {owner}'s {len(want)} "
+        f"features, e.g. {want[absent[0]]!r}"
+    )
+    if absent.size > MAX_ABSENT * len(want):
+        raise ValueError(f"{text}. At most {MAX_ABSENT:.0%} may be absent.")
+    warnings.warn(f"{text}; they are taken as 0.", UserWarning, stacklevel=stacklevel + 1)
+    return columns
 
 
 @dataclass(frozen=True)
@@ -118,15 +172,15 @@ def matrix_stats(matrix: Any, obs_names: Any, n_features: int) -> MatrixStats:
     example = dict.fromkeys(counts, "")
     column_total = np.zeros(n_features)
     for start, block in iter_blocks(matrix, len(obs_names)):
+        # 1. values in one dimension, and the row of each
         if sparse.issparse(block):
             block = block.tocsr()
-            values, row_of = (
-                block.data,
-                np.repeat(np.arange(block.shape[0]), np.diff(block.indptr)),
-            )
+            values, per_row = block.data, np.diff(block.indptr)
         else:
             block = np.asarray(block)
-            values, row_of = block.ravel(), np.repeat(np.arange(block.shape[0]), block.shape[1])
+            values, per_row = block.ravel(), block.shape[1]
+        row_of = np.repeat(np.arange(block.shape[0]), per_row)
+        # 2. rows of offenders, one entry per value (or per cell without counts)
         finite = np.isfinite(values)
         offenders = {
             "nonfinite": row_of[~finite],
@@ -135,6 +189,7 @@ def matrix_stats(matrix: Any, obs_names: Any, n_features: int) -> MatrixStats:
             "empty": np.flatnonzero(np.asarray(abs(block).sum(axis=1)).ravel() == 0),
         }
         column_total += np.asarray(abs(block).sum(axis=0)).ravel()
+        # 3. count them; the first one is the example
         for kind, rows in offenders.items():
             if rows.size and not counts[kind]:
                 example[kind] = str(obs_names[start + int(rows[0])])
@@ -154,29 +209,20 @@ def matrix_stats(matrix: Any, obs_names: Any, n_features: int) -> MatrixStats:
 
 
 def check_finite(name: str, stats: MatrixStats) -> None:
-    """Refuse NaN and infinite values.
-
-    Raises
-    ------
-    ValueError
-        With the number of such values and the first cell that has one.
-    """
+    """Refuse NaN and infinite values, with their number and the first cell that has one."""
     if stats.n_nonfinite:
         raise ValueError(
             f"Modality {name!r} has {stats.n_nonfinite} NaN or infinite values, e.g. in cell "
             f"{stats.nonfinite_example!r}. Cells that were not measured are left out of the "
-            f"modality, "
-            "not filled with NaN: mdata.mod[name] = mdata[name][measured].copy(); mdata.update()."
+            "modality, not filled with NaN: mdata.mod[name] = mdata[name][measured].copy(); "
+            "mdata.update()."
         )
 
 
 def check_counts(name: str, stats: MatrixStats, likelihood: str) -> None:
     """Refuse values that a count likelihood cannot generate; warn about features without counts.
 
-    Raises
-    ------
-    ValueError
-        For negative or non-integer values and for cells without counts.
+    Negative or non-integer values and cells without counts are a ``ValueError``.
     """
     if stats.n_negative:
         raise ValueError(
@@ -207,13 +253,7 @@ def check_counts(name: str, stats: MatrixStats, likelihood: str) -> None:
 
 
 def check_mapping(argument: str, mapping: Mapping[str, Any], modalities: Sequence[str]) -> None:
-    """Refuse an argument per modality that names a modality which is not used.
-
-    Raises
-    ------
-    KeyError
-        With the unknown names.
-    """
+    """Refuse an argument per modality that names a modality which is not used (``KeyError``)."""
     unknown = [name for name in mapping if name not in modalities]
     if unknown:
         raise KeyError(
@@ -223,44 +263,23 @@ def check_mapping(argument: str, mapping: Mapping[str, Any], modalities: Sequenc
 
 
 def per_modality(
-    argument: str, given: Any, modalities: Sequence[str], default: Any
+    argument: str, value: Any, modalities: Sequence[str], default: Any
 ) -> dict[str, Any]:
     """Value of an argument for every modality.
 
-    Parameters
-    ----------
-    argument
-        Its name, for the error.
-    given
-        One value for all, or a mapping from modality to value.
-    modalities
-        Modalities of the model.
-    default
-        Value of modalities that a mapping leaves out.
-
-    Raises
-    ------
-    KeyError
-        If a mapping names an unknown modality.
+    `value` is one for all, or a mapping from modalities, which must be known ones; those that it
+    leaves out have the `default`.
     """
-    if not hasattr(given, "items"):
-        return dict.fromkeys(modalities, given)
-    check_mapping(argument, given, modalities)
-    return {name: given.get(name, default) for name in modalities}
+    if not hasattr(value, "items"):
+        return dict.fromkeys(modalities, value)
+    check_mapping(argument, value, modalities)
+    return {name: value.get(name, default) for name in modalities}
 
 
 def check_matrix_keys(
     mdata: MuData, layers: Mapping[str, str | None], reps: Mapping[str, str]
 ) -> None:
-    """Refuse layers and representations that do not exist or do not fit.
-
-    Raises
-    ------
-    KeyError
-        If a layer or an ``.obsm`` key is missing.
-    ValueError
-        If a representation holds NaN or infinite values.
-    """
+    """Refuse layers and representations that do not exist (``KeyError``) or are not finite."""
     for name, layer in layers.items():
         matrix_of(mdata, name, layer)
     for name, rep in reps.items():

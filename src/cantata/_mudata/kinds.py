@@ -1,4 +1,4 @@
-"""What a modality measures: told by the user, or guessed and said."""
+"""What a modality measures: named by the user, or guessed and logged."""
 
 from __future__ import annotations
 
@@ -24,20 +24,11 @@ KINDS: dict[str, Kind] = {
 }
 """What `modalities` accepts, and the kind it means."""
 
-NAMES: dict[Kind, tuple[str, ...]] = {
-    "rna": (
-        "rna",
-        "gex",
-        "gene",
-        "genes",
-        "transcriptome",
-        "expression",
-        "mrna",
-        "scrna",
-        "snrna",
-    ),
-    "protein": ("adt", "prot", "protein", "proteins", "antibody", "cite", "ab", "abseq"),
-    "atac": ("atac", "peak", "peaks", "chromatin", "accessibility", "scatac", "snatac"),
+WORDS: dict[Kind, set[str]] = {
+    "rna": {"rna", "gex", "gene", "genes", "transcriptome", "expression"}
+    | {"mrna", "scrna", "snrna"},
+    "protein": {"adt", "prot", "protein", "proteins", "antibody", "cite", "ab", "abseq"},
+    "atac": {"atac", "peak", "peaks", "chromatin", "accessibility", "scatac", "snatac"},
 }
 """Words that tell the kind when they occur in a modality's name."""
 
@@ -49,44 +40,30 @@ FEATURE_TYPES: dict[str, Kind] = {
 }
 """Values of ``.var["feature_types"]``, as written by common pipelines."""
 
-PANEL = 300
+MAX_PANEL_FEATURES = 300
 """Up to this many features, a modality of unknown name is taken as an antibody panel."""
 
 _REGION = re.compile(r"^(chr)?[\w.]+[:_-]\d+[-_]\d+$")
 
 
 def guess_kind(name: str, adata: AnnData) -> tuple[Kind, str]:
-    """Guess what a modality measures.
+    """Guess what a modality measures, and say why.
 
-    Parameters
-    ----------
-    name
-        Name of the modality.
-    adata
-        The modality; it is not modified.
-
-    Returns
-    -------
-    The kind and the reason: by ``.var["feature_types"]``, then the name, then the feature names,
-    then the number of features.
-
-    Raises
-    ------
-    ValueError
-        If nothing tells.
+    By ``.var["feature_types"]``, then its name, then the names of features, then their number;
+    a ``ValueError`` if nothing tells.
     """
     if "feature_types" in adata.var:
         types = adata.var["feature_types"].astype(str).str.lower().unique()
         if len(types) == 1 and types[0] in FEATURE_TYPES:
             return FEATURE_TYPES[types[0]], f"feature_types is {types[0]!r}"
     words = set(re.split(r"[^a-z]+", name.lower()))
-    for kind, names in NAMES.items():
-        if words & set(names):
+    for kind, known in WORDS.items():
+        if words & known:
             return kind, "by its name"
     n_regions = sum(bool(_REGION.match(str(feature))) for feature in adata.var_names[:100])
     if n_regions > 0.9 * min(adata.n_vars, 100):
         return "atac", f"its features are regions, e.g. {adata.var_names[0]!r}"
-    if adata.n_vars <= PANEL:
+    if adata.n_vars <= MAX_PANEL_FEATURES:
         return "protein", f"it has only {adata.n_vars} features"
     raise ValueError(
         f"Cannot tell what modality {name!r} with {adata.n_vars} features measures. Say it: "
@@ -96,27 +73,11 @@ def guess_kind(name: str, adata: AnnData) -> tuple[Kind, str]:
 
 
 def resolve_kinds(mdata: MuData, modalities: Mapping[str, str] | None) -> dict[str, Kind]:
-    """Kind of each modality to be processed.
+    """Kind of each modality to be processed, in the order given.
 
-    Parameters
-    ----------
-    mdata
-        Any MuData; it is not modified.
-    modalities
-        Modality to kind; None guesses for all modalities and logs what was guessed.
-
-    Returns
-    -------
-    Modality to kind, in the order given.
-
-    Raises
-    ------
-    TypeError
-        If `modalities` is no mapping.
-    KeyError
-        For unknown modalities.
-    ValueError
-        For unknown kinds, or if a kind cannot be guessed.
+    `modalities` maps names to kinds; None guesses for all, and logs what was guessed. Errors are
+    a ``TypeError`` for no mapping, a ``KeyError`` for unknown modalities, and a ``ValueError``
+    for unknown kinds, or if one cannot be guessed.
     """
     kinds: dict[str, Kind] = {}
     if modalities is None:

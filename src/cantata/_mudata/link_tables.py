@@ -1,4 +1,4 @@
-"""Tables of links that a user gives."""
+"""Tables of feature links that a user gives, or keeps in ``mdata.uns``."""
 
 from __future__ import annotations
 
@@ -10,31 +10,20 @@ if TYPE_CHECKING:
     from mudata import MuData
 
 ENDS = (("source", "target"), ("gene", "peak"))
-"""Columns that name the two ends of a link, first come, first served."""
+"""Columns that name the two ends of a link; the first pair that a table has counts."""
 
 
 def find_table(
-    mdata: MuData, links: pd.DataFrame | str, argument: str
+    mdata: MuData,
+    links: pd.DataFrame | str,
+    argument: str,
+    modalities: tuple[str, str] | None = None,
 ) -> tuple[pd.DataFrame, tuple[str, str]]:
-    """A user's table of links, and the columns that name the two ends.
+    """A user's table of links, or its key in ``mdata.uns``, and the columns of the two ends.
 
-    Parameters
-    ----------
-    mdata
-        Any MuData; it is not modified.
-    links
-        Table, or its key in ``mdata.uns``.
-    argument
-        Name of the argument, for errors.
-
-    Raises
-    ------
-    KeyError
-        If the key does not exist.
-    TypeError
-        If `links` is no table.
-    ValueError
-        If it has no rows or lacks the columns.
+    `argument` is the name of the argument and `modalities` are those of source and target, for
+    errors: a ``KeyError`` for an unknown key, a ``TypeError`` for no table, a ``ValueError`` if it
+    has no rows or lacks the columns.
     """
     if isinstance(links, str):
         if links not in mdata.uns:
@@ -42,15 +31,20 @@ def find_table(
                 f"{argument}={links!r} is not in mdata.uns, which has {list(mdata.uns)}."
             )
         links = mdata.uns[links]
+    needed = "source and target, or gene and peak"
+    if modalities is not None:
+        needed = "source (features of {!r}) and target (of {!r}), or gene and peak".format(
+            *modalities
+        )
     if not isinstance(links, pd.DataFrame):
         raise TypeError(
-            f"{argument} is a {type(links).__name__}; give a table with columns source and "
-            "target, or gene and peak, or its key in mdata.uns."
+            f"{argument} is a {type(links).__name__}; give a DataFrame with columns {needed}, or "
+            "its key in mdata.uns."
         )
     columns = next((pair for pair in ENDS if set(pair) <= set(links.columns)), None)
     if columns is None or links.empty:
         raise ValueError(
             f"{argument} has {len(links)} rows and the columns {list(links.columns)}; needed are "
-            "source and target, or gene and peak."
+            f"{needed}."
         )
     return links, columns

@@ -46,19 +46,10 @@ def natural_order(names: Iterable[str]) -> list[str]:
 def pattern_counts(
     mdata: MuData, batch_key: str | None = None
 ) -> tuple[pd.DataFrame, dict[str, tuple[str, ...]]]:
-    """Cells per pairing pattern and batch.
+    """Cells per pairing pattern and batch (None: all cells together), and patterns' modalities.
 
-    Parameters
-    ----------
-    mdata
-        Any MuData; it is not modified.
-    batch_key
-        Column at MuData or modality level; None counts all cells together.
-
-    Returns
-    -------
-    The counts (patterns x batches; patterns with most modalities first, then in the order of the
-    modalities; batches in natural order) and the modalities of each pattern.
+    Counts are patterns x batches: patterns with most modalities first, then in the order of the
+    modalities; batches in natural order.
     """
     names = list(mdata.mod)
     codes = pattern_codes(membership(mdata)) if names else np.zeros(mdata.n_obs, dtype=np.int64)

@@ -24,7 +24,7 @@ COORDINATES = (
     ("seqnames", "start", "end"),
     ("Chromosome", "Start", "End"),
 )
-"""Names of columns that hold coordinates, first come, first served."""
+"""Names of columns that hold coordinates; the first that a table has count."""
 
 INTERVAL = "interval"
 """Column of 10x pipelines and muon that holds regions such as ``chr1:100-200``."""
@@ -37,25 +37,11 @@ _VERSION = r"\.\d+"
 
 
 def peak_regions(name: str, adata: AnnData) -> pd.DataFrame:
-    """Coordinates of every feature of a chromatin modality.
+    """Coordinates of every feature of a chromatin modality: ``chrom``, ``start``, ``end``.
 
-    Parameters
-    ----------
-    name
-        Name of the modality, for messages.
-    adata
-        The modality; its coordinates are in columns of ``.var`` (:data:`COORDINATES`,
-        :data:`INTERVAL`) or parsed from names such as ``chr1:100-200``, ``chr1-100-200`` and
-        ``chr1_100_200``.
-
-    Returns
-    -------
-    Columns ``chrom``, ``start``, ``end``, one row per feature in its order.
-
-    Raises
-    ------
-    ValueError
-        If a feature has no valid coordinates.
+    They are in columns of ``.var`` (:data:`COORDINATES`, :data:`INTERVAL`) or parsed from names
+    such as ``chr1:100-200``, ``chr1-100-200`` and ``chr1_100_200``. A feature without valid ones
+    is a ``ValueError``.
     """
     regions = _from_columns(adata.var)
     where = "columns of .var"
@@ -103,15 +89,15 @@ def gene_regions(
     if adata is None:
         return table[["gene", "chrom", "start", "end", "strand"]]
     rows = _look_up(adata.var, table)
-    found = np.unique(rows["feature"])
-    if not found.size:
+    annotated = np.unique(rows["feature"])
+    if not annotated.size:
         raise ValueError(
             f"None of the {adata.n_vars} features of modality {name!r} (e.g. "
             f"{adata.var_names[0]!r}) is in the annotation (e.g. {table['gene'].iloc[0]!r}). "
             "Is it the same species, and are both names or both identifiers?"
         )
-    if found.size < adata.n_vars:
-        absent = np.setdiff1d(np.arange(adata.n_vars), found)
+    if annotated.size < adata.n_vars:
+        absent = np.setdiff1d(np.arange(adata.n_vars), annotated)
         logger.info(
             "%d of %d features of modality %r are not in the annotation (e.g. %r).",
             absent.size,
@@ -125,13 +111,7 @@ def gene_regions(
 
 
 def check_chromosomes(peaks: pd.DataFrame, genes: pd.DataFrame, name: str) -> None:
-    """Refuse peaks and genes that name chromosomes differently.
-
-    Raises
-    ------
-    ValueError
-        If no chromosome name occurs among both.
-    """
+    """Refuse peaks and genes that have no name of a chromosome in common."""
     of_peaks, of_genes = pd.unique(peaks["chrom"]), pd.unique(genes["chrom"])
     if set(of_peaks) & set(of_genes):
         return
@@ -253,16 +233,15 @@ def _look_up(var: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
         keys.append((_unversioned(names), ids))
         columns = [column for column in IDS if column in var]
         keys[:0] = [(_unversioned(var[column].reset_index(drop=True)), ids) for column in columns]
-    left = names.index
-    found = []
-    for own, annotated in keys:
-        pairs = pd.DataFrame({"feature": left, "key": own[left].astype(object)}).merge(
-            pd.DataFrame({"row": np.arange(len(table)), "key": annotated.astype(object)}),
-            on="key",
-        )
-        found.append(pairs[["feature", "row"]])
-        left = left.difference(pairs["feature"])
-    return pd.concat(found, ignore_index=True).sort_values(["feature", "row"])
+    pending = names.index
+    matches = []
+    for of_feature, of_row in keys:
+        left = pd.DataFrame({"feature": pending, "key": of_feature[pending].astype(object)})
+        right = pd.DataFrame({"row": np.arange(len(table)), "key": of_row.astype(object)})
+        pairs = left.merge(right, on="key")
+        matches.append(pairs[["feature", "row"]])
+        pending = pending.difference(pairs["feature"])
+    return pd.concat(matches, ignore_index=True).sort_values(["feature", "row"])
 
 
 def _unversioned(ids: pd.Series) -> pd.Series:

@@ -1,16 +1,27 @@
-"""Matrices of a modality and what is recorded about them."""
+"""Values of a modality: which matrix holds them, and its rows, however they are stored."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
 
 from cantata import _keys
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
     from mudata import MuData
+
+logger = logging.getLogger(__name__)
+
+RowReader = Callable[[np.ndarray], Any]
+"""From row numbers to the values of these rows."""
 
 
 def layer_names(adata: AnnData) -> list[str]:
@@ -25,24 +36,10 @@ def matrix_of(
     *,
     argument: str | None = None,
 ) -> Any:
-    """Values of a modality, as they are stored.
+    """Values of a modality as they are stored: a layer, or ``.X`` (None).
 
-    Parameters
-    ----------
-    mdata
-        Any MuData; it is not modified.
-    modality
-        Its name.
-    layer
-        Layer; None for ``.X``.
-    argument
-        How the user named the layer, for errors; by default an entry of ``layers``, of which None
-        is ``.X``.
-
-    Raises
-    ------
-    KeyError
-        If the layer or ``.X`` does not exist.
+    `argument` is how the user named the layer, for the ``KeyError`` if it does not exist; by
+    default an entry of ``layers``, of which None is ``.X``.
     """
     adata = mdata[modality]
     if layer is not None and layer not in adata.layers:
@@ -62,14 +59,22 @@ def saved_record(adata: AnnData) -> dict[str, Any] | None:
     return None if record is None else dict(record)
 
 
-def check_in_memory(mdata: MuData) -> None:
-    """Refuse data on disk.
+def choose_layer(
+    mdata: Mapping[str, AnnData] | MuData, modality: str, layers: Mapping[str, str | None]
+) -> str | None:
+    """Layer that holds a modality's values, None for ``.X``; :func:`matrix_of` reads it.
 
-    Raises
-    ------
-    ValueError
-        If the MuData or one of its modalities is backed.
+    A layer that the user names in `layers` comes first (None: ``.X``), then the one in which
+    :func:`cantata.pp.preprocess` recorded the counts if it is still there, then ``.X``.
     """
+    if modality in layers:
+        return layers[modality]
+    layer = (saved_record(mdata[modality]) or {}).get("counts_layer")
+    return layer if layer in mdata[modality].layers else None
+
+
+def check_in_memory(mdata: MuData) -> None:
+    """Refuse a MuData that is backed, or has a modality that is."""
     backed = [name for name, adata in mdata.mod.items() if adata.isbacked]
     if mdata.isbacked or backed:
         raise ValueError(
@@ -77,3 +82,88 @@ def check_in_memory(mdata: MuData) -> None:
             "memory: read it without backed=True, or bring each modality in with "
             "mdata = mudata.MuData({m: mdata[m].to_memory() for m in mdata.mod})."
         )
+
+
+def recorded_reps(mdata: MuData, names: Sequence[str]) -> dict[str, str]:
+    """Representations that :func:`cantata.pp.preprocess` recorded in a MuData."""
+    record = mdata.uns.get(_keys.UNS, {}).get(_keys.PREPROCESS, {})
+    reps = {
+        name: str(record[name]["rep"])
+        for name in names
+        if name in record and record[name]["rep"] in mdata[name].obsm
+    }
+    if reps:
+        logger.info("Encoders read the representations that preprocess made: %s.", reps)
+    return reps
+
+
+class MatrixReader:
+    """Reads rows of a matrix as float32; can be pickled if the matrix can.
+
+    Parameters
+    ----------
+    matrix
+        CSR, CSC, dense, DataFrame, dask array, or a dataset that stays on disk (HDF5, zarr, and
+        anndata's backed sparse matrices). CSC in memory is converted to CSR once.
+    name
+        Name used in log lines.
+    keep_sparse
+        Leave rows of sparse matrices sparse.
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.sparse as sp
+    >>> read = MatrixReader(sp.csr_matrix(np.eye(3)))
+    >>> read(np.array([2, 0]))
+    array([[0., 0., 1.],
+           [1., 0., 0.]], dtype=float32)
+    """
+
+    def __init__(self, matrix: Any, name: str = "matrix", *, keep_sparse: bool = False) -> None:
+        if isinstance(matrix, pd.DataFrame):
+            matrix = matrix.to_numpy()
+        if isinstance(matrix, np.ndarray):
+            matrix = np.asarray(matrix)  # no view of anndata, which copies itself on indexing
+        elif sparse.issparse(matrix) and matrix.format != "csr":
+            logger.info("%s is stored as %s; converting it to CSR once.", name, matrix.format)
+            matrix = matrix.tocsr()
+        self._matrix = matrix
+        self._keep_sparse = keep_sparse
+
+    def __call__(self, rows: np.ndarray) -> Any:
+        """Rows by their numbers (int64, any order, repeats allowed).
+
+        Returns
+        -------
+        C-contiguous float32 array of shape ``(len(rows), n_features)``, or a CSR matrix without
+        duplicates where rows stay sparse. Only these rows are ever dense.
+        """
+        if isinstance(self._matrix, np.ndarray) or sparse.issparse(self._matrix):
+            return self._float32(self._matrix[rows])
+        if hasattr(self._matrix, "compute"):
+            return self._float32(self._matrix[rows].compute())
+        if rows.size == 0:
+            return np.zeros((0, self._matrix.shape[1]), dtype=np.float32)
+        # datasets on disk want sorted row numbers without repeats
+        unique, inverse = np.unique(rows, return_inverse=True)
+        return self._float32(self._matrix[unique])[inverse]
+
+    def _float32(self, block: Any) -> Any:
+        if not sparse.issparse(block):
+            return np.ascontiguousarray(block, dtype=np.float32)
+        if not self._keep_sparse:
+            return np.ascontiguousarray(block.toarray(), dtype=np.float32)
+        block = sparse.csr_matrix(block, dtype=np.float32)
+        block.sum_duplicates()
+        return block
+
+
+def iter_blocks(matrix: Any, n_rows: int, block_rows: int = 4096) -> Any:
+    """Yield ``(first row, block)`` over a matrix, in order; sparse blocks stay sparse."""
+    if isinstance(matrix, pd.DataFrame):
+        matrix = matrix.to_numpy()
+    for start in range(0, n_rows, block_rows):
+        block = matrix[start : min(start + block_rows, n_rows)]
+        if hasattr(block, "compute"):
+            block = block.compute()
+        yield start, block

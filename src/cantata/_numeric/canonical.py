@@ -12,11 +12,11 @@ from cantata._numeric.neighbors import check_rows
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-RANK = 1e-10
-"""Directions of a block whose variance is below this share of its largest do not exist."""
+MIN_VARIANCE = 1e-10
+"""Directions of a block whose variance is below this share of its largest are rounding errors."""
 
-ROUNDING = 1e-12
-"""A block that deviates from its means by this share of them is constant."""
+MIN_DEVIATION = 1e-12
+"""A block that deviates from its means by no more than this share of them is constant."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -83,9 +83,9 @@ class CanonicalVariates:
 
     def __repr__(self) -> str:
         widths = " + ".join(str(len(mean)) for mean in self.means)
-        found = ", ".join(f"{value:.2f}" for value in self.correlations[:8])
+        shown = ", ".join(f"{value:.2f}" for value in self.correlations[:8])
         more = ", ..." if self.n > 8 else ""
-        return f"{self.n} canonical variates of {widths} columns: correlations {found}{more}"
+        return f"{self.n} canonical variates of {widths} columns: correlations {shown}{more}"
 
 
 def canonical_variates(
@@ -134,26 +134,31 @@ def canonical_variates(
     >>> common = rng.normal(size=(500, 1))
     >>> x = np.hstack([common, rng.normal(size=(500, 2))])
     >>> y = np.hstack([rng.normal(size=(500, 1)), common])
-    >>> found = canonical_variates([x, y], 2)
-    >>> [round(float(value), 1) for value in found.correlations]
+    >>> variates = canonical_variates([x, y], 2)
+    >>> [round(float(value), 1) for value in variates.correlations]
     [1.0, 0.1]
-    >>> found.joint([x, y]).shape
+    >>> variates.joint([x, y]).shape
     (500, 2)
     """
+    # 1. whiten each block
     rows = _checked(blocks, n, ridge)
     means = [x.mean(axis=0) for x in rows]
-    centred = [x - mean for x, mean in zip(rows, means, strict=True)]
-    whitening = [_whitening(k, x, means[k], ridge) for k, x in enumerate(centred)]
-    white = [x @ w for x, w in zip(centred, whitening, strict=True)]
+    centered = [x - mean for x, mean in zip(rows, means, strict=True)]
+    whitening = [_whitening(k, x, means[k], ridge) for k, x in enumerate(centered)]
+    white = [x @ w for x, w in zip(centered, whitening, strict=True)]
     n = min(int(n), *(z.shape[1] for z in white))
-    axes = _two(white, n) if len(white) == 2 else _several(white, n)
+    # 2. leading directions of the correlations between blocks, in each block's own columns
+    axes = _axes_of_two(white, n) if len(white) == 2 else _axes_of_several(white, n)
     weights = [w @ a for w, a in zip(whitening, axes, strict=True)]
-    size = np.stack([np.std(x @ w, axis=0) for x, w in zip(centred, weights, strict=True)])
-    takes_part = size > 1e-6  # whitened: 1 for two blocks
+    # 3. variance 1, and one sign; a block of several may take no part in a variate (size 0),
+    #    while in two blocks every variate has a size of about 1
+    size = np.stack([np.std(x @ w, axis=0) for x, w in zip(centered, weights, strict=True)])
+    takes_part = size > 1e-6
     sign = np.sign(weights[0][np.abs(weights[0]).argmax(axis=0), np.arange(n)])
     factor = np.divide(np.where(sign < 0, -1, 1), size, out=np.zeros_like(size), where=takes_part)
     weights = [w * f for w, f in zip(weights, factor, strict=True)]
-    variates = np.stack([x @ w for x, w in zip(centred, weights, strict=True)])
+    # 4. how much each block weighs in the joint variate: in MAXVAR by its size there
+    variates = np.stack([x @ w for x, w in zip(centered, weights, strict=True)])
     shares = np.where(takes_part, size, 0)
     shares = np.full_like(size, 0.5) if len(white) == 2 else shares / shares.sum(axis=0)
     spread = np.std((shares[:, None] * variates).sum(axis=0), axis=0)
@@ -178,12 +183,13 @@ def mean_correlations(variates: np.ndarray) -> np.ndarray:
     -------
     One number per variate; a pair counts as 0 where one side does not vary.
     """
-    centred = variates - variates.mean(axis=1, keepdims=True)
-    size = np.sqrt((centred**2).sum(axis=1, keepdims=True))
-    unit = np.divide(centred, size, out=np.zeros_like(centred), where=size > 0)
-    length = (unit**2).sum(axis=(0, 1))  # blocks that vary
+    centered = variates - variates.mean(axis=1, keepdims=True)
+    size = np.sqrt((centered**2).sum(axis=1, keepdims=True))
+    unit = np.divide(centered, size, out=np.zeros_like(centered), where=size > 0)
+    # |sum of u_k|^2 is the sum of all u_k.u_l; without the u_k.u_k, pairs of blocks are left
+    n_varying = (unit**2).sum(axis=(0, 1))
     n_blocks = len(variates)
-    return ((unit.sum(axis=0) ** 2).sum(axis=0) - length) / (n_blocks * (n_blocks - 1))
+    return ((unit.sum(axis=0) ** 2).sum(axis=0) - n_varying) / (n_blocks * (n_blocks - 1))
 
 
 def _checked(blocks: Sequence[Any], n: int, ridge: float) -> list[np.ndarray]:
@@ -209,24 +215,26 @@ def _check_lengths(lengths: list[int]) -> None:
         )
 
 
-def _whitening(k: int, centred: np.ndarray, mean: np.ndarray, ridge: float) -> np.ndarray:
+def _whitening(k: int, centered: np.ndarray, mean: np.ndarray, ridge: float) -> np.ndarray:
     """Columns x rank: what takes centred rows to uncorrelated columns of variance 1 or less."""
-    largest = np.abs(centred).max()
-    if largest <= ROUNDING * np.abs(mean).max():
-        raise ValueError(f"Block {k} is constant over its {len(centred)} cells; leave it out.")
-    scaled = centred / largest  # squares of huge or tiny numbers are none
+    largest = np.abs(centered).max()
+    if largest <= MIN_DEVIATION * np.abs(mean).max():
+        raise ValueError(f"Block {k} is constant over its {len(centered)} cells; leave it out.")
+    scaled = centered / largest  # squares of huge or tiny numbers would overflow or vanish
     values, vectors = np.linalg.eigh(scaled.T @ scaled / len(scaled))
-    kept = values > RANK * values[-1]
+    kept = values > MIN_VARIANCE * values[-1]
     values, vectors = values[kept][::-1], vectors[:, kept][:, ::-1]
     return vectors / np.sqrt(values + ridge * values.mean()) / largest
 
 
-def _two(white: list[np.ndarray], n: int) -> list[np.ndarray]:
+def _axes_of_two(white: list[np.ndarray], n: int) -> list[np.ndarray]:
+    """Singular vectors of the correlations between the blocks (Hotelling)."""
     left, _, right = np.linalg.svd(white[0].T @ white[1], full_matrices=False)
     return [left[:, :n], right[:n].T]
 
 
-def _several(white: list[np.ndarray], n: int) -> list[np.ndarray]:
+def _axes_of_several(white: list[np.ndarray], n: int) -> list[np.ndarray]:
+    """Eigenvectors of all correlations between blocks (MAXVAR), cut into blocks."""
     ends = np.cumsum([z.shape[1] for z in white])[:-1]
     joined = np.hstack(white)
     correlations = joined.T @ joined / len(joined)

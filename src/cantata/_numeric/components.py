@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import svds
 
-from cantata._numeric.normalise import column_sums, scale_columns
+from cantata._numeric.normalise import column_sums, scale_columns, variable_genes
+
+if TYPE_CHECKING:
+    from cantata._mudata.kinds import Kind
 
 CLIP = 10.0
 """Largest z-score."""
 
 FIRST_SD = 3.0
 """Standard deviation of the first component after scaling."""
+
+N_TOP_GENES = 4000
+"""Highly variable genes that enter components, as in :func:`cantata.pp.preprocess`."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,30 @@ def _check_size(name: str, n_cells: int, n_used: int, least: int) -> None:
         )
 
 
-def fit_pca(name: str, normalised: Any, used: np.ndarray, n_comps: int) -> Components:
+def fit_components(
+    name: str,
+    kind: Kind | None,
+    counts: Any,
+    normalised: Any,
+    statistics: np.ndarray | None,
+    n_components: int,
+) -> Components:
+    """Components by what a modality measures; arguments and errors as of :func:`fit_pca`.
+
+    Chromatin: latent semantic components of the features with counts, which have a positive
+    inverse document frequency in `statistics`. RNA: principal components of highly variable genes.
+    Others, and values that are no counts (`kind` None): of all features.
+    """
+    if kind == "atac":
+        assert statistics is not None
+        return fit_lsi(name, normalised, statistics > 0, n_components)
+    used = np.ones(normalised.shape[1], dtype=bool)
+    if kind == "rna":
+        used = variable_genes(name, counts, normalised, None, N_TOP_GENES)
+    return fit_pca(name, normalised, used, n_components)
+
+
+def fit_pca(name: str, normalised: Any, used: np.ndarray, n_components: int) -> Components:
     """Principal components of z-scores (clipped at 10), without densifying sparse input.
 
     Parameters
@@ -82,7 +111,7 @@ def fit_pca(name: str, normalised: Any, used: np.ndarray, n_comps: int) -> Compo
         Normalised values, cells x features.
     used
         Which features enter; those that do not vary are left out as well.
-    n_comps
+    n_components
         Wanted number of components; fewer where there are fewer cells or features.
 
     Returns
@@ -100,7 +129,7 @@ def fit_pca(name: str, normalised: Any, used: np.ndarray, n_comps: int) -> Compo
     index = np.flatnonzero(used & (sd > 0))
     _check_size(name, normalised.shape[0], index.size, 1)
     scaled = _scale_and_clip(normalised[:, index], mean[index], sd[index])
-    k = min(n_comps, scaled.shape[0] - 1, index.size - 1)
+    k = min(n_components, scaled.shape[0] - 1, index.size - 1)
     _, axes, _, variance = sc.pp.pca(
         scaled, n_comps=k, zero_center=True, svd_solver="arpack", random_state=0, return_info=True
     )
@@ -119,12 +148,12 @@ def fit_pca(name: str, normalised: Any, used: np.ndarray, n_comps: int) -> Compo
     )
 
 
-def fit_lsi(name: str, normalised: Any, used: np.ndarray, n_comps: int) -> Components:
+def fit_lsi(name: str, normalised: Any, used: np.ndarray, n_components: int) -> Components:
     """Latent semantic indexing: truncated singular value decomposition of TF-IDF values.
 
     Parameters
     ----------
-    name, normalised, used, n_comps
+    name, normalised, used, n_components
         As for :func:`fit_pca`.
 
     Returns
@@ -138,10 +167,12 @@ def fit_lsi(name: str, normalised: Any, used: np.ndarray, n_comps: int) -> Compo
     """
     index = np.flatnonzero(used)
     _check_size(name, normalised.shape[0], index.size, 2)
+    # 1. The start of the iteration is fixed, such that the same counts give the same components.
     selected = normalised[:, index]
-    k = min(n_comps, min(selected.shape) - 1)
+    k = min(n_components, min(selected.shape) - 1)
     start = np.random.default_rng(0).standard_normal(min(selected.shape))
     _, values, axes = svds(selected, k=k, v0=start)
+    # 2. The largest first, and the largest loading of each positive.
     order = np.argsort(-values)
     values, axes = values[order], axes[order]
     axes *= np.sign(axes[np.arange(k), np.abs(axes).argmax(axis=1)])[:, None]
@@ -177,13 +208,13 @@ def project(
     columns = np.arange(normalised.shape[1]) if source is None else source
     loadings = components.loadings.astype(np.float64)
     if components.singular_values is not None:
-        found = np.flatnonzero(columns >= 0)
-        raw = normalised[:, columns[found]] @ (loadings[found] / components.singular_values)
+        used = np.flatnonzero(columns >= 0)
+        raw = normalised[:, columns[used]] @ (loadings[used] / components.singular_values)
         size = np.sqrt(np.mean(np.square(raw), axis=1, keepdims=True))
         return (raw / np.where(size > 0, size, 1)).astype(np.float32)
-    found = np.flatnonzero((columns >= 0) & (components.sd > 0))
+    used = np.flatnonzero((columns >= 0) & (components.sd > 0))
     scaled = _scale_and_clip(
-        normalised[:, columns[found]], components.mean[found], components.sd[found]
+        normalised[:, columns[used]], components.mean[used], components.sd[used]
     )
-    raw = np.asarray(scaled @ loadings[found]) - components.centre @ loadings
+    raw = np.asarray(scaled @ loadings[used]) - components.centre @ loadings
     return (raw * components.factor).astype(np.float32)

@@ -29,7 +29,7 @@ def knn_labels(
     metric: Metric = "euclidean",
     weights: Weights = "uniform",
     query_names: Sequence[str] | pd.Index | None = None,
-    random_state: int = 0,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Label query cells by a vote of their nearest labelled reference cells.
 
@@ -50,7 +50,7 @@ def knn_labels(
         proportional to the distance; where neighbours are at distance 0, only they vote.
     query_names
         Index of the result; by default the positions 0, 1, ....
-    random_state
+    seed
         Seed of the approximate search that is used above 50,000 labelled reference cells. Below,
         neighbours are exact.
 
@@ -93,7 +93,7 @@ def knn_labels(
     source = source[labelled]
     if metric == "cosine":
         source, target = unit_rows(source, "reference"), unit_rows(target, "query")
-    indices, distances = nearest_neighbors(source, target, k, random_state=random_state)
+    indices, distances = nearest_neighbors(source, target, k, seed=seed)
     if metric == "cosine":
         distances = distances * distances / 2  # of unit vectors
     winners, confidence = _vote(
@@ -139,14 +139,18 @@ def _vote(
     for start in range(0, len(codes), step):
         rows = slice(start, start + step)
         n_rows = len(codes[rows])
-        cells = (np.arange(n_rows)[:, None] * n_classes + codes[rows]).ravel()
+        # 1. number and closeness of each cell's neighbours by class, as one count over
+        #    entries of a cells x classes table; rounded, so that the order of summation
+        #    decides no tie
+        entries = (np.arange(n_rows)[:, None] * n_classes + codes[rows]).ravel()
         closeness = _closeness(distances[rows]).ravel()
-        near = np.bincount(cells, weights=closeness, minlength=n_rows * n_classes)
-        near = near.round(12)  # the order of summation decides no tie
-        count = np.bincount(cells, minlength=n_rows * n_classes)
+        near = np.bincount(entries, weights=closeness, minlength=n_rows * n_classes).round(12)
+        count = np.bincount(entries, minlength=n_rows * n_classes)
         near, count = near.reshape(n_rows, n_classes), count.reshape(n_rows, n_classes)
+        # 2. the class with most votes wins; among equals the closest, then the first
         votes = count if weights == "uniform" else near
         best = votes.max(axis=1, keepdims=True)
         winners[rows] = np.where(votes == best, near, -1).argmax(axis=1)
+        # 3. its share of the votes
         confidence[rows] = best[:, 0] / votes.sum(axis=1)
     return winners, confidence

@@ -110,9 +110,9 @@ def _first_copies(values: np.ndarray, k: int) -> np.ndarray:
     return np.sort(order[copy < k])
 
 
-def row_blocks(n_rows: int, n_columns: int, block_size: int | None = None) -> Iterator[slice]:
+def row_blocks(n_rows: int, n_columns: int) -> Iterator[slice]:
     """Slices of rows such that rows x `n_columns` stays a block of bounded size."""
-    step = block_size or max(_MIN_BLOCK_ROWS, _BLOCK_ENTRIES // n_columns)
+    step = max(_MIN_BLOCK_ROWS, _BLOCK_ENTRIES // n_columns)
     for start in range(0, n_rows, step):
         yield slice(start, min(start + step, n_rows))
 
@@ -131,19 +131,22 @@ class SquaredDistances:
     """
 
     def __init__(self, x: np.ndarray, y: np.ndarray) -> None:
+        # 1. scale by a power of two, which is exact, and centre: |x|^2 + |y|^2 - 2 x.y loses
+        #    digits where lengths are large beside distances
         largest = max(np.abs(x).max(), np.abs(y).max())
         self.exponent = int(np.frexp(largest)[1])
         self._x, self._y = np.ldexp(x, -self.exponent), np.ldexp(y, -self.exponent)
         center = self._y.mean(axis=0)
         x_centered, y_centered = self._x - center, self._y - center
+        # 2. columns for the lengths, so that one product gives |x|^2 + |y|^2 - 2 x.y
         x_square = (x_centered * x_centered).sum(axis=1)
         y_square = (y_centered * y_centered).sum(axis=1)
-        # one product gives |x|^2 + |y|^2 - 2 x.y
         ones = np.ones_like
         self._left = np.column_stack([-2 * x_centered, x_square, ones(x_square)])
         self._right = np.vstack([y_centered.T, ones(y_square)[None], y_square[None]])
         self._left32, self._right32 = self._left.astype("f4"), self._right.astype("f4")
-        # a product of length m has at most m roundings; the rest covers inputs and comparisons
+        # 3. bound the error: a product of length m has at most m roundings, each relative to the
+        #    largest possible sum; the 8 covers the rounding of the inputs and of comparisons
         reach = (np.sqrt(x_square) + np.sqrt(y_square.max())) ** 2
         self._margin = (x.shape[1] + 8) * reach
 
@@ -179,6 +182,7 @@ def _upper_bound(values: np.ndarray, k: int) -> np.ndarray:
 
 def _candidates(distances: SquaredDistances, rows: slice, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Pairs (row within the block, row of y) among which are the `k` nearest of every row."""
+    # where rounding leaves too many pairs open, the product is repeated in double precision
     for double in (False, True):
         values, margin = distances.block(rows, double=double)
         near = values <= (_upper_bound(values, k) + 2 * margin).astype(values.dtype)[:, None]
@@ -199,31 +203,35 @@ def _exact(reference: np.ndarray, query: np.ndarray, k: int) -> tuple[np.ndarray
     indices = np.empty((len(query), k), dtype=np.int64)
     lengths = np.empty((len(query), k))
     for rows in row_blocks(len(query), len(reference)):
+        # 1. approximate distances leave few pairs that can be among the k nearest
         i, j = _candidates(distances, rows, k)
+        # 2. these are compared in double precision, ties by position
         squared = distances.exact(i + rows.start, j)
         best = _order(i, j, squared, rows.stop - rows.start, k)
+        # 3. back to the units of the input
         indices[rows] = j[best]
         lengths[rows] = np.ldexp(np.sqrt(squared[best]), distances.exponent)
     return indices, lengths
 
 
 def _approximate(
-    reference: np.ndarray, query: np.ndarray, k: int, random_state: int
+    reference: np.ndarray, query: np.ndarray, k: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    from pynndescent import NNDescent  # compiles on import
+    from pynndescent import NNDescent  # imported where it is used: it compiles for ten seconds
 
+    # 1. search in the scaled, centred coordinates, which suit single precision
     distances = SquaredDistances(query, reference)
-    index = NNDescent(
-        distances._right32[:-2].T.copy(), n_neighbors=max(30, k), random_state=random_state
-    )
-    found = index.query(-0.5 * distances._left32[:, :-2], k=k, epsilon=0.2)[0].astype(np.int64)
+    index = NNDescent(distances._right32[:-2].T.copy(), n_neighbors=max(30, k), random_state=seed)
+    nearest = index.query(-0.5 * distances._left32[:, :-2], k=k, epsilon=0.2)[0].astype(np.int64)
+    # 2. order what was found by distances in double precision
     rows = np.repeat(np.arange(len(query)), k)
-    squared = distances.exact(rows, found.ravel())
-    best = _order(rows, found.ravel(), squared, len(query), k)
-    indices = found.ravel()[best]
+    squared = distances.exact(rows, nearest.ravel())
+    best = _order(rows, nearest.ravel(), squared, len(query), k)
+    indices = nearest.ravel()[best]
     lengths = np.ldexp(np.sqrt(squared[best]), distances.exponent)
-    short = np.flatnonzero((found < 0).any(axis=1))
-    if short.size:  # the search ended in a corner of the graph
+    # 3. a search that ended in a corner of the graph found fewer than k
+    short = np.flatnonzero((nearest < 0).any(axis=1))
+    if short.size:
         indices[short], lengths[short] = _exact(reference, query[short], k)
     return indices, lengths
 
@@ -234,7 +242,7 @@ def nearest_neighbors(
     k: int,
     *,
     max_exact: int = MAX_EXACT,
-    random_state: int = 0,
+    seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The `k` nearest reference cells of every query cell, by Euclidean distance.
 
@@ -249,7 +257,7 @@ def nearest_neighbors(
         Number of neighbours, checked by :func:`check_k`.
     max_exact
         Largest number of reference cells that are all compared.
-    random_state
+    seed
         Seed of the search above `max_exact`.
 
     Returns
@@ -261,7 +269,7 @@ def nearest_neighbors(
     if len(pruned) <= max_exact:
         indices, lengths = _exact(pruned, query, k)
     else:
-        indices, lengths = _approximate(pruned, query, k, random_state)
+        indices, lengths = _approximate(pruned, query, k, seed)
     return kept[indices], lengths
 
 

@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 RNA_TOTAL = 1e4
 """Total to which every RNA profile is scaled."""
 
-LEAST = 20
-"""Batches with fewer cells, or fewer genes that vary, have no say in which genes are variable."""
+MIN_PER_BATCH = 20
+"""Cells, and genes that vary, that a batch needs for a say in which genes are variable."""
 
 ATAC_DEPTH = 10.0
 """TF-IDF profiles are scaled to this multiple of the median count per cell before the log."""
@@ -160,7 +160,7 @@ def variable_genes(
     import scanpy as sc
 
     varies = _varies(counts)
-    if counts.shape[1] <= n_top or varies.sum() < LEAST:
+    if counts.shape[1] <= n_top or varies.sum() < MIN_PER_BATCH:
         return varies
     rows, groups = _usable_batches(name, counts, batches)
     obs = pd.DataFrame({"batch": pd.Categorical(groups)}, index=rows.astype(str))
@@ -195,33 +195,32 @@ def variable_genes(
 def _usable_batches(
     name: str, counts: Any, batches: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the cells whose batch says enough, and their batches; all rows if none does.
+    """Rows of the cells of batches that are large enough, and their batches; all if none is.
 
     The local regression of ``seurat_v3`` does not raise but crash where it is given next to
     nothing.
     """
-    everything = np.arange(counts.shape[0])
-    together = np.full(counts.shape[0], "all", dtype=object)
+    one_batch = np.arange(counts.shape[0]), np.full(counts.shape[0], "all", dtype=object)
     if batches is None:
-        return everything, together
+        return one_batch
     groups = {str(batch): np.flatnonzero(batches == batch) for batch in np.unique(batches)}
-    poor = [
+    small = [
         batch
         for batch, rows in groups.items()
-        if rows.size < LEAST or _varies(counts[rows]).sum() < LEAST
+        if rows.size < MIN_PER_BATCH or _varies(counts[rows]).sum() < MIN_PER_BATCH
     ]
-    if poor:
+    if small:
         logger.info(
             "Modality %r: %d of %d batches have fewer than %d cells or genes that vary (e.g. %r) "
             "and no say in which genes are highly variable.",
             name,
-            len(poor),
+            len(small),
             len(groups),
-            LEAST,
-            poor[0],
+            MIN_PER_BATCH,
+            small[0],
         )
-    rows = np.flatnonzero(~np.isin(batches, poor))
-    return (rows, batches[rows]) if rows.size else (everything, together)
+    rows = np.flatnonzero(~np.isin(batches, small))
+    return (rows, batches[rows]) if rows.size else one_batch
 
 
 def _varies(counts: Any) -> np.ndarray:

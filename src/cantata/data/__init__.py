@@ -4,11 +4,16 @@ A minibatch holds only the rows that exist: a cell without a modality is an abse
 row of zeros.
 """
 
+from cantata._keys import BATCH, CATEGORICAL, CELL, CONTINUOUS, LABELS, rep_key, rows_key
 from cantata._mudata.pairing import membership, row_table
-from cantata.data._dataset import MosaicDataset, as_tensor
-from cantata.data._fields import MosaicCategoricalField, MosaicNumericalField, MosaicObsField
+from cantata.data._dataset import MosaicDataset, MosaicManager, as_tensor
+from cantata.data._fields import (
+    MosaicCategoricalField,
+    MosaicNumericalField,
+    MosaicObsField,
+    registered_fields,
+)
 from cantata.data._loader import EpochBatchSampler, EpochSampler, MosaicLoader
-from cantata.data._manager import MosaicManager
 from cantata.data._query import align_query
 from cantata.data._splitter import MosaicSplitter, stratified_split
 from cantata.data._unpaired import (
@@ -20,6 +25,11 @@ from cantata.data._unpaired import (
 )
 
 __all__ = [
+    "BATCH",
+    "CATEGORICAL",
+    "CELL",
+    "CONTINUOUS",
+    "LABELS",
     "STEPS_PER_EPOCH",
     "EpochBatchSampler",
     "EpochSampler",
@@ -37,6 +47,9 @@ __all__ = [
     "as_tensor",
     "membership",
     "paired_key",
+    "registered_fields",
+    "rep_key",
     "row_table",
+    "rows_key",
     "stratified_split",
 ]

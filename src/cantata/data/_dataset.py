@@ -1,4 +1,4 @@
-"""Minibatches of a MuData whose modalities hold different cells."""
+"""One manager for a whole MuData, whatever its pairing, and the minibatches that it makes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from scipy import sparse
-from torch.utils.data import Dataset
+from scvi.data import AnnDataManager, AnnDataManagerValidationCheck
+from torch.utils.data import Dataset, Subset
 
 from cantata._keys import CATEGORICAL, CELL, CONTINUOUS, RESERVED, rows_key
 from cantata._mudata.pairing import row_table
-from cantata._mudata.rows import row_reader
+from cantata._mudata.values import MatrixReader
 from cantata.data._fields import MosaicCategoricalField, MosaicNumericalField, MosaicObsField
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from cantata.data._manager import MosaicManager
+    from cantata._mudata.checks import MatrixStats
 
 
 def as_tensor(rows: Any) -> torch.Tensor:
@@ -45,7 +46,7 @@ class MosaicDataset(Dataset):
     ============================== =========== ====================================================
     ``m``                          (n_m, p_m)  float32 values, CSR with `keep_sparse`
     ``m_rep``                      (n_m, r_m)  float32 representation, where one is registered
-    ``m_rows``                     (n_m,)      places of these rows in the minibatch, ascending
+    ``m_rows``                     (n_m,)      which of its cells these rows are of, ascending
     ``cell``                       (n,)        position of the cell in ``mdata.obs_names``
     ``batch``, ``labels``          (n,)        codes, where registered; -1 is an unknown label
     ``categorical_covariates``     (n, c)      codes, where registered
@@ -100,7 +101,7 @@ class MosaicDataset(Dataset):
                 elif isinstance(field, MosaicNumericalField):
                     continuous.append(values)
             else:
-                reader = row_reader(
+                reader = MatrixReader(
                     manager.get_from_registry(key),
                     f"modality {field.mod_key!r}",
                     keep_sparse=keep_sparse,
@@ -113,17 +114,11 @@ class MosaicDataset(Dataset):
             self.columns[CONTINUOUS] = torch.stack(continuous, dim=1)
 
     def replace_values(self, matrices: Mapping[str, Any]) -> None:
-        """Read a modality's values from another matrix, whose rows are those of the modality.
-
-        Parameters
-        ----------
-        matrices
-            For each modality (n_m, any width) values.
-        """
+        """Read the values of modalities from other matrices with the same rows."""
         for modality, matrix in matrices.items():
-            kept = [item for item in self._readers[modality] if item[0] != modality]
-            reader = row_reader(matrix, f"modality {modality!r}")
-            self._readers[modality] = [(modality, reader), *kept]
+            others = [item for item in self._readers[modality] if item[0] != modality]
+            reader = MatrixReader(matrix, f"modality {modality!r}")
+            self._readers[modality] = [(modality, reader), *others]
 
     def __len__(self) -> int:
         return self._n_obs
@@ -133,15 +128,74 @@ class MosaicDataset(Dataset):
         if isinstance(index, slice):
             index = range(self._n_obs)[index]
         cells = np.ascontiguousarray(index, dtype=np.int64).reshape(-1)
-        minibatch: dict[str, torch.Tensor] = {}
+        # the cells come first, since lightning takes their length for the batch size
+        minibatch = {CELL: torch.from_numpy(cells)}
         for modality, readers in self._readers.items():
             rows = self._table[modality][cells]
-            places = np.flatnonzero(rows >= 0)
-            minibatch[rows_key(modality)] = torch.from_numpy(places)
+            minibatch_rows = np.flatnonzero(rows >= 0)
+            minibatch[rows_key(modality)] = torch.from_numpy(minibatch_rows)
             for key, read in readers:
-                minibatch[key] = as_tensor(read(rows[places]))
-        position = torch.from_numpy(cells)
-        minibatch[CELL] = position
+                minibatch[key] = as_tensor(read(rows[minibatch_rows]))
         for key, values in self.columns.items():
-            minibatch[key] = values[position]
+            minibatch[key] = values[minibatch[CELL]]
         return minibatch
+
+
+class MosaicManager(AnnDataManager):
+    """scvi-tools' :class:`~scvi.data.AnnDataManager` for modalities that hold different cells.
+
+    It differs from its parent in two points: by default the pairing check is off, and datasets
+    line rows up by ``mdata.obsmap`` instead of by position. Parameters, saving, loading and
+    transfer to new data are inherited.
+
+    Examples
+    --------
+    >>> import cantata
+    >>> from scvi.data.fields import MuDataLayerField
+    >>> mdata = cantata.datasets.simulate_mosaic(n_cells=200)
+    >>> fields = [
+    ...     MuDataLayerField(m, None, mod_key=m, correct_data_format=False) for m in mdata.mod
+    ... ]
+    >>> manager = cantata.data.MosaicManager(fields)
+    >>> manager.register_fields(mdata)
+    >>> sorted(manager.create_torch_dataset()[[0, 1]])
+    ['adt', 'adt_rows', 'cell', 'rna', 'rna_rows']
+    """
+
+    def __init__(
+        self,
+        fields: list[Any] | None = None,
+        setup_method_args: dict[str, Any] | None = None,
+        validation_checks: AnnDataManagerValidationCheck | None = None,
+    ) -> None:
+        checks = validation_checks or AnnDataManagerValidationCheck(
+            check_fully_paired_mudata=False
+        )
+        super().__init__(fields, setup_method_args, checks)
+        self.matrix_stats: dict[str, MatrixStats] = {}
+        """What one pass over each modality's values found when they were registered."""
+
+    def create_torch_dataset(
+        self,
+        indices: Sequence[int] | Sequence[bool] | None = None,
+        data_and_attributes: Sequence[str] | None = None,
+        load_sparse_tensor: bool = False,
+    ) -> Dataset:
+        """Dataset over the union of cells, with the arguments of the parent.
+
+        `indices` are positions in ``mdata.obs_names`` or a boolean mask, and with
+        `load_sparse_tensor` values of sparse matrices come as CSR tensors.
+        """
+        dataset = MosaicDataset(self, keys=data_and_attributes, keep_sparse=load_sparse_tensor)
+        if indices is None:
+            return dataset
+        chosen = np.asarray(indices)
+        cells = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
+        return Subset(dataset, cells.tolist())
+
+    def get_from_registry(self, registry_key: str) -> Any:
+        """Data of a field; annotations of cells come as the values that minibatches carry."""
+        field = next(f for f in self.fields if f.registry_key == registry_key)
+        if isinstance(field, MosaicObsField):
+            return field.read(self.adata, self.get_state_registry(registry_key))
+        return super().get_from_registry(registry_key)

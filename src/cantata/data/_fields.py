@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scvi.data.fields import BaseAnnDataField
+from scvi.data.fields import BaseAnnDataField, MuDataLayerField, MuDataObsmField
 
+from cantata._keys import BATCH, LABELS, rep_key
 from cantata._mudata.obs import coalesce_obs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import rich.table
     from mudata import MuData
@@ -32,7 +33,7 @@ class MosaicObsField(BaseAnnDataField):
     modalities
         Modalities whose ``.obs`` may hold the column.
     argument
-        Name of the user's argument, for error messages.
+        Name of the user's argument, for errors.
     """
 
     def __init__(
@@ -60,38 +61,27 @@ class MosaicObsField(BaseAnnDataField):
     def is_empty(self) -> bool:
         return self.key is None
 
-    def column(self, mdata: MuData) -> pd.Series:
-        """The column, one value per cell of the union.
-
-        Raises
-        ------
-        KeyError
-            If it is nowhere.
-        ValueError
-            If modalities contradict each other.
-        """
+    def column(self, mdata: MuData, *, allow_missing: bool = False) -> pd.Series:
+        """The column, one value per cell of the union; none may be missing unless allowed."""
         assert self.key is not None
         present = [name for name in self.modalities if name in mdata.mod]
-        return coalesce_obs(mdata, self.key, present, argument=self.argument)
+        column = coalesce_obs(mdata, self.key, present, argument=self.argument)
+        missing = np.flatnonzero(column.isna())
+        if missing.size and not allow_missing:
+            raise ValueError(
+                f"{self.argument}={self.key!r} has no value for {missing.size} of {len(column)} "
+                f"cells, e.g. {column.index[missing[0]]!r}. Fill the column in before "
+                "setup_mudata."
+            )
+        return column
 
     def is_present(self, mdata: MuData) -> bool:
         """Whether the column exists anywhere."""
         try:
-            self.column(mdata)
+            self.column(mdata, allow_missing=True)
         except KeyError:
             return False
         return True
-
-    def _complete_column(self, mdata: MuData) -> pd.Series:
-        column = self.column(mdata)
-        missing = np.flatnonzero(column.isna())
-        if missing.size:
-            raise ValueError(
-                f"{self.argument}={self.key!r} has no value for {missing.size} of {len(column)} "
-                f"cells, e.g. {column.index[missing[0]]!r}. Fill the column in before "
-                f"setup_mudata."
-            )
-        return column
 
     def validate_field(self, mdata: MuData) -> None:
         """Nothing beyond what :meth:`register_field` checks."""
@@ -121,7 +111,7 @@ class MosaicCategoricalField(MosaicObsField):
         self.allow_missing = allow_missing
 
     def _values(self, mdata: MuData) -> pd.Series:
-        column = self.column(mdata) if self.allow_missing else self._complete_column(mdata)
+        column = self.column(mdata, allow_missing=self.allow_missing)
         return column.map(str, na_action="ignore")
 
     def _state(self, categories: Sequence[str], absent: bool = False) -> dict[str, Any]:
@@ -179,7 +169,7 @@ class MosaicNumericalField(MosaicObsField):
     """A number per cell, standardised by the moments of the cells it was set up with."""
 
     def _numbers(self, mdata: MuData) -> np.ndarray:
-        column = self._complete_column(mdata)
+        column = self.column(mdata)
         try:
             numbers = column.to_numpy(dtype=np.float64)
         except (TypeError, ValueError) as error:
@@ -230,3 +220,40 @@ class MosaicNumericalField(MosaicObsField):
     def get_summary_stats(self, state_registry: dict[str, Any]) -> dict[str, int]:
         """No statistic."""
         return {}
+
+
+def registered_fields(arguments: Mapping[str, Any]) -> list[Any]:
+    """Fields for completed arguments of ``setup_mudata``."""
+    names = arguments["modalities"]
+    fields: list[Any] = [
+        MuDataLayerField(
+            name,
+            arguments["layers"][name],
+            mod_key=name,
+            mod_required=True,
+            is_count_data=False,
+            correct_data_format=False,
+        )
+        for name in names
+    ]
+    fields += [
+        MuDataObsmField(
+            rep_key(name), key, mod_key=name, mod_required=True, correct_data_format=False
+        )
+        for name, key in arguments["reps"].items()
+    ]
+    if arguments["batch_key"] is not None:
+        fields.append(MosaicCategoricalField(BATCH, arguments["batch_key"], names, "batch_key"))
+    if arguments["labels_key"] is not None:
+        fields.append(
+            MosaicCategoricalField(
+                LABELS, arguments["labels_key"], names, "labels_key", allow_missing=True
+            )
+        )
+    for kind, field_cls in (
+        ("categorical", MosaicCategoricalField),
+        ("continuous", MosaicNumericalField),
+    ):
+        argument = f"{kind}_covariate_keys"
+        fields += [field_cls(f"{kind}_{key}", key, names, argument) for key in arguments[argument]]
+    return fields

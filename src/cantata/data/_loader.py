@@ -13,21 +13,14 @@ from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSample
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence, Sized
 
-    from cantata.data._manager import MosaicManager
+    from cantata.data._dataset import MosaicManager
 
 
 class EpochSampler(Sampler[int]):
-    """A new permutation every epoch, a function of `seed` and the epoch only.
+    """A new permutation of `data`, anything with a length, every epoch.
 
-    Training that is resumed at an epoch sees the order that uninterrupted training would have
-    seen, and drawing the order does not touch the global random state.
-
-    Parameters
-    ----------
-    data
-        Anything with a length.
-    seed
-        Seed of the first permutation.
+    It is a function of `seed` and the epoch alone: training that is resumed at an epoch sees the
+    order that uninterrupted training would have seen, and the global random state is not touched.
 
     Examples
     --------
@@ -86,7 +79,7 @@ class MosaicLoader(DataLoader):
     load_sparse_tensor
         Values of sparse matrices come as CSR tensors.
     distributed_sampler
-        Not supported.
+        Not supported (``ValueError``).
     **kwargs
         Passed to :class:`~torch.utils.data.DataLoader`.
 
@@ -116,9 +109,7 @@ class MosaicLoader(DataLoader):
         if distributed_sampler:
             raise ValueError("Training over several devices is not supported yet; pass devices=1.")
         dataset = adata_manager.create_torch_dataset(
-            indices=indices,
-            data_and_attributes=data_and_attributes,
-            load_sparse_tensor=load_sparse_tensor,
+            indices, data_and_attributes, load_sparse_tensor
         )
         if load_sparse_tensor and not check_sparse_tensor_invariants.is_enabled():
             # they are off; saying so keeps torch from warning of it when workers send tensors

@@ -13,15 +13,13 @@ from mudata import MuData
 from scipy import sparse
 
 from cantata import _compat
+from cantata._mudata.checks import match_features
 from cantata._mudata.values import layer_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 logger = logging.getLogger(__name__)
-
-MAX_ABSENT = 0.2
-"""Largest fraction of a modality's features that a query may lack."""
 
 
 def align_query(
@@ -33,7 +31,7 @@ def align_query(
     """A MuData with the reference's modalities and features, sharing memory with `mdata`.
 
     Features are matched by name and re-ordered. A modality that `mdata` lacks is present with no
-    cell.
+    cell. Cells may be in another order than those of `mdata`.
 
     Parameters
     ----------
@@ -45,10 +43,6 @@ def align_query(
         Layer of each modality, None for ``.X``.
     rep_widths
         For modalities with a representation: its ``.obsm`` key and number of columns.
-
-    Returns
-    -------
-    New MuData; its cells may be in another order than those of `mdata`.
 
     Raises
     ------
@@ -74,11 +68,7 @@ def align_query(
 
 
 def _align_modality(
-    name: str,
-    mdata: MuData,
-    var_names: np.ndarray,
-    layer: str | None,
-    rep: tuple[str, int] | None,
+    name: str, mdata: MuData, var_names: np.ndarray, layer: str | None, rep: tuple[str, int] | None
 ) -> AnnData:
     var = pd.DataFrame(index=pd.Index(var_names, dtype=str))
     if name not in mdata.mod:
@@ -105,8 +95,8 @@ def _representation(name: str, adata: AnnData, key: str, width: int) -> np.ndarr
     if key not in adata.obsm:
         raise KeyError(
             f"The query's modality {name!r} lacks .obsm[{key!r}], which the model's encoder "
-            f"reads. Project "
-            "the query as the reference was: cantata.pp.preprocess(query, reference=mdata)."
+            "reads. Project the query as the reference was: "
+            "cantata.pp.preprocess(query, reference=mdata)."
         )
     values = np.asarray(adata.obsm[key], dtype=np.float32)
     if values.shape[1] != width:
@@ -118,6 +108,7 @@ def _representation(name: str, adata: AnnData, key: str, width: int) -> np.ndarr
 
 
 def _select_features(name: str, matrix: Any, have: pd.Index, want: pd.Index) -> Any:
+    """Columns of a matrix by name, in the order of the reference."""
     if have.equals(want):
         return matrix
     if not have.is_unique:
@@ -126,34 +117,21 @@ def _select_features(name: str, matrix: Any, have: pd.Index, want: pd.Index) -> 
             f"The query's modality {name!r} has {len(repeated)} duplicate feature names, e.g. "
             f"{repeated[0]!r}."
         )
-    source = have.get_indexer(want)
-    absent = np.flatnonzero(source < 0)
-    if absent.size > MAX_ABSENT * len(want):
-        raise ValueError(
-            f"The query's modality {name!r} lacks {absent.size} of the model's {len(want)} "
-            f"features, e.g. {want[absent[0]]!r}. At most {MAX_ABSENT:.0%} may be absent."
-        )
-    if absent.size:
-        warnings.warn(
-            f"The query's modality {name!r} lacks {absent.size} of the model's {len(want)} "
-            f"features, e.g. {want[absent[0]]!r}; they are taken as 0.",
-            UserWarning,
-            stacklevel=6,
-        )
+    source = match_features(name, have, want, owner="model", stacklevel=6)
     if not isinstance(matrix, np.ndarray) and not sparse.issparse(matrix):
         logger.info("Reading modality %r of the query into memory to re-order its features.", name)
         matrix = matrix.compute() if hasattr(matrix, "compute") else matrix[:]
-    found = np.flatnonzero(source >= 0)
-    picked = matrix[:, source[found]]
-    if not absent.size:
+    # columns that the query lacks stay 0
+    present = np.flatnonzero(source >= 0)
+    picked = matrix[:, source[present]]
+    if present.size == len(want):
         return picked
+    shape = picked.shape[0], len(want)
     if sparse.issparse(picked):
         picked = picked.tocsr()
-        wide = sparse.csr_matrix(
-            (picked.data, found[picked.indices], picked.indptr), shape=(picked.shape[0], len(want))
-        )
+        wide = sparse.csr_matrix((picked.data, present[picked.indices], picked.indptr), shape)
         wide.sort_indices()
         return wide
-    dense = np.zeros((picked.shape[0], len(want)), dtype=picked.dtype)
-    dense[:, found] = picked
+    dense = np.zeros(shape, dtype=picked.dtype)
+    dense[:, present] = picked
     return dense

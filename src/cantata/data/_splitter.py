@@ -9,6 +9,7 @@ import numpy as np
 from scvi import settings
 from scvi.dataloaders import DataSplitter
 
+from cantata import _compat
 from cantata._mudata.pairing import membership
 from cantata._mudata.patterns import pattern_codes
 from cantata.data._loader import EpochBatchSampler, MosaicLoader
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from mudata import MuData
 
-    from cantata.data._manager import MosaicManager
+    from cantata.data._dataset import MosaicManager
 
 
 def stratified_split(
@@ -75,16 +76,18 @@ def stratified_split(
         )
     codes = pattern_codes(membership(mdata, modalities))
     rng = np.random.default_rng(seed)
+    no_test = train_size + validation_size > 1 - 1e-9
     parts: tuple[list[np.ndarray], ...] = ([], [], [])
     for code in np.unique(codes):
         cells = np.flatnonzero(codes == code)
         if shuffle:
             cells = rng.permutation(cells)
+        # 1. a validation cell of every pattern, but not its only cell
         n_valid = round(validation_size * cells.size)
         n_valid = min(max(n_valid, int(validation_size > 0)), cells.size - 1)
-        all_used = train_size + validation_size > 1 - 1e-9
-        n_train = max(1, round(train_size * cells.size))
-        n_train = cells.size - n_valid if all_used else min(n_train, cells.size - n_valid)
+        # 2. a training cell of every pattern; all that is left, where none is to be tested on
+        n_train = min(max(1, round(train_size * cells.size)), cells.size - n_valid)
+        n_train = cells.size - n_valid if no_test else n_train
         bounds = [n_train, n_train + n_valid]
         for part, chosen in zip(parts, np.split(cells, bounds), strict=True):
             part.append(chosen)
@@ -120,10 +123,10 @@ class MosaicSplitter(DataSplitter):
         **kwargs: Any,
     ) -> None:
         if external_indexing is None:
-            modalities = adata_manager.registry["setup_args"]["modalities"]
+            mdata, setup_args = adata_manager.adata, adata_manager.registry[_compat.SETUP_ARGS]
             external_indexing = stratified_split(
-                adata_manager.adata,
-                modalities,
+                mdata,
+                setup_args["modalities"],
                 0.9 if train_size is None else train_size,
                 validation_size,
                 seed=settings.seed or 0,

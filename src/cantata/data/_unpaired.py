@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from cantata._mudata.rows import RowReader
+    from cantata._mudata.values import RowReader
 
 STEPS_PER_EPOCH = 100
 """Minibatches that make one epoch of the history."""
@@ -29,7 +29,7 @@ class UnpairedDataset(Dataset):
     """Step number to minibatch: rows of every modality, drawn with replacement.
 
     A minibatch is a flat dictionary of tensors. For each modality every reader gives one tensor of
-    `batch_size` rows; for each of `paired` there is a (2, n) tensor of places in the minibatch
+    `batch_size` rows; for each of `paired` there is a (2, n) tensor of positions in the minibatch
     of rows that are of one cell. What is drawn is a function of the seed and the step alone.
 
     Parameters
@@ -76,51 +76,45 @@ class UnpairedDataset(Dataset):
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-        self._readers = {name: dict(own) for name, own in readers.items()}
-        self._rows = {name: np.asarray(own, dtype=np.int64) for name, own in rows.items()}
+        self._readers = dict(readers)
+        self._rows = {name: np.asarray(r, dtype=np.int64) for name, r in rows.items()}
         self._paired = dict(paired or {})
-        self._batch_size = batch_size
-        self._first_step = first_step
+        self._batch_size, self._first_step = batch_size, first_step
         self._seed = (settings.seed or 0) if seed is None else seed
+        # every pair that a modality is in has a part of its minibatch to itself
         n_before: Counter[str] = Counter()
         self._parts = {}
         for pair in self._paired:
             self._parts[pair] = [n_before[name] for name in pair]
             n_before.update(pair)
-        self._share = batch_size // (1 + max(n_before.values(), default=0))
+        self._part_size = batch_size // (1 + max(n_before.values(), default=0))
 
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
         """Minibatch of a step."""
         rng = np.random.default_rng((self._seed, self._first_step + step))
+        # 1. rows of every modality
         drawn = {
-            name: own[rng.integers(len(own), size=self._batch_size)]
-            for name, own in self._rows.items()
+            name: rows[rng.integers(len(rows), size=self._batch_size)]
+            for name, rows in self._rows.items()
         }
+        # 2. in their parts, cells of pairs in place of them
         minibatch: dict[str, torch.Tensor] = {}
-        for pair, known in self._paired.items():
-            same = known[rng.integers(len(known), size=self._share)] if len(known) else known
-            # every pair that a modality is in has a part of its minibatch to itself
-            places = np.stack(
-                [part * self._share + np.arange(len(same)) for part in self._parts[pair]]
-            )
+        for pair, cells in self._paired.items():
+            same = cells[rng.integers(len(cells), size=self._part_size)] if len(cells) else cells
+            starts = np.array(self._parts[pair]) * self._part_size
+            positions = starts[:, None] + np.arange(len(same))
             for column, name in enumerate(pair):
-                drawn[name][places[column]] = same[:, column]
-            minibatch[paired_key(*pair)] = torch.from_numpy(places)
-        for name, own in self._readers.items():
-            for key, read in own.items():
+                drawn[name][positions[column]] = same[:, column]
+            minibatch[paired_key(*pair)] = torch.from_numpy(positions)
+        # 3. what is read of these rows
+        for name, readers in self._readers.items():
+            for key, read in readers.items():
                 minibatch[key] = torch.from_numpy(read(drawn[name]))
         return minibatch
 
 
 class StepSampler(Sampler[int]):
-    """Numbers of the steps of an epoch; the last epoch may be shorter.
-
-    Parameters
-    ----------
-    max_steps
-        Steps of the whole training.
-    per_epoch
-        Steps of an epoch.
+    """Numbers of the steps of an epoch, of `max_steps` in all; the last epoch may be shorter.
 
     Examples
     --------
@@ -147,16 +141,9 @@ class StepSampler(Sampler[int]):
 
 
 class UnpairedDataModule(pl.LightningDataModule):
-    """Loader of the training steps, as scvi-tools' trainer takes it.
+    """Loader of `max_steps` training steps, as scvi-tools' trainer takes it.
 
-    Parameters
-    ----------
-    dataset
-        Dataset of steps.
-    max_steps
-        Steps of the whole training.
-    **kwargs
-        Passed to :class:`~torch.utils.data.DataLoader`.
+    Further arguments are passed to :class:`~torch.utils.data.DataLoader`.
     """
 
     def __init__(self, dataset: UnpairedDataset, max_steps: int, **kwargs: Any) -> None:

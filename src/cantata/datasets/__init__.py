@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cantata.datasets._disentangled import simulate_disentangled
+from cantata.datasets._mosaic import simulate_mosaic
 from cantata.datasets._public import pbmc5k_citeseq, pbmc_mosaic, snareseq_cortex
-from cantata.datasets._simulate import simulate_mosaic
 
 __all__ = [
     "pbmc5k_citeseq",

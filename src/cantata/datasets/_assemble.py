@@ -1,11 +1,13 @@
-"""A MuData whose annotations stand exactly where they are put, on mudata 0.3 and 0.4."""
+"""What the data sets share: making a MuData, streams of random numbers, a check."""
 
 from __future__ import annotations
 
 import warnings
+import zlib
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from mudata import MuData
 
 if TYPE_CHECKING:
@@ -33,20 +35,9 @@ def expected_warnings() -> Iterator[None]:
 def assemble(modalities: Mapping[str, AnnData], obs: pd.DataFrame) -> MuData:
     """MuData of `modalities` with the columns of `obs` at the top and in every modality.
 
-    Columns are added after the MuData is made, because mudata 0.3 copies the columns that it finds
-    then to the top level (``"rna:batch"``).
-
-    Parameters
-    ----------
-    modalities
-        One AnnData per modality; cells are matched by name. Their ``obs`` columns are replaced.
-    obs
-        One row per cell, indexed by the cells' names.
-
-    Returns
-    -------
-    The MuData. Its top level holds the columns of `obs` and nothing else; ``var`` columns stay in
-    their modalities.
+    Cells are matched by name. The top level holds nothing else; ``var`` columns stay in their
+    modalities. Columns are added after the MuData is made, because mudata 0.3 copies those that it
+    finds then to the top level (``"rna:batch"``).
     """
     features = {name: adata.var for name, adata in modalities.items()}
     for adata in modalities.values():
@@ -59,3 +50,14 @@ def assemble(modalities: Mapping[str, AnnData], obs: pd.DataFrame) -> MuData:
         for column in obs:
             holder.obs[column] = obs[column].reindex(holder.obs_names)
     return mdata
+
+
+def stream(seed: int, name: str) -> np.random.Generator:
+    """Random numbers for one named part, so that no part depends on what else is simulated."""
+    return np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(name.encode())]))
+
+
+def check_integer(name: str, value: Any, smallest: int) -> None:
+    """Refuse what is no integer of at least `smallest`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < smallest:
+        raise ValueError(f"{name}={value!r}: give an integer of at least {smallest}.")

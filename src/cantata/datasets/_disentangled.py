@@ -9,18 +9,17 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from cantata.datasets._assemble import assemble
-from cantata.datasets._design import stream
+from cantata.datasets._assemble import assemble, check_integer, stream
 
 if TYPE_CHECKING:
     from mudata import MuData
 
 FACTORS = ("Z1", "Z2", "Z3", "Z4", "Z5")
 
-OWN = {"Z1": "shared", "Z2": "shared", "Z3": "x", "r4": "x", "r5": "y"}
+OWN_BLOCK = {"Z1": "shared", "Z2": "shared", "Z3": "x", "r4": "x", "r5": "y"}
 """Block that should hold a factor; r4 and r5 are what Z4 and Z5 have beside shared factors."""
 
-GROUP = 10
+GROUP_SIZE = 10
 """Features per set of parents."""
 
 Parents = tuple[str, ...]
@@ -44,7 +43,7 @@ MIXED: dict[str, list[Parents]] = {
     "y": [("Z5",), ("Z2",), ("Z2", "Z5"), ("Z1", "Z2", "Z5")],
 }
 
-GAIN = 1.5
+TANH_GAIN = 1.5
 """Root mean square of what enters a hyperbolic tangent."""
 
 NONLINEAR_NOISE = 0.1
@@ -186,7 +185,7 @@ def simulate_disentangled(
             name, layout, factors, chosen.single_sd, seed, nonlinear=nonlinear, noise=share
         )
     mdata = assemble(modalities, factors)
-    mdata.uns["factors"] = dict(OWN)
+    mdata.uns["factors"] = dict(OWN_BLOCK)
     mdata.uns["truth"] = {
         "setting": int(setting),
         "nonlinear": bool(nonlinear),
@@ -199,9 +198,8 @@ def simulate_disentangled(
 def _check(setting: int, n_cells: int, noise: float | None, seed: int) -> None:
     if isinstance(setting, bool) or setting not in SETTINGS:
         raise ValueError(f"setting={setting!r}: the simulations are numbered {list(SETTINGS)}.")
-    for name, value, least in (("n_cells", n_cells, 2), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(f"{name}={value!r}: give an integer of at least {least}.")
+    check_integer("n_cells", n_cells, 2)
+    check_integer("seed", seed, 0)
     if noise is not None and not 0 <= noise < np.inf:
         raise ValueError(f"noise={noise!r}: give a number of at least 0, or None.")
 
@@ -236,24 +234,27 @@ def _draw_modality(
     nonlinear: bool,
     noise: float,
 ) -> AnnData:
-    n_features = GROUP * len(layout)
+    # 1. weighted sums of the parents
+    n_features = GROUP_SIZE * len(layout)
     loadings = pd.DataFrame(0.0, columns=list(FACTORS), index=_feature_names(name, n_features))
     rng = stream(seed, f"{name}/loadings")
     for group, parents in enumerate(layout):
         sd = single_sd if len(parents) == 1 else 1.0
-        places = [FACTORS.index(parent) for parent in parents]
-        rows = slice(GROUP * group, GROUP * (group + 1))
-        loadings.iloc[rows, places] = sd * rng.standard_normal((GROUP, len(parents)))
+        columns = [FACTORS.index(parent) for parent in parents]
+        rows = slice(GROUP_SIZE * group, GROUP_SIZE * (group + 1))
+        loadings.iloc[rows, columns] = sd * rng.standard_normal((GROUP_SIZE, len(parents)))
     values = factors[list(FACTORS)].to_numpy() @ loadings.to_numpy().T
-    told = [" + ".join(sorted(parents)) for parents in layout for _ in range(GROUP)]
+    named = [" + ".join(sorted(parents)) for parents in layout for _ in range(GROUP_SIZE)]
+    # 2. two layers of hyperbolic tangents
     if nonlinear:
         mixing = stream(seed, f"{name}/mixing").standard_normal((n_features, n_features))
         values = _squashed(_squashed(values) @ mixing)
-        told = [" + ".join(sorted({parent for group in layout for parent in group}))] * n_features
+        named = [" + ".join(sorted({parent for group in layout for parent in group}))] * n_features
+    # 3. noise in proportion to each feature
     error = stream(seed, f"{name}/noise").standard_normal(values.shape)
     values = values + noise * values.std(axis=0) * error
     adata = AnnData(values.astype(np.float32), obs=pd.DataFrame(index=factors.index))
-    adata.var = pd.DataFrame({"parents": told}, index=loadings.index)
+    adata.var = pd.DataFrame({"parents": named}, index=loadings.index)
     if not nonlinear:
         adata.varm["loadings"] = loadings.astype(np.float32)
     return adata
@@ -264,6 +265,6 @@ def _feature_names(name: str, n: int) -> pd.Index:
 
 
 def _squashed(values: np.ndarray) -> np.ndarray:
-    """Hyperbolic tangents of centred columns, with one scale for all: strong ones saturate."""
-    centred = values - values.mean(axis=0)
-    return np.tanh(GAIN * centred / np.sqrt(np.mean(centred**2)))
+    """Hyperbolic tangents of centered columns, with one scale for all: strong ones saturate."""
+    centered = values - values.mean(axis=0)
+    return np.tanh(TANH_GAIN * centered / np.sqrt(np.mean(centered**2)))

@@ -1,28 +1,43 @@
 """Pure functions of tensors: each loss is one equation of a paper and holds no state."""
 
-from cantata.losses._adversarial import pair_discriminator_loss
 from cantata.losses._alignment import (
+    anchor_loss,
     contrastive,
     cosine_to_fused,
-    paired_rows,
-    squared_to_fused,
-)
-from cantata.losses._anchors import anchor_loss, mutual_neighbors, paired_loss
-from cantata.losses._autoencoding import cycle_loss, reconstruction_loss
-from cantata.losses._counts import SparseCounts, negative_binomial_log_prob, poisson_log_prob
-from cantata.losses._distribution import maximum_mean_discrepancy
-from cantata.losses._fusion import (
+    cycle_loss,
     fuse_mean,
+    linked_loss,
     mean_over_modalities,
     modality_count,
+    mutual_neighbors,
+    paired_loss,
+    paired_rows,
     product_of_experts,
+    squared_to_fused,
 )
-from cantata.losses._geometry import gaussian_kernel, geometry_loss, squared_distances
-from cantata.losses._independence import dependence
-from cantata.losses._linked import linked_loss
-from cantata.losses._posterior import kl_to_standard_normal, modality_cross_entropy
-from cantata.losses._scaled import ScaledValues, min_max_scaled, norm_penalty
-from cantata.losses._scaled_entropy import linear_scaled_cross_entropy, scaled_cross_entropy
+from cantata.losses._distributions import (
+    dependence,
+    gaussian_kernel,
+    geometry_loss,
+    kl_to_standard_normal,
+    maximum_mean_discrepancy,
+    modality_cross_entropy,
+    norm_penalty,
+    pair_discriminator_loss,
+    squared_distances,
+)
+from cantata.losses._reconstruction import (
+    SparseCounts,
+    negative_binomial_log_prob,
+    poisson_log_prob,
+    reconstruction_loss,
+)
+from cantata.losses._scaled_entropy import (
+    ScaledValues,
+    linear_scaled_cross_entropy,
+    min_max_scaled,
+    scaled_cross_entropy,
+)
 
 __all__ = [
     "ScaledValues",

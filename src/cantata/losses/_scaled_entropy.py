@@ -6,7 +6,7 @@ therefore made in the forward pass, and where the logits come from a linear laye
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from cantata.losses._scaled import ScaledValues
+PSEUDOCOUNT = 0.5
+"""Added to counts before the logarithm."""
 
 BLOCK_ENTRIES = {"cpu": 2**19}
 """Logits of a block, by device: two megabytes on a processor."""
@@ -25,36 +26,126 @@ OTHER_BLOCK_ENTRIES = 2**25
 """Logits of a block on other devices, which want few and large operations."""
 
 
+class ScaledValues(NamedTuple):
+    """Values in [0, 1] of a minibatch, of which only those above 0 matter; column by column."""
+
+    row: Tensor
+    """(nnz,) row of each value."""
+    column: Tensor
+    """(nnz,) column of each value, ascending."""
+    value: Tensor
+    """(nnz,) values."""
+    shape: tuple[int, int]
+    """Cells and features."""
+
+    def dense(self) -> Tensor:
+        """(n, p) values."""
+        full = self.value.new_zeros(self.shape)
+        full[self.row, self.column] = self.value
+        return full
+
+
+def min_max_scaled(values: Tensor, *, log: bool = True) -> ScaledValues:
+    """Log counts of every cell, scaled to [0, 1] (Zhang et al. 2026, methods).
+
+    ``y = (t - min t) / (max t - min t)`` over the features of a cell, with ``t = log(x + 0.5)``.
+    A cell whose values are all equal becomes 0.
+
+    Parameters
+    ----------
+    values
+        (n, p) counts, dense or CSR without duplicates; negative ones are taken as 0.
+    log
+        Without it ``t = x``, for values that may be negative.
+
+    Examples
+    --------
+    >>> import torch
+    >>> min_max_scaled(torch.tensor([[0.0, 1.5, 3.5]])).dense()
+    tensor([[0.0000, 0.6667, 1.0000]])
+    """
+    n, p = values.shape
+    if not log:
+        return _min_max_of_all(values.to_dense())
+    # 1. Logs of what is stored; all else has the log of the pseudocount.
+    row, column, value = _entries(values)
+    t = torch.log(value.clamp(min=0) + PSEUDOCOUNT)
+    # 2. The least of a cell is that of a 0 unless it has none, the greatest that of a count.
+    has_zero = torch.bincount(row, minlength=n) < p
+    floor = torch.full((n,), torch.inf, device=values.device)
+    floor = floor.scatter_reduce(0, row, t, "amin")
+    floor = torch.where(has_zero, torch.log(t.new_tensor(PSEUDOCOUNT)), floor)
+    top = floor.scatter_reduce(0, row, t, "amax")
+    # 3. A 0 becomes 0, so that what is stored is all there is.
+    inverse = 1 / torch.where(top > floor, top - floor, 1.0)
+    y = (t - floor.index_select(0, row)) * inverse.index_select(0, row)
+    return _by_column(row, column, y, (n, p))
+
+
+def _min_max_of_all(values: Tensor) -> ScaledValues:
+    """Values themselves, less the least of their cell, over its range."""
+    shifted = values - values.amin(dim=1, keepdim=True)
+    size = shifted.amax(dim=1, keepdim=True)
+    scaled = shifted / torch.where(size > 0, size, 1.0)
+    row, column = scaled.nonzero(as_tuple=True)
+    return _by_column(row, column, scaled[row, column], (len(values), values.shape[1]))
+
+
+def _entries(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Row, column and value of what a matrix stores, or of what is not 0 in a dense one."""
+    if values.layout != torch.sparse_csr:
+        row, column = values.nonzero(as_tuple=True)
+        return row, column, values[row, column]
+    counts = values.crow_indices().diff().long()
+    cells = torch.arange(len(counts), device=values.device)
+    column = values.col_indices()
+    row = torch.repeat_interleave(cells, counts, output_size=len(column))
+    return row, column, values.values()
+
+
+def _by_column(row: Tensor, column: Tensor, value: Tensor, shape: tuple[int, int]) -> ScaledValues:
+    """Values in the order of their columns, which are visited in blocks."""
+    column, order = torch.sort(column, stable=True)
+    return ScaledValues(
+        row.index_select(0, order), column.long(), value.index_select(0, order), shape
+    )
+
+
 def _blocks(target: ScaledValues) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-    """Blocks of columns: which, and the places in the block, rows and values of its target."""
+    """Blocks of columns, with the flat indices, rows and values of the target in each."""
     n, p = target.shape
     entries = BLOCK_ENTRIES.get(target.value.device.type, OTHER_BLOCK_ENTRIES)
     width = min(p, max(16, entries // max(n, 1)))
     starts = range(0, p, width)
+    # Values are sorted by column, so that those of a block are a slice.
     cuts = [0, len(target.column)]
     if len(starts) > 1:
         inner = torch.tensor(list(starts)[1:], device=target.column.device)
         cuts[1:1] = torch.searchsorted(target.column, inner).tolist()
     for k, start in enumerate(starts):
-        columns, own = slice(start, min(start + width, p)), slice(cuts[k], cuts[k + 1])
-        row = target.row[own]
-        places = row * (columns.stop - start) + (target.column[own] - start)
-        yield columns, places, row, target.value[own]
+        columns, part = slice(start, min(start + width, p)), slice(cuts[k], cuts[k + 1])
+        row = target.row[part]
+        index = row * (columns.stop - start) + (target.column[part] - start)
+        yield columns, index, row, target.value[part]
 
 
 def _block_loss(
-    logits: Tensor, places: Tensor, row: Tensor, y: Tensor, pos_weight: float, with_slope: bool
+    logits: Tensor, index: Tensor, row: Tensor, y: Tensor, pos_weight: float, with_slope: bool
 ) -> Tensor:
     """(n,) losses of a block; with `with_slope` its contiguous logits become their derivative."""
+    # 1. -w y log s(l) - (1 - y) log(1 - s(l)) = softplus(l) + y ((w - 1) softplus(l) - w l), whose
+    #    second part is 0 where y is.
     flat = logits.view(-1)
-    own = flat.index_select(0, places)
-    terms = y * ((pos_weight - 1) * functional.softplus(own) - pos_weight * own)
+    at_values = flat.index_select(0, index)
+    terms = y * ((pos_weight - 1) * functional.softplus(at_values) - pos_weight * at_values)
     losses = functional.softplus(logits).sum(dim=1).index_add_(0, row, terms)
+    # 2. Its derivative s(l) + y ((w - 1) s(l) - w) takes the place of the logits, none of which
+    #    are needed any more.
     if with_slope:
-        own.sigmoid_()
-        own += y * ((pos_weight - 1) * own - pos_weight)
+        at_values.sigmoid_()
+        at_values += y * ((pos_weight - 1) * at_values - pos_weight)
         logits.sigmoid_()
-        flat.scatter_(0, places, own)
+        flat.scatter_(0, index, at_values)
     return losses
 
 
@@ -65,9 +156,9 @@ class _OfLogits(torch.autograd.Function):
     ) -> Tensor:
         losses = logits.new_zeros(len(logits))
         slope = torch.empty_like(logits) if with_slope else None
-        for columns, places, row, y in _blocks(target):
+        for columns, index, row, y in _blocks(target):
             block = logits[:, columns].clone(memory_format=torch.contiguous_format)
-            losses += _block_loss(block, places, row, y, pos_weight, with_slope)
+            losses += _block_loss(block, index, row, y, pos_weight, with_slope)
             if slope is not None:
                 slope[:, columns] = block
         if slope is not None:
@@ -93,14 +184,18 @@ class _OfLinear(torch.autograd.Function):
         scale: float,
         with_slope: bool,
     ) -> Tensor:
+        # 1. Room for gradients, in single precision whatever that of the network.
         losses = torch.zeros(len(hidden), device=hidden.device)
         of_hidden, of_weight, of_bias = (
             torch.zeros_like(x, dtype=torch.float32) if with_slope and needed else None
             for x, needed in zip((hidden, weight, bias), ctx.needs_input_grad, strict=False)
         )
-        for columns, places, row, y in _blocks(target):
+        for columns, index, row, y in _blocks(target):
+            # 2. The logits of a block, and their derivative in the same memory.
             logits = torch.addmm(bias[columns], hidden, weight[columns].T).float()
-            losses += _block_loss(logits, places, row, y, pos_weight, with_slope)
+            losses += _block_loss(logits, index, row, y, pos_weight, with_slope)
+            # 3. From there to the linear layer: each block has its rows of the weights, and adds
+            #    to what moves the hidden layer.
             if of_bias is not None:
                 torch.mul(logits.sum(dim=0), scale, out=of_bias[columns])
             if of_weight is not None:
@@ -121,10 +216,10 @@ class _OfLinear(torch.autograd.Function):
         slopes, ctx.slopes = ctx.slopes, None
         (factor,) = gradients
         for slope in slopes:
-            # comparing would make the processor wait for other devices
+            # Comparing would make the processor wait for other devices.
             if slope is not None and (factor.device.type != "cpu" or factor != 1):
                 slope *= factor
-        # cast last: divided by cells and features, slopes are too small for half precision
+        # Cast last: divided by cells and features, slopes are too small for half precision.
         cast = (x if x is None else x.to(t) for x, t in zip(slopes, ctx.dtypes, strict=True))
         return *cast, None, None, None, None
 

@@ -8,13 +8,10 @@ latents that should hold them; :func:`disentanglement_summary` sums it up.
 """
 
 from cantata.metrics._disentanglement import disentanglement, disentanglement_summary
-from cantata.metrics._foscttm import foscttm
-from cantata.metrics._kbet import kbet
 from cantata.metrics._label_transfer import label_transfer_accuracy
 from cantata.metrics._matching import matching_matrix, matching_score
-from cantata.metrics._mixing import mixing_metric
-from cantata.metrics._pair_distance import pair_distance
-from cantata.metrics._silhouette import silhouette, silhouette_batch
+from cantata.metrics._mixing import kbet, mixing_metric, silhouette, silhouette_batch
+from cantata.metrics._pairs import foscttm, pair_distance
 
 __all__ = [
     "disentanglement",

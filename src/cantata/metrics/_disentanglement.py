@@ -1,26 +1,35 @@
-"""What every latent space reveals of every known factor, and what it should not."""
+"""How well known factors of the cells can be read from each block of latents."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 from rich.progress import track
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
 
-from cantata._numeric.neighbors import check_rows
-from cantata.metrics._datasets import check_count, choose_cells
-from cantata.metrics._factors import Factor, check_split, checked_factors, held_out_cells
-from cantata.metrics._probes import ProbeData, classify, regress
-from cantata.metrics._silhouette import silhouette
+from cantata._numeric.neighbors import check_k, check_rows, nearest_neighbors
+from cantata.metrics._mixing import check_count, choose_cells, silhouette
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import ArrayLike
 
-SHOWN = 2_000_000
+Kind = Literal["numeric", "binary", "categorical"]
+
+MIN_WORK_FOR_PROGRESS = 2_000_000
 """Cells x blocks x factors from which on a progress bar is shown."""
+
+HELD_OUT_SHARE = 0.2
+"""Share of the cells that probes do not see, if none are named."""
+
+MIN_VARIANCE = 1e-10
+"""Directions with less than this share of the largest variance do not enter a regression."""
 
 
 def disentanglement(
@@ -122,23 +131,23 @@ def disentanglement(
     """
     latents = _checked_blocks(blocks)
     n_cells = len(next(iter(latents.values())))
-    known = checked_factors(factors, n_cells, own, list(latents))
-    held_out = held_out_cells(test, n_cells, seed)
+    known = _checked_factors(factors, n_cells, own, list(latents))
+    held_out = _held_out_cells(test, n_cells, seed)
     for factor in known:
-        check_split(factor, held_out, n_neighbors)
+        _check_split(factor, held_out, n_neighbors)
     if n_silhouette is not None:
         check_count(n_silhouette, "n_silhouette")
     records = []
-    work = n_cells * len(latents) * len(known)
-    for block, x in track(latents.items(), description="Probes", disable=work < SHOWN):
+    quick = n_cells * len(latents) * len(known) < MIN_WORK_FOR_PROGRESS
+    for block, x in track(latents.items(), description="Probes", disable=quick):
         probed = _noisy(x, seed) if noisy else x
-        data: dict[bytes, ProbeData] = {}  # factors that the same cells have share neighbours
+        data: dict[bytes, _ProbeData] = {}  # factors that the same cells have share neighbours
         for factor in known:
             present = ~np.isnan(factor.values)
             train, rows = (np.flatnonzero(present & part) for part in (~held_out, held_out))
             key = present.tobytes()
             if key not in data:
-                data[key] = ProbeData.split(probed, train, rows, n_neighbors, seed=seed)
+                data[key] = _ProbeData.split(probed, train, rows, n_neighbors, seed=seed)
             record: dict[str, Any] = {"block": block, "factor": factor.name, "kind": factor.kind}
             record |= _scores(factor, data[key], train, rows, seed)
             record["silhouette"] = _silhouette(x, factor, n_silhouette, seed)
@@ -244,27 +253,27 @@ def _noisy(latents: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _scores(
-    factor: Factor, data: ProbeData, train: np.ndarray, test: np.ndarray, seed: int
+    factor: _Factor, data: _ProbeData, train: np.ndarray, test: np.ndarray, seed: int
 ) -> dict[str, float]:
     known, true = factor.values[train], factor.values[test]
     shuffled = np.random.default_rng([seed, 2]).permutation(known)
     if factor.kind == "categorical":
         known, true, shuffled = (x.astype(np.int64) for x in (known, true, shuffled))
-        found, by_chance = classify(data, known, true), classify(data, shuffled, true)
         chance = float(np.mean(true == np.bincount(known).argmax()))
+        probe = _classify
     else:
-        found, by_chance = regress(data, known, true), regress(data, shuffled, true)
-        chance = 0.0
+        chance, probe = 0.0, _regress
+    linear, knn = probe(data, known, true)
     return {
-        "score": found.best,
-        "linear": found.linear,
-        "knn": found.knn,
+        "score": max(linear, knn),
+        "linear": linear,
+        "knn": knn,
         "chance": chance,
-        "permuted": by_chance.best,
+        "permuted": max(probe(data, shuffled, true)),
     }
 
 
-def _silhouette(latents: np.ndarray, factor: Factor, n_samples: int | None, seed: int) -> float:
+def _silhouette(latents: np.ndarray, factor: _Factor, n_samples: int | None, seed: int) -> float:
     if factor.kind == "numeric":
         return float("nan")
     present = np.flatnonzero(~np.isnan(factor.values))
@@ -273,3 +282,177 @@ def _silhouette(latents: np.ndarray, factor: Factor, n_samples: int | None, seed
     if not 2 <= len(np.unique(labels)) < len(cells):
         return float("nan")  # a draw without rare classes
     return silhouette(latents[cells], labels)
+
+
+# Factors and held-out cells --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Factor:
+    """A factor of the cells."""
+
+    name: str
+    kind: Kind
+    values: np.ndarray
+    """(cells,) float64 values or codes, NaN where missing."""
+    own: tuple[str, ...] | None
+    """Blocks that should hold it, None if unknown."""
+
+
+def _checked_factors(
+    factors: pd.DataFrame, n_cells: int, own: Mapping[str, Any] | None, blocks: list[str]
+) -> list[_Factor]:
+    """Columns of the table as numbers or codes, with the blocks that should hold them."""
+    if not isinstance(factors, pd.DataFrame):
+        raise TypeError(
+            f"factors is a {type(factors).__name__}; give a DataFrame, cells x factors."
+        )
+    if len(factors) != n_cells or factors.shape[1] == 0:
+        raise ValueError(
+            f"factors has the shape {factors.shape}, but the blocks have {n_cells} cells; give "
+            "one row per cell and at least one column."
+        )
+    if not factors.columns.is_unique:
+        twice = factors.columns[factors.columns.duplicated()][0]
+        raise ValueError(f"factors has several columns named {twice!r}.")
+    owners = {}
+    for name, given in (own or {}).items():
+        owners[name] = (given,) if isinstance(given, str) else tuple(given)
+        if name not in factors:
+            raise KeyError(f"own names {name!r}, but the factors are {list(factors.columns)}.")
+        unknown = [block for block in owners[name] if block not in blocks]
+        if unknown:
+            raise KeyError(f"own[{name!r}] names {unknown[0]!r}, but the blocks are {blocks}.")
+    return [_encoded(name, factors[name], owners.get(name)) for name in factors]
+
+
+def _encoded(name: Any, column: pd.Series, own: tuple[str, ...] | None) -> _Factor:
+    """A factor as numbers or codes."""
+    numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+    if numeric:
+        values = column.to_numpy(dtype=np.float64, na_value=np.nan)
+        infinite = int(np.isinf(values).sum())
+        if infinite:
+            raise ValueError(f"Factor {name!r} is infinite in {infinite} cells.")
+        n_values = len(np.unique(values[~np.isnan(values)]))
+    else:
+        codes, classes = pd.factorize(column.to_numpy(dtype=object))
+        values, n_values = np.where(codes < 0, np.nan, codes), len(classes)
+        if n_values == (codes >= 0).sum() > 1:
+            raise ValueError(
+                f"Factor {name!r} has {n_values} different values in as many cells, e.g. "
+                f"{classes[0]!r}: these are names, not classes."
+            )
+    if n_values < 2:
+        raise ValueError(f"Factor {name!r} has {n_values} different values; it must vary.")
+    kind: Kind = "categorical" if not numeric else "binary" if n_values == 2 else "numeric"
+    return _Factor(str(name), kind, values, own)
+
+
+def _held_out_cells(test: Any, n_cells: int, seed: int) -> np.ndarray:
+    """Mask of the held-out cells: as given, or drawn at random."""
+    mask = np.zeros(n_cells, dtype=bool)
+    if test is None:
+        rng = np.random.default_rng([seed, 0])
+        mask[rng.permutation(n_cells)[: max(2, round(HELD_OUT_SHARE * n_cells))]] = True
+        return mask
+    given = np.asarray(test)
+    if given.dtype == bool:
+        if given.shape != (n_cells,):
+            raise ValueError(f"test is a mask of shape {given.shape} for {n_cells} cells.")
+        return given
+    inside = np.issubdtype(given.dtype, np.integer) and given.ndim == 1
+    if not inside or given.min(initial=0) < 0 or given.max(initial=0) >= n_cells:
+        raise ValueError(
+            f"test must be a mask over the {n_cells} cells or their row numbers, got an array of "
+            f"{given.dtype} of shape {given.shape}."
+        )
+    mask[given] = True
+    return mask
+
+
+def _check_split(factor: _Factor, held_out: np.ndarray, k: int) -> None:
+    """Refuse a split after which a factor cannot be learnt with `k` neighbours, or not scored."""
+    present = ~np.isnan(factor.values)
+    train, rows = factor.values[present & ~held_out], factor.values[present & held_out]
+    check_k(k, len(train), f"the training cells of factor {factor.name!r}")
+    for part, values in (("training", train), ("held-out", rows)):
+        needed = 1 if factor.kind == "categorical" and part == "held-out" else 2
+        if len(np.unique(values)) < needed:
+            raise ValueError(
+                f"Factor {factor.name!r} does not vary in its {len(values)} {part} cells; choose "
+                "others with test=..., or leave the factor out."
+            )
+
+
+# Probes ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _ProbeData:
+    """One block of latents, split into training cells and held-out ones."""
+
+    train: np.ndarray
+    test: np.ndarray
+    """Standardised latents (cells, dimensions)."""
+    neighbors: np.ndarray
+    """Nearest training cells of every held-out cell (cells, k), nearest first."""
+
+    @classmethod
+    def split(
+        cls, latents: np.ndarray, train: np.ndarray, test: np.ndarray, k: int, *, seed: int
+    ) -> _ProbeData:
+        """Rows `train` and `test` of the latents, and `k` neighbours.
+
+        Columns are standardised by the training cells; those that do not vary there become 0.
+        """
+        mean, sd = latents[train].mean(axis=0), latents[train].std(axis=0)
+        sd[sd <= 1e-12 * np.abs(mean)] = np.inf
+        left, right = ((latents[rows] - mean) / sd for rows in (train, test))
+        neighbors, _ = nearest_neighbors(left, right, k, seed=seed)
+        return cls(left, right, neighbors)
+
+
+def _regress(data: _ProbeData, train: np.ndarray, test: np.ndarray) -> tuple[float, float]:
+    """R2 on held-out cells of least squares, and of the mean over the nearest training cells.
+
+    `train` and `test` are the factor's values. Negative where the mean of the held-out cells
+    predicts better.
+    """
+    centered = data.train - data.train.mean(axis=0)
+    slope = np.linalg.lstsq(centered, train - train.mean(), rcond=np.sqrt(MIN_VARIANCE))[0]
+    linear = train.mean() + (data.test - data.train.mean(axis=0)) @ slope
+    return _r2(test, linear), _r2(test, train[data.neighbors].mean(axis=1))
+
+
+def _classify(data: _ProbeData, train: np.ndarray, test: np.ndarray) -> tuple[float, float]:
+    """Accuracy on held-out cells of logistic regression, and of the nearest training cells.
+
+    `train` and `test` are codes of the classes. A tie of the vote goes to the class whose cells
+    are nearer.
+    """
+    return _accuracy(test, _logistic(data, train)), _accuracy(test, _vote(data, train))
+
+
+def _r2(true: np.ndarray, predicted: np.ndarray) -> float:
+    return float(1 - ((true - predicted) ** 2).sum() / ((true - true.mean()) ** 2).sum())
+
+
+def _accuracy(true: np.ndarray, predicted: np.ndarray) -> float:
+    return float(np.mean(true == predicted))
+
+
+def _logistic(data: _ProbeData, train: np.ndarray) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a probe need not be exact
+        model = LogisticRegression(max_iter=200).fit(data.train, train)
+    return np.asarray(model.predict(data.test))
+
+
+def _vote(data: _ProbeData, train: np.ndarray) -> np.ndarray:
+    n_test, k = data.neighbors.shape
+    classes = train[data.neighbors]
+    votes = np.zeros((n_test, int(train.max()) + 1))
+    for rank in range(k):  # nearer cells weigh a trace more, which decides ties only
+        votes[np.arange(n_test), classes[:, rank]] += 1 + 0.5 * (k - rank) / k**3
+    return np.asarray(votes.argmax(axis=1))

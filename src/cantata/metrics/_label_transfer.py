@@ -24,7 +24,7 @@ def label_transfer_accuracy(
     k: int = 15,
     weights: Weights = "uniform",
     metric: Metric = "euclidean",
-    random_state: int = 0,
+    seed: int = 0,
 ) -> float:
     """Fraction of query cells whose label is predicted by their nearest reference cells.
 
@@ -42,7 +42,7 @@ def label_transfer_accuracy(
     query_labels
         True label of every query cell. Cells whose label is missing are not scored; a label that
         the reference does not have counts as wrong.
-    k, weights, metric, random_state
+    k, weights, metric, seed
         As in :func:`cantata.tl.knn_labels`.
 
     Returns
@@ -68,7 +68,7 @@ def label_transfer_accuracy(
         k=k,
         weights=weights,
         metric=metric,
-        random_state=random_state,
+        seed=seed,
     )["label"].to_numpy(dtype=object)
     truth = pd.Series(query_labels).to_numpy(dtype=object)
     if len(truth) != len(predicted):

@@ -1,4 +1,4 @@
-"""Matching cells of two modalities by shared nearest neighbours (Tu et al. 2022, eq. 16-17)."""
+"""Matching of cells by shared nearest neighbours (Tu et al. 2022, equations 16 and 17)."""
 
 from __future__ import annotations
 
@@ -21,10 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-Union = Literal["multiset", "set"]
 Direction = Literal["both", "x_to_y", "y_to_x"]
-
-_PAIR_ENTRIES = 2**22
 
 
 def matching_matrix(
@@ -34,9 +31,8 @@ def matching_matrix(
     groups_x: Sequence[Any] | np.ndarray | pd.Series | None = None,
     groups_y: Sequence[Any] | np.ndarray | pd.Series | None = None,
     k: int = 1,
-    union: Union = "multiset",
     normalize: bool = True,
-    random_state: int = 0,
+    seed: int = 0,
 ) -> sparse.csr_matrix:
     r"""Matching probabilities between the cells of two modalities, from shared neighbours.
 
@@ -56,16 +52,10 @@ def matching_matrix(
         none.
     k
         Number of neighbours in each modality. 1 is what the published scores used.
-    union
-        Denominator of the index: ``"multiset"`` is the closed form of the competition entry,
-        :math:`2 k_x + 2 k_y` minus the number of shared neighbours; ``"set"`` counts the
-        distinct neighbours of the pair, as equation 16 is written. A cell of `x` and one of `y`
-        are never the same neighbour and no list names a cell twice, so **both give the same
-        numbers**; the first is faster.
     normalize
         Divide every row of `x` and `y` by its length first, as the competition entry did and
         as fits what CLUE compares. With ``False`` neighbours are Euclidean as given.
-    random_state
+    seed
         Seed of the approximate search that is used where a group has more than 50,000 cells.
 
     Returns
@@ -79,8 +69,8 @@ def matching_matrix(
         If an embedding is not numeric or `k` is not an integer.
     ValueError
         If an embedding is empty or holds NaN, widths or lengths disagree, a group has a missing
-        value or fewer than `k` cells, no group occurs on both sides, `union` is unknown, or a
-        row has length zero under `normalize`.
+        value or fewer than `k` cells, no group occurs on both sides, or a row has length zero
+        under `normalize`.
 
     Examples
     --------
@@ -92,10 +82,7 @@ def matching_matrix(
     array([[1.  , 0.  , 0.  ],
            [0.  , 0.75, 0.25]])
     """
-    shared = _jaccard(
-        x, y, groups_x, groups_y, k=k, union=union, normalize=normalize, seed=random_state
-    )
-    return _divide_rows(shared)
+    return _divide_rows(_jaccard(x, y, groups_x, groups_y, k, normalize, seed))
 
 
 def matching_score(
@@ -104,10 +91,9 @@ def matching_score(
     *,
     groups: Sequence[Any] | np.ndarray | pd.Series | None = None,
     k: int = 1,
-    union: Union = "multiset",
     normalize: bool = True,
     direction: Direction = "both",
-    random_state: int = 0,
+    seed: int = 0,
 ) -> float:
     """Mean matching probability of the true pairs; higher is better, chance is 1/N.
 
@@ -122,7 +108,7 @@ def matching_score(
     groups
         Group of each cell, e.g. its batch; cells are matched within their group only. With groups,
         chance is the number of groups divided by N.
-    k, union, normalize, random_state
+    k, normalize, seed
         As in :func:`matching_matrix`.
     direction
         ``"x_to_y"``: for every row of `x`, the probability of its partner in `y`;
@@ -151,11 +137,9 @@ def matching_score(
     if direction not in get_args(Direction):
         raise ValueError(f"direction={direction!r} is unknown; choose from {get_args(Direction)}.")
     left, right = check_pairs(x, y)
-    shared = _jaccard(
-        left, right, groups, groups, k=k, union=union, normalize=normalize, seed=random_state
-    )
-    forward = float(_divide_rows(shared).diagonal().mean())
-    backward = float(_divide_rows(shared.T.tocsr()).diagonal().mean())
+    jaccard = _jaccard(left, right, groups, groups, k, normalize, seed)
+    forward = float(_divide_rows(jaccard).diagonal().mean())
+    backward = float(_divide_rows(jaccard.T.tocsr()).diagonal().mean())
     return {"x_to_y": forward, "y_to_x": backward, "both": (forward + backward) / 2}[direction]
 
 
@@ -168,33 +152,23 @@ def _divide_rows(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
 
 
 def _jaccard(
-    x: ArrayLike,
-    y: ArrayLike,
-    groups_x: Any,
-    groups_y: Any,
-    *,
-    k: int,
-    union: Union,
-    normalize: bool,
-    seed: int,
+    x: ArrayLike, y: ArrayLike, groups_x: Any, groups_y: Any, k: int, normalize: bool, seed: int
 ) -> sparse.csr_matrix:
     """Jaccard index of the neighbours of every pair that shares one, (n_x, n_y)."""
-    if union not in get_args(Union):
-        raise ValueError(f"union={union!r} is unknown; choose from {get_args(Union)}.")
     left = check_rows(x, "x")
     right = check_rows(y, "y", width=left.shape[1])
     if normalize:
         left, right = unit_rows(left, "x"), unit_rows(right, "y")
     rows, columns, weights = [], [], []
-    for name, i, j in _members(groups_x, groups_y, len(left), len(right)):
+    for where, i, j in _members(groups_x, groups_y, len(left), len(right)):
         for side, cells in [("x", i), ("y", j)]:
-            check_k(k, len(cells), f"{side}{name}")
-        block = _jaccard_block(left[i], right[j], k, union, seed).tocoo()
+            check_k(k, len(cells), f"{side}{where}")
+        block = _jaccard_block(left[i], right[j], k, seed).tocoo()
         rows.append(i[block.row])
         columns.append(j[block.col])
         weights.append(block.data)
-    places = (np.concatenate(rows), np.concatenate(columns))
-    return sparse.csr_matrix((np.concatenate(weights), places), shape=(len(left), len(right)))
+    pairs = (np.concatenate(rows), np.concatenate(columns))
+    return sparse.csr_matrix((np.concatenate(weights), pairs), shape=(len(left), len(right)))
 
 
 def _members(
@@ -232,39 +206,34 @@ def _members(
         yield f" in group {names[code]!r}", rows_x, rows_y
 
 
-def _jaccard_block(
-    x: np.ndarray, y: np.ndarray, k: int, union: Union, seed: int
-) -> sparse.csr_matrix:
-    """Jaccard index of the neighbours, every cell of x against every cell of y."""
-    # neighbours of the cells of x, then of y; in each modality, so lists compare within one
-    in_y = _neighbors(y, x, k, seed), _own_neighbors(y, k, seed)
-    in_x = _own_neighbors(x, k, seed), _neighbors(x, y, k, seed)
-    shared = _count_shared(*in_y, len(y)) + _count_shared(*in_x, len(x))
-    if union == "multiset":
-        shared.data /= 4 * k - shared.data
-    else:
-        pairs = shared.tocoo()
-        shared.data /= _count_distinct(*in_y, pairs.row, pairs.col) + _count_distinct(
-            *in_x, pairs.row, pairs.col
-        )
+def _jaccard_block(x: np.ndarray, y: np.ndarray, k: int, seed: int) -> sparse.csr_matrix:
+    """Jaccard index of the neighbours, every cell of x against every cell of y.
+
+    A cell of x and one of y are never the same neighbour and no list names a cell twice: of a
+    pair's 4 k neighbours, those that are shared are counted twice.
+    """
+    in_y = _count_shared(_neighbors(y, x, k, seed), _neighbors_among(y, k, seed), len(y))
+    in_x = _count_shared(_neighbors_among(x, k, seed), _neighbors(x, y, k, seed), len(x))
+    shared = in_y + in_x
+    shared.data /= 4 * k - shared.data
     return shared
 
 
 def _neighbors(reference: np.ndarray, query: np.ndarray, k: int, seed: int) -> np.ndarray:
-    return nearest_neighbors(reference, query, k, random_state=seed)[0]
+    return nearest_neighbors(reference, query, k, seed=seed)[0]
 
 
-def _own_neighbors(cells: np.ndarray, k: int, seed: int) -> np.ndarray:
+def _neighbors_among(cells: np.ndarray, k: int, seed: int) -> np.ndarray:
     """Neighbours of cells among themselves, each cell first in its own list."""
-    own = np.arange(len(cells))[:, None]
+    itself = np.arange(len(cells))[:, None]
     if k == 1:
-        return own
-    found = _neighbors(cells, cells, k, seed)
+        return itself
+    nearest = _neighbors(cells, cells, k, seed)
     # the cell itself may stand behind its copies, or behind so many that it is not listed
-    place = np.where(found == own, -1, np.arange(k))
-    others = np.take_along_axis(found, np.argsort(place, axis=1, kind="stable"), axis=1)
-    listed = (found == own).any(axis=1, keepdims=True)
-    return np.where(listed, others, np.concatenate([own, found[:, :-1]], axis=1))
+    position = np.where(nearest == itself, -1, np.arange(k))
+    moved = np.take_along_axis(nearest, np.argsort(position, axis=1, kind="stable"), axis=1)
+    listed = (nearest == itself).any(axis=1, keepdims=True)
+    return np.where(listed, moved, np.concatenate([itself, nearest[:, :-1]], axis=1))
 
 
 def _count_shared(first: np.ndarray, second: np.ndarray, n_cells: int) -> sparse.csr_matrix:
@@ -277,16 +246,3 @@ def _count_shared(first: np.ndarray, second: np.ndarray, n_cells: int) -> sparse
         for lists in (first, second)
     ]
     return graphs[0] @ graphs[1].T
-
-
-def _count_distinct(
-    first: np.ndarray, second: np.ndarray, i: np.ndarray, j: np.ndarray
-) -> np.ndarray:
-    """Number of distinct cells in list ``first[i]`` and list ``second[j]``, for every pair."""
-    result = np.empty(len(i))
-    step = max(1, _PAIR_ENTRIES // (2 * first.shape[1]))
-    for start in range(0, len(i), step):
-        pairs = slice(start, start + step)
-        both = np.sort(np.concatenate([first[i[pairs]], second[j[pairs]]], axis=1), axis=1)
-        result[pairs] = 1 + (np.diff(both, axis=1) != 0).sum(axis=1)
-    return result

@@ -1,20 +1,26 @@
-"""Mixing metric: how far a cell must look to meet cells of every dataset."""
+"""Scores of how well datasets mix and cell types stay apart in one embedding."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
+import pandas as pd
+from scipy.stats import chi2
+from sklearn import config_context
+from sklearn.metrics import silhouette_samples
 
-from cantata.metrics._datasets import check_count, choose_cells, neighborhoods, stack_datasets
+from cantata._numeric.neighbors import MAX_EXACT, check_rows, nearest_neighbors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    import pandas as pd
     from numpy.typing import ArrayLike
 
-_BLOCK_ROWS = 4096
+BLOCK_ROWS = 4096
+"""Cells whose neighbourhoods are ranked at a time."""
+
+BLOCK_MIB = 64
+"""Memory for a block of distances in silhouettes."""
 
 
 @overload
@@ -26,7 +32,7 @@ def mixing_metric(
     n_neighbor: int = ...,
     include_self: bool = ...,
     n_samples: int | None = ...,
-    random_state: int = ...,
+    seed: int = ...,
     return_per_cell: Literal[False] = ...,
 ) -> float: ...
 @overload
@@ -38,7 +44,7 @@ def mixing_metric(
     n_neighbor: int = ...,
     include_self: bool = ...,
     n_samples: int | None = ...,
-    random_state: int = ...,
+    seed: int = ...,
     return_per_cell: Literal[True],
 ) -> np.ndarray: ...
 def mixing_metric(
@@ -49,7 +55,7 @@ def mixing_metric(
     n_neighbor: int = 5,
     include_self: bool = True,
     n_samples: int | None = None,
-    random_state: int = 0,
+    seed: int = 0,
     return_per_cell: bool = False,
 ) -> float | np.ndarray:
     """Mixing metric; lower is better.
@@ -78,7 +84,7 @@ def mixing_metric(
     n_samples
         Average over this many cells, drawn at random; their neighbours are found among all cells,
         exactly. All cells by default. Advised above 50,000 cells.
-    random_state
+    seed
         Seed of the draw, and of the approximate search that is used where all of more than 50,000
         cells are scored.
     return_per_cell
@@ -100,9 +106,8 @@ def mixing_metric(
 
     Notes
     -----
-    With two datasets the median is the mean of two ranks. Two datasets of one size that are
-    mixed perfectly score about 10 on the default settings, two that lie apart 152.5. Equally
-    near cells come in the order of their rows.
+    Two datasets of one size that are mixed perfectly score about 10 on the default settings, two
+    that lie apart 152.5.
 
     Examples
     --------
@@ -118,14 +123,14 @@ def mixing_metric(
     k, n_neighbor = check_count(k, "k"), check_count(n_neighbor, "n_neighbor")
     if n_neighbor > k:
         raise ValueError(f"n_neighbor={n_neighbor} cannot be found among k={k} neighbours.")
-    rows, codes, names = stack_datasets(embedding, dataset)
+    rows, codes, names = _stack_datasets(embedding, dataset)
     k = min(k, len(rows) if include_self else len(rows) - 1)
-    cells = choose_cells(len(rows), n_samples, random_state)
-    found = neighborhoods(rows, cells, k, include_self=include_self, random_state=random_state)
+    cells = choose_cells(len(rows), n_samples, seed)
+    neighbors = _neighborhoods(rows, cells, k, include_self=include_self, seed=seed)
     values = np.empty(len(cells))
-    for start in range(0, len(cells), _BLOCK_ROWS):
-        block = slice(start, start + _BLOCK_ROWS)
-        near = codes[found[block]]
+    for start in range(0, len(cells), BLOCK_ROWS):
+        block = slice(start, start + BLOCK_ROWS)
+        near = codes[neighbors[block]]
         ranks = [_rank(near == code, n_neighbor) for code in range(len(names))]
         values[block] = np.median(ranks, axis=0)
     return values if return_per_cell else float(values.mean())
@@ -135,3 +140,361 @@ def _rank(of_dataset: np.ndarray, n_neighbor: int) -> np.ndarray:
     """Rank (from 1) of the `n_neighbor`-th true entry of every row, the row's length if absent."""
     reached = np.cumsum(of_dataset, axis=1, dtype=np.int32) >= n_neighbor
     return np.where(reached[:, -1], reached.argmax(axis=1) + 1, of_dataset.shape[1])
+
+
+def kbet(
+    embedding: ArrayLike | Sequence[ArrayLike] | Mapping[str, ArrayLike],
+    dataset: Sequence[Any] | np.ndarray | pd.Series | None = None,
+    *,
+    k: int | None = None,
+    alpha: float = 0.05,
+    n_repeats: int = 100,
+    n_samples: int = 1000,
+    include_self: bool = True,
+    seed: int = 0,
+) -> float:
+    r"""Acceptance rate of the k-nearest-neighbour batch-effect test; higher is better.
+
+    For a cell, Pearson's :math:`\chi^2` test compares how often each dataset occurs among the
+    `k` nearest cells (Euclidean) with how often it occurs among all cells. The share of cells
+    whose test is *not* rejected is averaged over `n_samples` random cells; the score is the
+    median over `n_repeats` draws (Büttner et al. 2019; Wang et al. 2025, scMODAL, "Evaluation
+    metrics").
+
+    Parameters
+    ----------
+    embedding, dataset
+        As in :func:`mixing_metric`.
+    k
+        Size of the neighbourhood. By default a quarter of the mean dataset size, but at least 10
+        and at most 70: the rule of the benchmark of Luecken et al. 2022. The scMODAL paper does
+        not state its size, and the score falls with it: compare only scores of one `k`.
+    alpha
+        Level of the test: a cell is accepted if its p value is at least `alpha`.
+    n_repeats
+        Number of draws.
+    n_samples
+        Cells in a draw, without replacement; at most all cells, and then all draws are one.
+    include_self
+        Whether the cell itself is one of its `k` neighbours, as in the R package ``kBET``.
+    seed
+        Seed of the draws, and of the approximate search that is used where all of more than
+        50,000 cells are drawn.
+
+    Returns
+    -------
+    A fraction in [0, 1]. Datasets that are mixed perfectly score about ``1 - alpha`` or a little
+    more, as the test is discrete; datasets that lie apart score 0.
+
+    Raises
+    ------
+    TypeError
+        As :func:`mixing_metric`.
+    ValueError
+        As there, and if `k` is larger than the number of cells, or `alpha` is not between 0 and 1.
+
+    Notes
+    -----
+    The distribution of :math:`\chi^2` is an approximation where a dataset is expected less than
+    about five times among `k` cells.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cantata.metrics import kbet
+    >>> rng = np.random.default_rng(0)
+    >>> rna, adt = rng.normal(size=(500, 2)), rng.normal(size=(500, 2))
+    >>> kbet([rna, adt]) > 0.9
+    True
+    >>> kbet([rna, adt + 100])
+    0.0
+    """
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha must be between 0 and 1, got {alpha}.")
+    n_repeats = check_count(n_repeats, "n_repeats")
+    n_samples = check_count(n_samples, "n_samples")
+    rows, codes, names = _stack_datasets(embedding, dataset)
+    sizes = np.bincount(codes)
+    k = _default_k(sizes) if k is None else check_count(k, "k")
+    available = len(rows) if include_self else len(rows) - 1
+    if k > available:
+        raise ValueError(
+            f"k={k} neighbours were asked of {len(rows)} cells, of which a cell has {available}."
+        )
+    # 1. the neighbourhoods of all cells that are drawn
+    rng = np.random.default_rng(seed)
+    n_drawn = min(n_samples, len(rows))
+    draws = [rng.choice(len(rows), n_drawn, replace=False) for _ in range(n_repeats)]
+    cells = np.unique(np.concatenate(draws))
+    near = codes[_neighborhoods(rows, cells, k, include_self=include_self, seed=seed)]
+    # 2. Pearson's test of each cell
+    counts = np.column_stack([(near == code).sum(axis=1) for code in range(len(names))])
+    expected = k * sizes / len(rows)
+    p = chi2.sf(((counts - expected) ** 2 / expected).sum(axis=1), df=len(names) - 1)
+    # 3. the share of accepted cells in each draw
+    accepted = np.zeros(len(rows))
+    accepted[cells] = p >= alpha
+    return float(np.median([accepted[draw].mean() for draw in draws]))
+
+
+def _default_k(sizes: np.ndarray) -> int:
+    """A quarter of the mean size within [10, 70], and not more than there are other cells."""
+    return int(min(70, max(10, sizes.mean() // 4), sizes.sum() - 1))
+
+
+def silhouette(
+    embedding: ArrayLike,
+    labels: Sequence[Any] | np.ndarray | pd.Series,
+    *,
+    rescale: bool = False,
+    n_samples: int | None = None,
+    seed: int = 0,
+) -> float:
+    r"""Average silhouette width (ASW) of cell types; higher is better.
+
+    For a cell, :math:`(b - a) / \max(a, b)`: `a` is its mean Euclidean distance to the other
+    cells of its type, `b` that to the cells of the nearest other type; the mean over all cells
+    (Rousseeuw 1987; Wang et al. 2025, scMODAL, "Evaluation metrics").
+
+    Parameters
+    ----------
+    embedding
+        Embedding of the cells (cells, dimensions).
+    labels
+        Cell type of every cell. Cells whose label is missing take no part.
+    rescale
+        Return :math:`(s + 1) / 2` in [0, 1], the convention of GLUE and of the benchmark of
+        Luecken et al. 2022, in place of :math:`s` in [-1, 1], the one of scMODAL.
+    n_samples
+        Compute the score of this many cells, drawn at random, among themselves. All by default;
+        time grows with the square of the number of cells.
+    seed
+        Seed of the draw.
+
+    Returns
+    -------
+    The score. A cell that is alone in its type counts as 0 before rescaling.
+
+    Raises
+    ------
+    TypeError
+        If `embedding` is not numeric or `n_samples` is not an integer.
+    ValueError
+        If `embedding` is empty or holds NaN, lengths disagree, or there are fewer than two labels
+        or as many as cells.
+
+    Examples
+    --------
+    >>> from cantata.metrics import silhouette
+    >>> round(silhouette([[0.0], [1.0], [10.0], [11.0]], ["B", "B", "T", "T"]), 2)
+    0.9
+    """
+    rows, kept = _labelled(embedding, labels)
+    cells = choose_cells(len(rows), n_samples, seed)
+    rows, kept = rows[cells], kept[cells]
+    codes, names = pd.factorize(kept)
+    if not 2 <= len(names) < len(rows):
+        raise ValueError(
+            f"The {len(rows)} labelled cells have {len(names)} different labels; silhouettes "
+            "need at least two, and fewer than cells."
+        )
+    score = float(_widths(rows, codes).mean())
+    return (score + 1) / 2 if rescale else score
+
+
+@overload
+def silhouette_batch(
+    embedding: ArrayLike,
+    dataset: Sequence[Any] | np.ndarray | pd.Series,
+    labels: Sequence[Any] | np.ndarray | pd.Series,
+    *,
+    n_samples: int | None = ...,
+    seed: int = ...,
+    return_per_label: Literal[False] = ...,
+) -> float: ...
+@overload
+def silhouette_batch(
+    embedding: ArrayLike,
+    dataset: Sequence[Any] | np.ndarray | pd.Series,
+    labels: Sequence[Any] | np.ndarray | pd.Series,
+    *,
+    n_samples: int | None = ...,
+    seed: int = ...,
+    return_per_label: Literal[True],
+) -> pd.Series: ...
+def silhouette_batch(
+    embedding: ArrayLike,
+    dataset: Sequence[Any] | np.ndarray | pd.Series,
+    labels: Sequence[Any] | np.ndarray | pd.Series,
+    *,
+    n_samples: int | None = None,
+    seed: int = 0,
+    return_per_label: bool = False,
+) -> float | pd.Series:
+    r"""Average silhouette width of datasets within cell types; higher is better mixed.
+
+    For every cell type, the mean of :math:`1 - |s|` over its cells, where :math:`s` is the
+    silhouette width of the cell with datasets as clusters among the cells of that type; the mean
+    over the cell types (Luecken et al. 2022). It lies in [0, 1]; the plain width of datasets is
+    ``silhouette(embedding, dataset)``.
+
+    Parameters
+    ----------
+    embedding
+        Embedding of the cells (cells, dimensions).
+    dataset
+        Dataset (batch, modality) of every cell.
+    labels
+        Cell type of every cell. Cells whose label is missing take no part.
+    n_samples
+        At most this many cells of a type, drawn at random. All by default.
+    seed
+        Seed of the draws.
+    return_per_label
+        Return the score of every cell type in place of their mean.
+
+    Returns
+    -------
+    The score, or with `return_per_label` a series over the sorted cell types. Types that only one
+    dataset has, or whose every cell is of another dataset, have no score (NaN) and take no part
+    in the mean.
+
+    Raises
+    ------
+    TypeError
+        If `embedding` is not numeric or `n_samples` is not an integer.
+    ValueError
+        If `embedding` is empty or holds NaN, lengths disagree, a cell has no dataset, or no type
+        has cells of two datasets.
+
+    Examples
+    --------
+    >>> from cantata.metrics import silhouette_batch
+    >>> cells = [[0.0], [1.0], [0.1], [1.1]]
+    >>> round(silhouette_batch(cells, ["rna", "rna", "adt", "adt"], ["B"] * 4), 2)
+    0.55
+    >>> round(silhouette_batch(cells, ["rna", "adt", "rna", "adt"], ["B"] * 4), 2)
+    0.1
+    """
+    codes, _ = _encode(dataset, len(check_rows(embedding, "embedding")), "dataset")
+    rows, kept = _labelled(embedding, labels)
+    codes = codes[~pd.isna(pd.Series(labels).to_numpy(dtype=object))]
+    types, names = pd.factorize(kept, sort=True)
+    scores = pd.Series(np.nan, index=pd.Index(names, name="label"), name="silhouette_batch")
+    for code in range(len(names)):
+        cells = np.flatnonzero(types == code)
+        cells = cells[choose_cells(len(cells), n_samples, seed)]
+        n_datasets = len(np.unique(codes[cells]))
+        if 2 <= n_datasets < len(cells):
+            scores.iloc[code] = 1 - np.abs(_widths(rows[cells], codes[cells])).mean()
+    if scores.isna().all():
+        raise ValueError(
+            f"None of the {len(names)} cell types has cells of two datasets, and more than one of "
+            f"a dataset, e.g. {names[0]!r}: mixing within types cannot be scored."
+        )
+    return scores if return_per_label else float(scores.mean())
+
+
+def _labelled(embedding: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the cells that have a label, and their labels."""
+    rows = check_rows(embedding, "embedding")
+    column = pd.Series(labels).to_numpy(dtype=object)
+    if len(column) != len(rows):
+        raise ValueError(f"embedding has {len(rows)} rows but labels has {len(column)} values.")
+    known = ~pd.isna(column)
+    if not known.any():
+        raise ValueError(f"None of the {len(rows)} cells has a label.")
+    return rows[known], column[known]
+
+
+def _widths(rows: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Silhouette width of every cell; distances are computed in blocks."""
+    with config_context(working_memory=BLOCK_MIB):
+        return silhouette_samples(rows, codes)
+
+
+def _stack_datasets(embedding: Any, dataset: Any) -> tuple[np.ndarray, np.ndarray, pd.Index]:
+    """Embedding of all cells, the code of the dataset of each, and the names of the datasets."""
+    if dataset is None:
+        rows, codes, names = _joined(embedding)
+    else:
+        rows = check_rows(embedding, "embedding")
+        codes, names = _encode(dataset, len(rows), "dataset")
+    if len(names) < 2:
+        raise ValueError(
+            f"All {len(rows)} cells are of one dataset, {names[0]!r}: mixing needs at least two."
+        )
+    return rows, codes, names
+
+
+def _joined(embeddings: Any) -> tuple[np.ndarray, np.ndarray, pd.Index]:
+    if isinstance(embeddings, Mapping):
+        parts = dict(embeddings)
+    elif isinstance(embeddings, Sequence) and all(np.ndim(part) == 2 for part in embeddings):
+        parts = dict(enumerate(embeddings))
+    else:
+        raise TypeError(
+            "Without dataset, embedding must be a sequence or a mapping of arrays (cells, "
+            f"dimensions), one per dataset, got {type(embeddings).__name__}. Give dataset, one "
+            "value per row."
+        )
+    if not parts:
+        raise ValueError("embedding holds no dataset: mixing needs at least two.")
+    arrays: list[np.ndarray] = []
+    for name, part in parts.items():
+        width = arrays[0].shape[1] if arrays else None
+        arrays.append(check_rows(part, f"embedding[{name!r}]", width=width))
+    codes = np.repeat(np.arange(len(arrays)), [len(array) for array in arrays])
+    return np.concatenate(arrays), codes, pd.Index(list(parts), dtype=object)
+
+
+def _encode(values: Any, n_cells: int, name: str) -> tuple[np.ndarray, pd.Index]:
+    """Integer code of every value, and the values that occur in the order of their first cell."""
+    column = pd.Series(values).to_numpy(dtype=object)
+    if len(column) != n_cells:
+        raise ValueError(f"embedding has {n_cells} rows but {name} has {len(column)} values.")
+    missing = np.flatnonzero(pd.isna(column))
+    if missing.size:
+        raise ValueError(
+            f"{missing.size} of {n_cells} cells have no value in {name}, first row {missing[0]}. "
+            "Fill it in or leave these cells out."
+        )
+    codes, names = pd.factorize(column)
+    return codes, pd.Index(names, dtype=object)
+
+
+def choose_cells(n_cells: int, n_samples: int | None, seed: int) -> np.ndarray:
+    """All cells, or `n_samples` of them drawn without replacement, in order."""
+    if n_samples is None or check_count(n_samples, "n_samples") >= n_cells:
+        return np.arange(n_cells)
+    rng = np.random.default_rng(seed)
+    return np.sort(rng.choice(n_cells, n_samples, replace=False))
+
+
+def check_count(value: int, name: str) -> int:
+    """`value` as a positive integer."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an integer, got {value!r}.")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}.")
+    return int(value)
+
+
+def _neighborhoods(
+    embedding: np.ndarray, cells: np.ndarray, k: int, *, include_self: bool, seed: int
+) -> np.ndarray:
+    """The `k` nearest of all cells for every one of `cells`, nearest first, as row numbers.
+
+    With `include_self` the cell itself is the first of them, else it is not among them. Exact,
+    except where all of more than 50,000 cells are asked for: there pynndescent searches.
+    """
+    n_cells = len(embedding)
+    n_listed = min(k if include_self else k + 1, n_cells)
+    limit = MAX_EXACT if len(cells) == n_cells else max(MAX_EXACT, n_cells)
+    nearest, _ = nearest_neighbors(
+        embedding, embedding[cells], n_listed, max_exact=limit, seed=seed
+    )
+    itself = nearest == cells[:, None]
+    itself[~itself.any(axis=1), -1] = True  # a cell that its copies push out takes the last place
+    others = nearest[~itself].reshape(len(cells), n_listed - 1)
+    return np.column_stack([cells, others]) if include_self else others

@@ -1,4 +1,4 @@
-"""Imputed values, collected in memory or written to disk block by block."""
+"""What a user asks of imputation, checked, and where imputed values are collected."""
 
 from __future__ import annotations
 
@@ -8,88 +8,215 @@ from typing import TYPE_CHECKING, Any
 import anndata
 import numpy as np
 import pandas as pd
+import torch
 import zarr
 from anndata import AnnData
 
+from cantata._keys import BATCH, CELL
+
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from mudata import MuData
     from torch import Tensor
 
-    from cantata.model.base import Cells
+    from cantata.nn import Covariates
+
+
+def feature_columns(
+    modality: str, known: np.ndarray, features: Sequence[str] | None
+) -> np.ndarray:
+    """Columns of `features`, all by default; a ``KeyError`` where the modality lacks some."""
+    if features is None:
+        return np.arange(len(known))
+    columns = pd.Index(known).get_indexer(pd.Index(features))
+    absent = np.flatnonzero(columns < 0)
+    if absent.size:
+        raise KeyError(
+            f"{absent.size} features are not in modality {modality!r}, e.g. "
+            f"{features[absent[0]]!r}."
+        )
+    return columns
+
+
+def batch_codes(
+    transform_batch: str | Sequence[str] | None, known: Sequence[str]
+) -> list[int] | None:
+    """Codes of the batches that a user names; a ``KeyError`` where the model lacks some."""
+    if transform_batch is None:
+        return None
+    wanted = [transform_batch] if isinstance(transform_batch, str) else list(transform_batch)
+    unknown = [name for name in wanted if name not in known]
+    if unknown or not wanted:
+        raise KeyError(f"transform_batch={unknown or wanted} is not one of the batches {known}.")
+    return [known.index(name) for name in wanted]
+
+
+def batch_weights(
+    tensors: Mapping[str, Tensor],
+    batches: Sequence[int] | None,
+    measured: Sequence[bool],
+    names: Sequence[str],
+) -> Tensor:
+    """(n, n_batch) weights of the batches whose decoder parameters serve each cell.
+
+    Parameters
+    ----------
+    tensors
+        Minibatch of n cells.
+    batches
+        Codes of the batches to average over; None: the cell's own.
+    measured
+        For each batch, whether it has the modality.
+    names
+        Names of the batches.
+
+    Raises
+    ------
+    ValueError
+        If a cell's own batch is needed and unknown.
+    """
+    n, device = len(tensors[CELL]), tensors[CELL].device
+    weights = torch.zeros(n, len(measured), device=device)
+    if batches is not None:
+        weights[:, batches] = 1 / len(batches)
+        return weights
+    if BATCH not in tensors:
+        return weights + 1
+    batch = tensors[BATCH]
+    unknown = (batch < 0) | (batch >= len(measured))
+    if unknown.any():
+        raise ValueError(
+            f"{int(unknown.sum())} cells are of a batch that the model does not know. Name one "
+            f"with transform_batch=..., from {names}, or adapt the model with load_query_data."
+        )
+    weights[torch.arange(n, device=device), batch] = 1
+    # a batch without the modality has learned nothing of it; those that have it stand in
+    has = torch.tensor(measured, device=device)
+    weights[~has[batch]] = has.float() / has.sum()
+    return weights
+
+
+def mean_over_batches(
+    decode: Callable[[Tensor, Covariates, Tensor | None], Tensor],
+    z: Tensor,
+    covariates: Covariates,
+    library: Tensor | None,
+    weights: Tensor,
+) -> Tensor:
+    """(n, p) values decoded for every batch that has a weight, averaged over these.
+
+    `decode` makes values of (n, q) embeddings, covariates and (n,) library sizes.
+    """
+    total: Tensor | None = None
+    for batch in weights.any(dim=0).nonzero().squeeze(1).tolist():
+        rows = weights[:, batch].nonzero().squeeze(1)
+        sizes = None if library is None else library[rows]
+        values = decode(z[rows], covariates.rows(rows).with_batch(batch), sizes)
+        values = values * weights[rows, batch].unsqueeze(1)
+        if total is None:
+            total = values.new_zeros(len(z), values.shape[1])
+        total.index_add_(0, rows, values)
+    return decode(z, covariates, library) if total is None else total  # None: no cell
+
+
+def check_library_size(
+    library_size: str | float | np.ndarray | None, n_cells: int, names: tuple[str, ...] = ()
+) -> str | np.ndarray | None:
+    """The user's choice of library sizes: one of `names`, None, or a number per imputed cell.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or numbers are not positive and finite, or not one per cell.
+
+    Examples
+    --------
+    >>> check_library_size(100.0, 3)
+    array([100., 100., 100.])
+    """
+    if library_size is None or (isinstance(library_size, str) and library_size in names):
+        return library_size
+    if isinstance(library_size, str):
+        known = "".join(f"{name!r}, " for name in names) or "None, "
+        raise ValueError(f"library_size={library_size!r}: use {known}a number, or one per cell.")
+    sizes = np.asarray(library_size, dtype=np.float64)
+    if sizes.ndim and sizes.shape != (n_cells,):
+        raise ValueError(f"library_size has shape {sizes.shape} for {n_cells} imputed cells.")
+    if not np.isfinite(sizes).all() or (sizes <= 0).any():
+        raise ValueError("library_size must be positive and finite.")
+    return np.broadcast_to(sizes, (n_cells,))
 
 
 class ImputationWriter:
-    """Collects imputed values in memory or in a zarr store."""
+    """Collects imputed values in memory, or in a zarr store as they are computed.
+
+    Parameters
+    ----------
+    mdata
+        Data that the cells are from; their ``.obs`` and ``obsm["spatial"]`` are kept.
+    chosen
+        Positions of the imputed cells in ``mdata.obs_names``.
+    names
+        Names of the imputed features.
+    out
+        Directory ending in ``.zarr``; None: memory.
+    """
 
     def __init__(
-        self,
-        cells: Cells,
-        chosen: np.ndarray,
-        names: np.ndarray,
-        out: str | None,
-        *,
-        with_std: bool,
+        self, mdata: MuData, chosen: np.ndarray, names: np.ndarray, out: str | None
     ) -> None:
-        obs = cells.mdata.obs.iloc[chosen].copy()
+        if out is not None and not out.endswith(".zarr"):
+            raise ValueError(f"out={out!r} must end in '.zarr'.")
+        obs = mdata.obs.iloc[chosen].copy()
         self.adata = AnnData(obs=obs, var=pd.DataFrame(index=pd.Index(names, dtype=str)))
-        if "spatial" in cells.mdata.obsm:
-            self.adata.obsm["spatial"] = np.asarray(cells.mdata.obsm["spatial"])[chosen]
+        if "spatial" in mdata.obsm:
+            self.adata.obsm["spatial"] = np.asarray(mdata.obsm["spatial"])[chosen]
         self.start = 0
-        self.sizes: list[np.ndarray] = []
-        self.out = out
-        keys = ["X", "std"] if with_std else ["X"]
-        shape = (len(chosen), len(names))
-        if out is None:
-            self.arrays: dict[str, Any] = {key: np.empty(shape, np.float32) for key in keys}
-        else:
-            self.arrays = _zarr_arrays(self.adata, out, keys, shape)
+        self._out = out
+        self._library_sizes: list[np.ndarray] = []
+        self._arrays: dict[str, Any] = {}
+        if out is not None:
+            self.adata.write_zarr(out)
 
-    def add(self, mean: Tensor, std: Tensor | None, sizes: Tensor | None) -> None:
-        part = slice(self.start, self.start + len(mean))
-        self.arrays["X"][part] = mean.cpu().numpy()
-        if std is not None:
-            self.arrays["std"][part] = std.cpu().numpy()
-        if sizes is not None:
-            self.sizes.append(sizes.cpu().numpy())
+    def add(self, values: Tensor, std: Tensor | None, library: Tensor | None) -> None:
+        """Add the next cells: (n, p) values, their standard deviations, (n,) library sizes."""
+        part = slice(self.start, self.start + len(values))
+        for key, block in (("X", values), ("std", std)):
+            if block is not None:
+                self._array(key)[part] = block.cpu().numpy()
+        if library is not None:
+            self._library_sizes.append(library.cpu().numpy())
         self.start = part.stop
 
+    def _array(self, key: str) -> Any:
+        """Array for all cells, made when it is first needed; on disk in anndata's format."""
+        if key not in self._arrays and self._out is None:
+            self._arrays[key] = np.empty(self.adata.shape, np.float32)
+        elif key not in self._arrays:
+            group = zarr.open_group(self._out, mode="a", use_consolidated=False)
+            path = key if key == "X" else f"layers/{key}"
+            if path in group:
+                del group[path]
+            n, p = self.adata.shape
+            chunks = (max(min(n, 1024), 1), max(p, 1))
+            array = group.create_array(path, shape=(n, p), chunks=chunks, dtype="f4")
+            array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+            self._arrays[key] = array
+        return self._arrays[key]
+
     def finish(self) -> AnnData:
-        if self.sizes:
-            self.adata.obs["library_size"] = np.concatenate(self.sizes)
-            if self.out is not None:
-                anndata.io.write_elem(_open_zarr(self.out), "obs", self.adata.obs)
-        if self.out is not None:
-            _consolidate(self.out)
-        self.adata.X = self.arrays["X"]
-        if "std" in self.arrays:
-            self.adata.layers["std"] = self.arrays["std"]
+        """Values of all cells; the metadata of a store are completed."""
+        values = self._array("X")
+        if self._library_sizes:
+            self.adata.obs["library_size"] = np.concatenate(self._library_sizes)
+        if self._out is not None:
+            group = zarr.open_group(self._out, mode="a", use_consolidated=False)
+            anndata.io.write_elem(group, "obs", self.adata.obs)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*[Cc]onsolidated metadata.*")
+                zarr.consolidate_metadata(self._out)
+        self.adata.X = values
+        if "std" in self._arrays:
+            self.adata.layers["std"] = self._arrays["std"]
         return self.adata
-
-
-def _open_zarr(path: str) -> zarr.Group:
-    return zarr.open_group(path, mode="a", use_consolidated=False)
-
-
-def _consolidate(path: str) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*[Cc]onsolidated metadata.*")
-        zarr.consolidate_metadata(path)
-
-
-def _zarr_arrays(
-    adata: AnnData, out: str, keys: list[str], shape: tuple[int, int]
-) -> dict[str, Any]:
-    """Empty arrays, in anndata's on-disk format, for values that are written block by block."""
-    if not out.endswith(".zarr"):
-        raise ValueError(f"out={out!r} must end in '.zarr'.")
-    adata.write_zarr(out)
-    group = _open_zarr(out)
-    arrays = {}
-    for key in keys:
-        path = key if key == "X" else f"layers/{key}"
-        if path in group:
-            del group[path]
-        arrays[key] = group.create_array(
-            path, shape=shape, chunks=(min(shape[0], 1024), shape[1]), dtype="f4"
-        )
-        arrays[key].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-    return arrays

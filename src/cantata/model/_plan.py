@@ -1,31 +1,29 @@
-"""What the training plans share: history of every term, and exact resumption."""
+"""What training plans share: history of every term, the best epoch, exact resumption."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
+    from lightning.pytorch import Trainer
     from lightning.pytorch.core.optimizer import LightningOptimizer
 
+Schedule = Literal["cosine", "constant"]
+"""Learning rate over training: cosine decay to 0, or none."""
 Weights = TypeVar("Weights")
 
 
 def loss_weights(cls: type[Weights], lambdas: Mapping[str, float]) -> Weights:
-    """Weights of the loss terms that a user gave; unknown names are refused.
-
-    Raises
-    ------
-    TypeError
-        If a name is unknown.
-    """
+    """Weights of the loss terms that a user gave; unknown names are a ``TypeError``."""
     known = asdict(cls())  # type: ignore[call-overload]
     unknown = set(lambdas) - set(known)
     if unknown:
@@ -34,17 +32,6 @@ def loss_weights(cls: type[Weights], lambdas: Mapping[str, float]) -> Weights:
             f"{sorted(known)}."
         )
     return cls(**lambdas)
-
-
-def cosine_share(progress: float) -> float:
-    """Share of a learning rate that decays from 1 to 0 as `progress` goes from 0 to 1.
-
-    Examples
-    --------
-    >>> cosine_share(0.5)
-    0.5
-    """
-    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
 class TermMeans:
@@ -88,14 +75,16 @@ class MosaicTrainingPlan(LightningModule):
     ----------
     module
         Network to train.
+    lr_schedule
+        ``"cosine"`` decay of learning rates to 0, or ``"constant"``.
     """
 
-    def __init__(self, module: torch.nn.Module) -> None:
+    def __init__(self, module: torch.nn.Module, lr_schedule: Schedule) -> None:
         super().__init__()
-        self.module = module
+        if lr_schedule not in get_args(Schedule):
+            raise ValueError(f"lr_schedule={lr_schedule!r} is neither 'constant' nor 'cosine'.")
+        self.module, self.lr_schedule = module, lr_schedule
         self.automatic_optimization = False
-        self.n_obs_training = 0
-        self.n_obs_validation = 0
         self._train_terms = TermMeans()
         self._validation_terms = TermMeans()
         self._random_state: dict[str, Any] | None = None
@@ -105,15 +94,47 @@ class MosaicTrainingPlan(LightningModule):
         optimizers = self.optimizers()
         return optimizers if isinstance(optimizers, list) else [optimizers]
 
+    @property
+    def _max_epochs(self) -> int:
+        """Planned epochs; 1 for a trainer without a limit."""
+        return self.trainer.max_epochs or 1
+
+    def _progress(self, batch_idx: int) -> float:
+        """Share of the planned epochs that is done."""
+        n_done = self.current_epoch + batch_idx / max(1, self.trainer.num_training_batches)
+        return n_done / self._max_epochs
+
+    def _set_learning_rates(self, rates: Iterable[float], progress: float) -> None:
+        """Learning rates of the optimisers, by the progress of training.
+
+        It is set at every step, without a scheduler, so that resumed training continues it.
+        """
+        share = 1.0
+        if self.lr_schedule == "cosine":
+            share = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        for optimizer, rate in zip(self._optimizers(), rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * share
+
+    def _step(
+        self, optimizer: LightningOptimizer, loss: Tensor, max_norm: float | None = None
+    ) -> None:
+        """One step of an optimiser, its gradient limited to a norm."""
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        if max_norm is not None:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+        optimizer.step()
+
     def _finite(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
         """Stop with advice once a term is NaN or infinite."""
         broken = [name for name, value in means.items() if not torch.isfinite(value)]
         if broken:
             raise RuntimeError(
                 f"{', '.join(broken)} became NaN or infinite in epoch {self.current_epoch}. Lower "
-                f"the "
-                "learning rate, e.g. train(plan_kwargs={'lr': 5e-4}), or limit the gradient with "
-                "plan_kwargs={'gradient_clip': 5.0}."
+                "the learning rate, e.g. train(plan_kwargs={'lr': 5e-4}), or limit the gradient "
+                "with plan_kwargs={'gradient_clip': 5.0}."
             )
         return means
 
@@ -144,16 +165,56 @@ class MosaicTrainingPlan(LightningModule):
 
     def on_train_start(self) -> None:
         """Continue the random sequence of the checkpoint, if there is one."""
-        self._continue_random_sequence()
-
-    def on_fit_end(self) -> None:
-        """The same where the checkpoint had left nothing to train."""
-        self._continue_random_sequence()
-
-    def _continue_random_sequence(self) -> None:
         if self._random_state is None:
             return
         torch.set_rng_state(self._random_state["torch"].cpu())
         if "cuda" in self._random_state and torch.cuda.is_available():
             torch.cuda.set_rng_state_all([s.cpu() for s in self._random_state["cuda"]])
         self._random_state = None
+
+    def on_fit_end(self) -> None:
+        """The same where the checkpoint had left nothing to train."""
+        self.on_train_start()
+
+
+class BestWeights(Callback):
+    """Keep the weights of the best epoch in memory and put them back at the end.
+
+    Parameters
+    ----------
+    monitor
+        Logged quantity; the smallest value wins.
+
+    Examples
+    --------
+    >>> BestWeights("foscttm_validation").best_epoch
+    -1
+    """
+
+    def __init__(self, monitor: str) -> None:
+        self.monitor = monitor
+        self.best_score = math.inf
+        self.best_epoch = -1
+        self._weights: dict[str, Tensor] = {}
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember the weights if this epoch is the best so far."""
+        score = trainer.callback_metrics.get(self.monitor)
+        if score is not None and float(score) < self.best_score:
+            self.best_score, self.best_epoch = float(score), trainer.current_epoch
+            self._weights = {k: v.detach().clone() for k, v in pl_module.state_dict().items()}
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the best weights back."""
+        if self._weights:
+            pl_module.load_state_dict(self._weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Part of a trainer checkpoint."""
+        score, epoch = self.best_score, self.best_epoch
+        return {"best_score": score, "best_epoch": epoch, "weights": self._weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore from a trainer checkpoint."""
+        self.best_score, self.best_epoch = state_dict["best_score"], state_dict["best_epoch"]
+        self._weights = state_dict["weights"]

@@ -1,38 +1,61 @@
-"""What all models share: registration of a MuData, queries, and where results are written."""
+"""The contract of a model: what it gives, and what it gets."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from mudata import MuData
 from scvi import settings
-from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
+from scvi.model.base import BaseModelClass
+from scvi.train import TrainingPlan, TrainRunner
 
 from cantata import _compat, _keys
-from cantata._keys import BATCH, rep_key
-from cantata._mudata.checks import check_mapping, check_matrix_keys, check_modalities
-from cantata._mudata.pairing import modality_cells
-from cantata._mudata.values import matrix_of
+from cantata._keys import BATCH, CELL, rep_key
+from cantata._mudata.checks import (
+    MatrixStats,
+    check_finite,
+    check_mapping,
+    check_matrix_keys,
+    check_modalities,
+    matrix_stats,
+    per_modality,
+)
+from cantata._mudata.obs import coalesce_obs
+from cantata._mudata.pairing import membership, modality_cells
+from cantata._mudata.values import matrix_of, recorded_reps
 from cantata.data import (
     MosaicLoader,
     MosaicManager,
     MosaicSplitter,
     align_query,
+    registered_fields,
 )
-from cantata.model._query import QueryMixin
-from cantata.model._registration import all_stats, recorded_reps, registered_fields
+from cantata.model._imputation import (
+    ImputationWriter,
+    batch_codes,
+    batch_weights,
+    check_library_size,
+    feature_columns,
+    mean_over_batches,
+)
+from cantata.model._plan import BestWeights
+from cantata.nn import CovariateEffects, Covariates, LikelihoodHead, with_new_categories
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from lightning.pytorch import LightningDataModule, LightningModule
     from torch import Tensor
 
-logger = logging.getLogger(__name__)
+Indices = Sequence[int] | np.ndarray | None
 
 
 @dataclass
@@ -42,11 +65,11 @@ class Cells:
     manager: MosaicManager
     mdata: MuData
     """The user's own object, whose order results follow."""
-    position: np.ndarray
+    positions: np.ndarray
     """Position in the manager's data of each cell of ``mdata.obs_names``."""
 
     def of_modality(self, modality: str) -> np.ndarray:
-        """Positions, in ``mdata.obs_names``, of the cells of a modality, in its own order."""
+        """Positions in ``mdata.obs_names`` of the rows of a modality."""
         if modality not in self.mdata.mod:
             raise KeyError(
                 f"Modality {modality!r} is not in the MuData, which holds {list(self.mdata.mod)}."
@@ -54,33 +77,115 @@ class Cells:
         return modality_cells(self.mdata, modality)
 
 
-class MosaicModelClass(QueryMixin, UnsupervisedTrainingMixin, BaseModelClass):
+class MosaicModelClass(BaseModelClass):
     """Base class of models that are set up with a MuData of any pairing.
 
-    A subclass names its `method`, builds ``self.module`` in its constructor and implements
-    ``get_latent_representation`` and ``impute``.
+    It gives a model set-up, training, embeddings, imputation, results in the MuData, saving,
+    loading and queries. The model gives the class attributes and hooks below; the docs page
+    "Write your own model" has one in full.
+
+    Parameters
+    ----------
+    mdata
+        MuData registered with :meth:`setup_mudata`.
+
+    Notes
+    -----
+    **A model must have**
+
+    ``method``
+        Its name in the keys of results, e.g. ``"clue"``.
+    ``__init__(self, mdata, ...)``
+        Calls ``super().__init__(mdata)``, sets ``self.init_params_ =
+        self._get_init_params(locals())``, from which saved models and queries are built again,
+        and builds ``self.module`` from :attr:`n_features`, :attr:`n_batch` and
+        :attr:`n_categories`. Weights with a row for each category, as in
+        :class:`~cantata.nn.CovariateEffects` and :class:`~cantata.nn.LikelihoodHead`, get rows
+        for new batches and categories in a query. Of queries (:attr:`is_query`) nothing is asked
+        beyond the shape of the data.
+    ``_embed(tensors, modality)``
+        From a minibatch of n cells to (n, q) embeddings, or to the (n_m, q) embeddings of the
+        rows of `modality` by that modality alone, in the order of the minibatch's cells.
+    ``_decode(modality, z, covariates, library)``
+        From (n, q) embeddings, :class:`~cantata.nn.Covariates` and, for likelihoods that have
+        them, (n,) library sizes to (n, p_m) expected values in registered units.
+
+    **It may have**
+
+    ``_training_plan_cls``
+        Lightning module that takes the module first; scvi-tools' ``TrainingPlan`` by default,
+        for an ordinary :class:`~scvi.module.base.BaseModuleClass`, whose ``LossOutput`` needs
+        ``n_obs_minibatch``, since modalities differ in their rows.
+    ``_monitor``, ``_planned_epochs(n_cells, batch_size)``
+        Logged quantity of held-out cells that :meth:`train` stops by, and its default epochs.
+    ``_setup_pairs(mdata, modalities, pairs)``
+        Linked pairs of modalities to register.
+    ``_fit_inputs()``
+        What is computed from the data once, before the first step.
+    ``_inherit_from(reference)``
+        Takes over what the weights of a reference model do not hold.
+    ``_open_when_frozen``
+        Parts of the module that are trained in frozen queries beside the effects of covariates.
+    ``_parts_of_cells``
+        Parts of the module that belong to the cells of the reference and not to a query's.
+    ``_embeddings_to_write(mdata, modalities)``, ``_expected(...)``, ``_reconstruct(...)``
+        Where a model writes or decodes more than the default.
+
+    **What it can rely on**
+
+    - A minibatch is as :class:`~cantata.data.MosaicDataset` says: of a modality it holds the
+      rows that exist, which may be none or a single one (:class:`~cantata.nn.BatchNorm1d` takes
+      both), and ``<modality>_rows`` says of which of its cells.
+    - Codes of covariates are -1, or beyond the known ones, where new data has an unknown category;
+      :class:`~cantata.nn.CovariateEffects` then takes the mean of the known ones.
+    - ``_embed`` and ``_decode`` run in evaluation mode, without gradients, on the model's device,
+      and get every cell's measured modalities whatever the order or storage of new data.
+    - Public attributes that end in an underscore are saved.
+    - In a frozen model the module is in evaluation mode in training too: no dropout, running
+      statistics stay.
     """
 
     method: str
-    """Name in the keys of results, e.g. ``"clue"``."""
-    _reads_reps = True
-    """Whether encoders can read representations, and labels are used."""
+    _uses_reps = False
+    """Whether encoders can read representations."""
+    _uses_labels = False
+    """Whether labels of cells are used."""
+    _monitor = "elbo_validation"
+    _open_when_frozen: tuple[str, ...] = ()
+    _parts_of_cells: tuple[str, ...] = ()
+    _training_plan_cls: Any = TrainingPlan
+    _train_runner_cls = TrainRunner
     _data_loader_cls = MosaicLoader
     _data_splitter_cls = MosaicSplitter
 
+    def __init__(self, mdata: MuData) -> None:
+        super().__init__(mdata)
+        self.is_frozen_ = self.has_inputs_ = False
+        member = membership(self.adata, self.modalities)
+        codes = np.zeros(len(member), dtype=int)
+        if self.setup_args["batch_key"] is not None:
+            codes = self.adata_manager.get_from_registry(BATCH)
+        self.measured_batches_ = {
+            name: [bool(member[codes == batch, k].any()) for batch in range(self.n_batch)]
+            for k, name in enumerate(self.modalities)
+        }
+
+    # Set-up -------------------------------------------------------------------------------------
+
     @classmethod
     def setup_anndata(cls, adata: AnnData, **kwargs: Any) -> None:
-        """Not available: wrap the AnnData in a MuData and call :meth:`setup_mudata`.
-
-        Raises
-        ------
-        NotImplementedError
-            Always.
-        """
+        """Not available: wrap the AnnData in a MuData and call :meth:`setup_mudata`."""
         raise NotImplementedError(
-            f"{cls.__name__} is set up with a MuData: "
-            f"{cls.__name__}.setup_mudata(mudata.MuData({{'rna': "
-            "adata, ...}))."
+            f"{cls.__name__} is set up with a MuData: {cls.__name__}.setup_mudata("
+            "mudata.MuData({'rna': adata, ...}))."
+        )
+
+    @classmethod
+    def setup_annbatch(cls, *args: Any, **kwargs: Any) -> None:
+        """Not available: collections on disk are not supported yet."""
+        raise NotImplementedError(
+            f"{cls.__name__} cannot be set up with a collection on disk yet; call "
+            f"{cls.__name__}.setup_mudata with a MuData, which may be backed."
         )
 
     @classmethod
@@ -127,10 +232,10 @@ class MosaicModelClass(QueryMixin, UnsupervisedTrainingMixin, BaseModelClass):
         TypeError
             If `mdata` is no MuData or a continuous covariate is not numeric.
         KeyError
-            For modalities, layers, representations or columns that do not exist.
+            If modalities, layers, representations or columns do not exist.
         ValueError
-            For empty modalities, duplicate names, values that are not finite, contradicting or
-            incomplete columns.
+            If modalities are empty, names repeat, values are not finite, or columns contradict
+            each other or are incomplete.
 
         Examples
         --------
@@ -141,45 +246,45 @@ class MosaicModelClass(QueryMixin, UnsupervisedTrainingMixin, BaseModelClass):
         setup_method_args = cls._get_setup_method_args(**locals())
         is_query = kwargs.get("source_registry") is not None
         names = check_modalities(mdata, modalities, allow_empty=is_query)
-        if not cls._reads_reps:
-            cls._refuse_unused(reps=reps, labels_key=labels_key)
-            reps = {}
-        check_mapping("layers", layers or {}, names)
-        check_mapping("reps", reps or {}, names)
+        for argument, value, is_used in (
+            ("reps", reps, cls._uses_reps),
+            ("labels_key", labels_key, cls._uses_labels),
+        ):
+            if value and not is_used:
+                raise ValueError(f"{cls.__name__} has no use for {argument}; leave it out.")
+        if reps is None:
+            reps = recorded_reps(mdata, names) if cls._uses_reps else {}
+        check_mapping("reps", reps, names)
         arguments: dict[str, Any] = {
             "modalities": names,
-            "layers": {name: (layers or {}).get(name) for name in names},
-            "reps": recorded_reps(mdata, names) if reps is None else dict(reps),
+            "layers": per_modality("layers", layers or {}, names, None),
+            "reps": dict(reps),
             "batch_key": batch_key,
             "labels_key": labels_key,
             "categorical_covariate_keys": list(categorical_covariate_keys or []),
             "continuous_covariate_keys": list(continuous_covariate_keys or []),
-            "pairs": pairs if is_query else cls._linked_pairs(mdata, names, pairs),
+            "pairs": pairs if is_query else cls._setup_pairs(mdata, names, pairs),
         }
         setup_method_args[_compat.SETUP_ARGS] = arguments
         check_matrix_keys(mdata, arguments["layers"], arguments["reps"])
         manager = MosaicManager(registered_fields(arguments), setup_method_args)
-        manager.matrix_stats = all_stats(mdata, arguments["layers"])
+        for name, layer in arguments["layers"].items():
+            values, cells = matrix_of(mdata, name, layer), mdata[name].obs_names
+            manager.matrix_stats[name] = matrix_stats(values, cells, mdata[name].n_vars)
+            check_finite(name, manager.matrix_stats[name])
         manager.register_fields(mdata, **kwargs)
         cls.register_manager(manager)
 
     @classmethod
-    def _linked_pairs(
-        cls, mdata: MuData, names: Sequence[str], pairs: Sequence[tuple[str, str]] | None
+    def _setup_pairs(
+        cls, mdata: MuData, modalities: Sequence[str], pairs: Sequence[tuple[str, str]] | None
     ) -> list[tuple[str, str]] | None:
-        """Linked pairs to register; refuses them where the model has no use for links."""
+        """Linked pairs to register; a model without a use for links refuses them."""
         if pairs is not None:
             raise ValueError(
                 f"{cls.__name__} does not use links between features; leave out pairs."
             )
         return None
-
-    @classmethod
-    def _refuse_unused(cls, **arguments: Any) -> None:
-        """Refuse arguments that the model would ignore."""
-        for name, value in arguments.items():
-            if value:
-                raise ValueError(f"{cls.__name__} has no use for {name}; leave it out.")
 
     # What was registered ------------------------------------------------------------------------
 
@@ -193,67 +298,193 @@ class MosaicModelClass(QueryMixin, UnsupervisedTrainingMixin, BaseModelClass):
         """Modalities of the model, in order."""
         return self.setup_args["modalities"]
 
+    @property
+    def is_query(self) -> bool:
+        """Whether the data were registered as another model's were: loaded, or a query."""
+        return _compat.source_registry(self.adata_manager) is not None
+
     def _state(self, registry_key: str) -> dict[str, Any]:
         return self.registry_[_compat.FIELD_REGISTRIES][registry_key][_compat.STATE_REGISTRY]
+
+    def _categories(self, registry_key: str) -> list[str]:
+        return list(self._state(registry_key)["categorical_mapping"])
 
     def feature_names(self, modality: str) -> np.ndarray:
         """Names of the features of a modality, in the model's order."""
         return np.asarray(self._state(modality)["column_names"])
 
     @property
+    def n_features(self) -> dict[str, int]:
+        """Number of features of each modality."""
+        return {name: len(self.feature_names(name)) for name in self.modalities}
+
+    @property
     def batch_categories(self) -> list[str]:
         """Names of the batches; empty without a batch key."""
-        if self.setup_args["batch_key"] is None:
-            return []
-        return list(self._state(BATCH)["categorical_mapping"])
+        return [] if self.setup_args["batch_key"] is None else self._categories(BATCH)
 
-    def _n_categories(self) -> list[int]:
+    @property
+    def n_batch(self) -> int:
+        """Number of batches, 1 without a batch key."""
+        return max(1, len(self.batch_categories))
+
+    @property
+    def n_categories(self) -> list[int]:
         """Number of categories of each categorical covariate but the batch."""
-        return [
-            len(self._state(f"categorical_{key}")["categorical_mapping"])
-            for key in self.setup_args["categorical_covariate_keys"]
-        ]
+        keys = self.setup_args["categorical_covariate_keys"]
+        return [len(self._categories(f"categorical_{key}")) for key in keys]
 
-    def _matrix(self, modality: str) -> Any:
+    @property
+    def n_continuous(self) -> int:
+        """Number of continuous covariates."""
+        return len(self.setup_args["continuous_covariate_keys"])
+
+    @property
+    def _matrix_stats(self) -> dict[str, MatrixStats]:
+        """What one pass over each modality's values found when they were registered."""
+        return self.adata_manager.matrix_stats
+
+    def registered_values(self, modality: str) -> Any:
         """Registered values of a modality, as they are stored."""
         return matrix_of(self.adata, modality, self.setup_args["layers"][modality])
+
+    # Training -----------------------------------------------------------------------------------
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        batch_size: int = 128,
+        train_size: float | None = None,
+        validation_size: float | None = None,
+        early_stopping: bool = True,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        datasplitter_kwargs: Mapping[str, Any] | None = None,
+        plan_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Train the model.
+
+        Parameters
+        ----------
+        max_epochs
+            Epochs; 400 by default, fewer for more than 20,000 cells.
+        batch_size
+            Cells per minibatch.
+        train_size, validation_size
+            Fractions of the cells of each pairing pattern; 0.9 and the rest by default.
+        early_stopping
+            Stop when the loss of held-out cells no longer falls, and restore the best epoch.
+            Without it the last epoch is kept.
+        datasplitter_kwargs
+            Further arguments of :class:`~cantata.data.MosaicSplitter`.
+        plan_kwargs
+            Arguments of the training plan.
+        accelerator, devices, **kwargs
+            Passed to :class:`~scvi.train.Trainer`, e.g. ``enable_progress_bar``, ``precision``.
+        """
+        if max_epochs is None:
+            max_epochs = self._planned_epochs(self.adata.n_obs, batch_size)
+        self._ensure_inputs()
+        splitter = self._data_splitter_cls(
+            self.adata_manager,
+            train_size,
+            validation_size,
+            batch_size=batch_size,
+            **(datasplitter_kwargs or {}),
+        )
+        self._fit(
+            self._training_plan_cls(self.module, **(plan_kwargs or {})),
+            splitter,
+            max_epochs,
+            monitor=self._monitor if early_stopping else None,
+            accelerator=accelerator,
+            devices=devices,
+            **kwargs,
+        )
+
+    def _planned_epochs(self, n_cells: int, batch_size: int) -> int:
+        """Epochs of :meth:`train` by default."""
+        return int(np.clip(round(20_000 * 400 / n_cells), 1, 400))
+
+    def _ensure_inputs(self) -> None:
+        """Call :meth:`_fit_inputs` unless it was called, or weights were inherited."""
+        _compat.keep_thread_limit()
+        if not self.has_inputs_:
+            self._fit_inputs()
+            self.has_inputs_ = True
+
+    def _fit_inputs(self) -> None:
+        """Compute from the data what the module needs before its first step."""
+
+    def _fit(
+        self,
+        plan: LightningModule,
+        splitter: LightningDataModule,
+        max_epochs: int,
+        *,
+        validates: bool | None = None,
+        monitor: str | None = None,
+        patience: int | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Run the trainer; the only place that does.
+
+        Held-out cells are validated on where the splitter has some, unless `validates` is given.
+        Training stops when `monitor` has not improved for `patience` epochs (a third of the
+        planned ones, and at least 5, by default), and the best epoch is restored; without a
+        `monitor` the last is kept. Trainer arguments that a user gives come before defaults.
+        """
+        trainer_kwargs.setdefault("log_every_n_steps", 1)
+        if validates is None:
+            validates = getattr(splitter, "n_val", 0) > 0
+        if validates:
+            trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
+        else:
+            trainer_kwargs.setdefault("checkpointing_monitor", "train_loss")
+            trainer_kwargs["limit_val_batches"] = 0
+        stops = monitor is not None and validates
+        if stops:
+            trainer_kwargs.setdefault("early_stopping_monitor", monitor)
+            patience = patience or max(5, max_epochs // 3)
+            trainer_kwargs.setdefault("early_stopping_patience", patience)
+            best = BestWeights(trainer_kwargs["early_stopping_monitor"])
+            trainer_kwargs["callbacks"] = [*trainer_kwargs.get("callbacks", []), best]
+        _compat.keep_thread_limit()
+        runner = self._train_runner_cls(
+            self,
+            training_plan=plan,
+            data_splitter=splitter,
+            max_epochs=max_epochs,
+            early_stopping=stops,
+            **trainer_kwargs,
+        )
+        # lightning trains in whatever mode the module is in; inference has left it in evaluation
+        self.module.train(not self.is_frozen_)
+        with warnings.catch_warnings():
+            # minibatches start with the cells, whose number is what is inferred
+            warnings.filterwarnings("ignore", message="Trying to infer the `batch_size`")
+            runner()
 
     # Running on data ----------------------------------------------------------------------------
 
     def _cells(self, mdata: MuData | None) -> Cells:
-        """Cells of the model's own data, or of new data that is lined up with it.
-
-        New data is never modified, and views of it are read in their own order.
-        """
+        """Cells of the model's own data, or of new data (also a view), lined up, not modified."""
         if mdata is None or mdata is self.adata:
-            own = self.adata
-            return Cells(self.adata_manager, own, np.arange(own.n_obs))
+            return Cells(self.adata_manager, self.adata, np.arange(self.adata.n_obs))
         aligned = self._align(mdata)
-        manager = MosaicManager(
-            registered_fields(self.setup_args),
-            {
-                key: self.registry_[key]
-                for key in (_compat.MODEL_NAME, _compat.SETUP_METHOD, _compat.SETUP_ARGS)
-            },
+        manager = self.adata_manager.transfer_fields(
+            aligned, extend_categories=True, allow_absent=True
         )
-        manager.register_fields(aligned, self.registry_, extend_categories=True, allow_absent=True)
-        position = aligned.obs_names.get_indexer(mdata.obs_names)
-        if (position < 0).any():
-            cell = mdata.obs_names[np.flatnonzero(position < 0)[0]]
+        positions = aligned.obs_names.get_indexer(mdata.obs_names)
+        absent = np.flatnonzero(positions < 0)
+        if absent.size:
             raise ValueError(
-                f"{(position < 0).sum()} cells of the query have none of the modalities "
-                f"{self.modalities}, e.g. {cell!r}. Leave them out."
+                f"{absent.size} cells of the query have none of the modalities "
+                f"{self.modalities}, e.g. {mdata.obs_names[absent[0]]!r}. Leave them out."
             )
-        return Cells(manager, mdata, position)
-
-    def _chosen_cells(
-        self, cells: Cells, modality: str | None, indices: Sequence[int] | np.ndarray | None
-    ) -> np.ndarray:
-        """Positions in ``cells.mdata.obs_names`` of all cells or of a modality's, at `indices`."""
-        if modality is not None and modality not in self.modalities:
-            raise KeyError(f"modality={modality!r} is not one of {self.modalities}.")
-        chosen = np.arange(cells.mdata.n_obs) if modality is None else cells.of_modality(modality)
-        return chosen if indices is None else chosen[np.asarray(indices)]
+        return Cells(manager, mdata, positions)
 
     def _align(self, mdata: MuData) -> MuData:
         """New data in the shape of the reference, sharing memory with it."""
@@ -271,47 +502,237 @@ class MosaicModelClass(QueryMixin, UnsupervisedTrainingMixin, BaseModelClass):
     ) -> Iterator[dict[str, Tensor]]:
         """Minibatches, on the model's device, of cells chosen by position in ``cells.mdata``."""
         self._check_if_trained(warn=True)
-        loader = MosaicLoader(
-            cells.manager,
-            indices=cells.position[chosen],
-            batch_size=batch_size or settings.batch_size,
-            num_workers=0,
-        )
         self.module.eval()
-        device = self.module.device
-        for minibatch in loader:
-            yield {key: value.to(device) for key, value in minibatch.items()}
+        positions = cells.positions[chosen]
+        minibatches: Any = MosaicLoader(
+            cells.manager, positions, batch_size or settings.batch_size, num_workers=0
+        )
+        if not len(positions):  # one minibatch without cells, which tells the width of results
+            minibatches = [cells.manager.create_torch_dataset()[[]]]
+        for minibatch in minibatches:
+            yield {key: value.to(self.module.device) for key, value in minibatch.items()}
 
-    # Results ------------------------------------------------------------------------------------
+    # Embeddings ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _embed(self, tensors: Mapping[str, Tensor], modality: str | None) -> Tensor:
+        """(n, q) embeddings of a minibatch's cells, or (n_m, q) of a modality's rows."""
 
     def get_latent_representation(
         self,
         mdata: MuData | None = None,
         *,
         modality: str | None = None,
-        indices: Sequence[int] | np.ndarray | None = None,
+        indices: Indices = None,
         batch_size: int | None = None,
     ) -> Any:
-        """Embedding of cells; see the model."""
-        raise NotImplementedError
+        """Embedding of cells.
+
+        Parameters
+        ----------
+        mdata
+            Data with any subset of the modalities, never modified; the model's own by default.
+        modality
+            Infer from this modality alone; by default from all that a cell has.
+        indices
+            Cells to embed: positions in ``mdata.obs_names``, or in ``mdata[modality].obs_names``.
+        batch_size
+            Cells per minibatch.
+
+        Returns
+        -------
+        float32 array (cells, latents), in the order of ``mdata.obs_names`` or of
+        ``mdata[modality].obs_names``.
+
+        Raises
+        ------
+        KeyError
+            If `modality` is unknown or not in `mdata`.
+        """
+        cells = self._cells(mdata)
+        chosen = self._chosen_cells(cells, modality, indices)
+        return self._run(cells, chosen, batch_size, lambda t: self._embed(t, modality))
+
+    @torch.inference_mode()
+    def _run(
+        self,
+        cells: Cells,
+        chosen: np.ndarray,
+        batch_size: int | None,
+        function: Callable[[dict[str, Tensor]], Tensor],
+    ) -> np.ndarray:
+        """A function of minibatches for all chosen cells, one row for each."""
+        parts = [function(t) for t in self._minibatches(cells, chosen, batch_size)]
+        return torch.cat(parts).float().cpu().numpy()
+
+    def _chosen_cells(self, cells: Cells, modality: str | None, indices: Indices) -> np.ndarray:
+        """Positions in ``cells.mdata.obs_names`` of all cells or of a modality's, at `indices`."""
+        self._check_modality("modality", modality)
+        all_cells = np.arange(cells.mdata.n_obs)
+        return _at(all_cells if modality is None else cells.of_modality(modality), indices)
+
+    def _check_modality(self, argument: str, name: str | None) -> None:
+        """Refuse a modality that the model does not know."""
+        if name is not None and name not in self.modalities:
+            raise KeyError(f"{argument}={name!r} is not one of {self.modalities}.")
+
+    # Imputation ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _decode(
+        self, modality: str, z: Tensor, covariates: Covariates, library: Tensor | None
+    ) -> Tensor:
+        """(n, p_m) expected values from (n, q) embeddings, in registered units."""
 
     def impute(
         self,
         modality: str,
         mdata: MuData | None = None,
         *,
-        indices: Sequence[int] | np.ndarray | None = None,
+        source: str | None = None,
+        features: Sequence[str] | None = None,
+        indices: Indices = None,
+        transform_batch: str | Sequence[str] | None = None,
+        library_size: float | np.ndarray | None = None,
         batch_size: int | None = None,
+        out: str | None = None,
     ) -> AnnData:
-        """Expected values of a modality; see the model."""
-        raise NotImplementedError
+        """Expected values of a modality for every cell.
+
+        Parameters
+        ----------
+        modality
+            Modality to impute.
+        mdata
+            Data with any subset of the modalities, never modified; the model's own by default.
+        source
+            Infer from this modality alone, for cells with it; by default from all that a cell has.
+        features
+            Names of the features to return; all by default.
+        indices
+            Cells to impute, as positions in ``mdata.obs_names``.
+        transform_batch
+            Batch to decode for, or batches to average over. By default a cell's own; where that
+            lacks the modality, the mean over the batches that have it.
+        library_size
+            Total per cell, one number or one per returned cell, for models that have a use for it.
+        batch_size
+            Cells per minibatch.
+        out
+            Directory ending in ``.zarr`` to write values to as they are computed.
+
+        Returns
+        -------
+        AnnData, cells x features, with ``.obs`` and ``obsm["spatial"]`` of the cells. ``.X`` is
+        float32 in registered units; with `out` it stays on disk.
+
+        Raises
+        ------
+        KeyError
+            If a modality, feature or batch is unknown.
+        ValueError
+            If cells lack the source, or are of an unknown batch without `transform_batch`.
+        """
+        return self._impute(
+            modality,
+            mdata,
+            source=source,
+            features=features,
+            indices=indices,
+            transform_batch=transform_batch,
+            library_size=library_size,
+            batch_size=batch_size,
+            out=out,
+        )
+
+    @torch.inference_mode()
+    def _impute(
+        self,
+        modality: str,
+        mdata: MuData | None,
+        *,
+        source: str | None,
+        features: Sequence[str] | None,
+        indices: Indices,
+        transform_batch: str | Sequence[str] | None = None,
+        library_size: str | float | np.ndarray | None = None,
+        library_names: tuple[str, ...] = (),
+        batch_size: int | None,
+        out: str | None,
+        **options: Any,
+    ) -> AnnData:
+        """What :meth:`impute` of every model does; `options` go to :meth:`_expected`."""
+        # 1. what is asked for, checked before anything is computed
+        self._check_modality("modality", modality)
+        self._check_modality("source", source)
+        names = self.feature_names(modality)
+        columns = feature_columns(modality, names, features)
+        cells = self._cells(mdata)
+        chosen = self._imputed_cells(cells, source, indices)
+        batches = batch_codes(transform_batch, self.batch_categories)
+        sizes = check_library_size(library_size, len(chosen), library_names)
+        # 2. minibatch by minibatch, into memory or to disk
+        writer = ImputationWriter(cells.mdata, chosen, names[columns], out)
+        for tensors in self._minibatches(cells, chosen, batch_size):
+            library: Any = sizes
+            if isinstance(sizes, np.ndarray):
+                part = sizes[writer.start : writer.start + len(tensors[CELL])].astype(np.float32)
+                library = torch.from_numpy(part).to(self.module.device)
+            values, std, library = self._expected(
+                tensors, modality, source, batches, library, **options
+            )
+            writer.add(values[:, columns], None if std is None else std[:, columns], library)
+        return writer.finish()
+
+    def _expected(
+        self,
+        tensors: dict[str, Tensor],
+        modality: str,
+        source: str | None,
+        batches: list[int] | None,
+        library: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Expected values of a minibatch of n cells, all with the source.
+
+        `batches` are the codes of ``transform_batch``; `library` are (n,) sizes, a name, or None.
+        Returned are (n, p_m) values, standard deviations or None, and (n,) sizes or None.
+        """
+        z = self._embed(tensors, source)
+        return self._decode_batches(tensors, modality, z, batches, library), None, library
+
+    def _decode_batches(
+        self,
+        tensors: dict[str, Tensor],
+        modality: str,
+        z: Tensor,
+        batches: list[int] | None,
+        library: Tensor | None,
+        **options: Any,
+    ) -> Tensor:
+        """(n, p_m) values that :meth:`_decode` makes, averaged over the batches of each cell."""
+        measured = self.measured_batches_[modality]
+        weights = batch_weights(tensors, batches, measured, self.batch_categories)
+        decode = partial(self._decode, modality, **options)
+        return mean_over_batches(decode, z, Covariates.of(tensors), library, weights)
+
+    def _imputed_cells(self, cells: Cells, source: str | None, indices: Indices) -> np.ndarray:
+        all_cells = np.arange(cells.mdata.n_obs)
+        with_source = all_cells if source is None else np.sort(cells.of_modality(source))
+        if indices is None:
+            return with_source
+        chosen = _at(all_cells, indices)
+        lacking = chosen[~np.isin(chosen, with_source)]
+        if len(lacking):
+            raise ValueError(
+                f"{len(lacking)} of the chosen cells have no {source!r}, e.g. "
+                f"{cells.mdata.obs_names[lacking[0]]!r}."
+            )
+        return chosen
+
+    # Results ------------------------------------------------------------------------------------
 
     def write_results(
-        self,
-        mdata: MuData | None = None,
-        *,
-        denoised: bool = False,
-        imputed: Sequence[str] = (),
+        self, mdata: MuData | None = None, *, denoised: bool = False, imputed: Sequence[str] = ()
     ) -> None:
         """Write embeddings, reconstructions and imputations into a MuData.
 
@@ -322,9 +743,9 @@ class MosaicModelClass(QueryMixin, UnsupervisedTrainingMixin, BaseModelClass):
         mdata
             MuData to run on and to write to; the model's own by default.
         denoised
-            Also write reconstructions of the observed cells to ``mdata[m].layers``. Dense.
+            Also write reconstructions of the observed cells to ``mdata[m].layers``, dense.
         imputed
-            Modalities to write, for every cell, to ``mdata.obsm``. Dense.
+            Modalities to write, for every cell, to ``mdata.obsm``, dense.
 
         Raises
         ------
@@ -344,41 +765,37 @@ class MosaicModelClass(QueryMixin, UnsupervisedTrainingMixin, BaseModelClass):
         """
         target = self.adata if mdata is None else mdata
         check_mapping("imputed", dict.fromkeys(imputed), self.modalities)
-        key = _keys.embedding(self.method)
         present = [name for name in self.modalities if name in target.mod]
+        # 1. everything is computed
         joint = self.get_latent_representation(mdata)
-        own = self._embeddings_to_write(mdata, present)
-        layers = {}
-        if denoised:
-            for name in present:
-                layers[name] = self._reconstruct(name, mdata)
-        filled = {name: self.impute(name, mdata) for name in imputed}
-        target.obsm[key] = joint
-        for (name, own_key), embedding in own.items():
-            target[name].obsm[own_key] = embedding
+        of_modalities = self._embeddings_to_write(mdata, present)
+        layers = {name: self._reconstruct(name, mdata) for name in present if denoised}
+        imputations = {name: self.impute(name, mdata) for name in imputed}
+        # 2. and then written
+        target.obsm[_keys.embedding(self.method)] = joint
+        for (name, key), embedding in of_modalities.items():
+            target[name].obsm[key] = embedding
         for name, layer in layers.items():
             target[name].layers[_keys.denoised(self.method)] = layer
-        for name, adata in filled.items():
+        for name, adata in imputations.items():
             target.obsm[_keys.imputed(self.method, name)] = adata.X
         record = dict(target.uns.get(_keys.UNS, {}))
         record[self.method] = dict(record.get(self.method, {})) | {
             "version": version("cantata"),
             "seed": -1 if settings.seed is None else int(settings.seed),
-            "parameters": _plain(self.init_params_["non_kwargs"]),
+            "parameters": _without_none(self._init_arguments),
             "imputed_features": {
-                name: adata.var_names.to_numpy().astype(str) for name, adata in filled.items()
+                m: adata.var_names.to_numpy().astype(str) for m, adata in imputations.items()
             },
         }
         target.uns[_keys.UNS] = record
 
     def _embeddings_to_write(
-        self, mdata: MuData | None, present: list[str]
+        self, mdata: MuData | None, modalities: list[str]
     ) -> dict[tuple[str, str], np.ndarray]:
-        """For modalities and keys of their ``.obsm``, what each modality alone says of cells."""
+        """By modality and key of its ``.obsm``, the embeddings of its cells by it alone."""
         key = _keys.embedding(self.method)
-        return {
-            (name, key): self.get_latent_representation(mdata, modality=name) for name in present
-        }
+        return {(m, key): self.get_latent_representation(mdata, modality=m) for m in modalities}
 
     def _reconstruct(self, modality: str, mdata: MuData | None) -> np.ndarray:
         """Reconstruction of a modality's own cells, in its order."""
@@ -396,7 +813,7 @@ class MosaicModelClass(QueryMixin, UnsupervisedTrainingMixin, BaseModelClass):
         >>> cantata.CLUE(mdata).summary().split(";")[0]
         'CLUE of 200 cells'
         """
-        features = ", ".join(f"{name} {len(self.feature_names(name))}" for name in self.modalities)
+        features = ", ".join(f"{name} {n}" for name, n in self.n_features.items())
         n_parameters = sum(p.numel() for p in self.module.parameters())
         state = "trained" if self.is_trained_ else "not trained"
         return (
@@ -404,18 +821,178 @@ class MosaicModelClass(QueryMixin, UnsupervisedTrainingMixin, BaseModelClass):
             f"{n_parameters:,} parameters; {state}"
         )
 
+    # Queries ------------------------------------------------------------------------------------
 
-def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    @classmethod
+    def prepare_query_mudata(
+        cls, query_mdata: MuData, reference_model: Self | str | Path
+    ) -> MuData:
+        """A MuData with the modalities and features of a reference model.
+
+        Features are matched by name and re-ordered; absent ones are 0 where they are at most a
+        fifth of a modality. A modality that the query lacks is present without cells.
+
+        Parameters
+        ----------
+        query_mdata
+            New data with any subset of the modalities; it is not modified.
+        reference_model
+            Trained model, or the directory that one was saved to.
+
+        Returns
+        -------
+        New MuData that shares memory with the query.
+
+        Raises
+        ------
+        KeyError
+            If the query has none of the modalities, or lacks a layer or representation.
+        ValueError
+            If more than a fifth of the features of a modality are absent.
+
+        Examples
+        --------
+        >>> import cantata
+        >>> mdata = cantata.datasets.simulate_mosaic(n_cells=200)
+        >>> cantata.CLUE.setup_mudata(mdata)
+        >>> model = cantata.CLUE(mdata)
+        >>> query = cantata.datasets.simulate_mosaic(n_cells=100)
+        >>> del query.mod["adt"]
+        >>> cantata.CLUE.prepare_query_mudata(query, model)["adt"].n_obs
+        0
+        """
+        model = cls._loaded(reference_model)
+        aligned = model._align(query_mdata)
+        for key in model._covariate_columns:
+            present = [name for name in model.modalities if name in query_mdata.mod]
+            column = coalesce_obs(query_mdata, key, present)
+            aligned.obs[key] = column.reindex(aligned.obs_names).to_numpy()
+        return aligned
+
+    @classmethod
+    def load_query_data(
+        cls, query_mdata: MuData, reference_model: Self | str | Path, *, freeze: bool = True
+    ) -> Self:
+        """A model of new data that starts from a reference model.
+
+        New batches start at the mean of the reference's batches, so that the model can be used
+        without training.
+
+        Parameters
+        ----------
+        query_mdata, reference_model
+            As for :meth:`prepare_query_mudata`.
+        freeze
+            Let training change what belongs to batches and covariates alone; embeddings of known
+            batches then stay those of the reference.
+
+        Returns
+        -------
+        Model of the prepared query, ``model.adata``.
+
+        Raises
+        ------
+        KeyError, ValueError
+            As :meth:`prepare_query_mudata`; also if the query lacks the batch or a covariate.
+
+        Examples
+        --------
+        >>> import cantata
+        >>> mdata = cantata.datasets.simulate_mosaic(n_cells=200)
+        >>> cantata.CLUE.setup_mudata(mdata, batch_key="batch")
+        >>> model = cantata.CLUE(mdata)
+        >>> model.train(max_epochs=1, enable_progress_bar=False)
+        >>> query = cantata.datasets.simulate_mosaic(n_cells=100, seed=1)
+        >>> query.obs["batch"] = "new"
+        >>> for name in query.mod:
+        ...     query[name].obs["batch"] = "new"
+        >>> cantata.CLUE.load_query_data(query, model).batch_categories[-1]
+        'new'
+        """
+        reference = cls._loaded(reference_model)
+        model = reference._extended_to(cls.prepare_query_mudata(query_mdata, reference))
+        if freeze:
+            model._freeze()
+        model.is_trained_ = reference.is_trained_
+        model.history_ = {key: table.copy() for key, table in (reference.history or {}).items()}
+        return model
+
+    @classmethod
+    def _loaded(cls, reference_model: Self | str | Path) -> Self:
+        if isinstance(reference_model, str | Path):
+            return cls.load(str(reference_model))
+        return reference_model
+
+    @property
+    def _init_arguments(self) -> dict[str, Any]:
+        """Arguments that the model was made with, but for the data."""
+        named, further = self.init_params_["non_kwargs"], self.init_params_["kwargs"]
+        return {k: v for arguments in (named, *further.values()) for k, v in arguments.items()}
+
+    @property
+    def _covariate_columns(self) -> list[str]:
+        """Columns of the batch and of all covariates."""
+        setup = self.setup_args
+        covariates = setup["categorical_covariate_keys"] + setup["continuous_covariate_keys"]
+        return covariates if setup["batch_key"] is None else [setup["batch_key"], *covariates]
+
+    def _extended_to(self, mdata: MuData) -> Self:
+        """Copy of the model on other data, with its weights and room for new categories."""
+        cls = type(self)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*have no count in any cell.*")
+            cls.setup_mudata(
+                mdata, source_registry=self.registry_, extend_categories=True, **self.setup_args
+            )
+            model = cls(mdata, **self._init_arguments)
+        weights, new_weights = self.module.state_dict(), model.module.state_dict()
+        for key, new in new_weights.items():
+            if key.split(".")[0] not in self._parts_of_cells:
+                new_weights[key] = with_new_categories(weights[key], new)
+        model.module.load_state_dict(new_weights)
+        model.has_inputs_ = self.has_inputs_
+        model._inherit_from(self)
+        model.to_device(self.device)
+        return model
+
+    def _inherit_from(self, reference: Self) -> None:
+        """Remember in which batches a reference model saw a modality."""
+        for name, measured in self.measured_batches_.items():
+            for batch, before in enumerate(reference.measured_batches_[name]):
+                measured[batch] = measured[batch] or before
+
+    def _freeze(self) -> None:
+        """Let training change what belongs to batches and covariates alone."""
+        self.is_frozen_ = True
+        self.module.requires_grad_(False)
+        for part in self.module.modules():
+            if isinstance(part, CovariateEffects | LikelihoodHead):
+                part.requires_grad_(True)
+                if isinstance(part, LikelihoodHead):
+                    part.output.requires_grad_(False)
+        for name in self._open_when_frozen:
+            self.module.get_submodule(name).requires_grad_(True)
+
+    @classmethod
+    def load(cls, *args: Any, **kwargs: Any) -> Self:
+        """Load a model as scvi-tools does; frozen ones stay frozen."""
+        model = super().load(*args, **kwargs)
+        if model.is_frozen_:
+            model._freeze()
+        return model
+
+
+def _at(positions: np.ndarray, indices: Indices) -> np.ndarray:
+    """Positions at `indices`; all of them where these are None, none where they are empty."""
+    if indices is None:
+        return positions
+    return positions[np.asarray(indices) if len(indices) else np.array([], dtype=int)]
+
+
+def _without_none(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters as values that h5mu files hold."""
     return {
-        key: _plain(value) if isinstance(value, Mapping) else value
+        key: _without_none(value) if isinstance(value, Mapping) else value
         for key, value in parameters.items()
         if value is not None
     }
-
-
-def to_numpy(parts: list[Tensor], width: int) -> np.ndarray:
-    """Stack device tensors into a float32 array, also when there are none."""
-    if not parts:
-        return np.zeros((0, width), dtype=np.float32)
-    return torch.cat(parts).float().cpu().numpy()

@@ -1,36 +1,36 @@
 """Networks: tensors in, tensors or distributions out."""
 
-from cantata.nn._blocks import BatchNorm1d, Covariates, GroupedLinear, OpenCovariates, mlp
-from cantata.nn._components import ComponentInput
-from cantata.nn._decoder import Decoder
-from cantata.nn._encoder import CrossEncoder, normalised_log_counts
-from cantata.nn._feature_input import COFACTOR, FeatureInput, Transform
-from cantata.nn._likelihoods import LIKELIHOODS, MIN_LIBRARY, LikelihoodHead
-from cantata.nn._perceptron import Perceptron, Start, initialise
-from cantata.nn._scaled_heads import LOSSES, ScaledHead, SquaredHead
-from cantata.nn._split_encoder import SplitEncoder
+from cantata.nn._covariates import CovariateEffects, Covariates, with_new_categories
+from cantata.nn._encoders import CrossEncoder, GroupedLinear, SplitEncoder
+from cantata.nn._inputs import ARCSINH_COFACTOR, EncoderInput, Transform
+from cantata.nn._likelihoods import (
+    LIKELIHOODS,
+    LOSSES,
+    MIN_LIBRARY,
+    LikelihoodHead,
+    ScaledHead,
+    SquaredHead,
+)
+from cantata.nn._mlp import MLP, BatchNorm1d, WeightInit, initialize_weights
 
 __all__ = [
-    "COFACTOR",
+    "ARCSINH_COFACTOR",
     "LIKELIHOODS",
     "LOSSES",
     "MIN_LIBRARY",
+    "MLP",
     "BatchNorm1d",
-    "ComponentInput",
+    "CovariateEffects",
     "Covariates",
     "CrossEncoder",
-    "Decoder",
-    "FeatureInput",
+    "EncoderInput",
     "GroupedLinear",
     "LikelihoodHead",
-    "OpenCovariates",
-    "Perceptron",
     "ScaledHead",
     "SplitEncoder",
     "SquaredHead",
-    "Start",
     "Transform",
-    "initialise",
-    "mlp",
-    "normalised_log_counts",
+    "WeightInit",
+    "initialize_weights",
+    "with_new_categories",
 ]

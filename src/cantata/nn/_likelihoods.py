@@ -1,4 +1,4 @@
-"""Likelihood heads: from a decoder's hidden layer to the distribution of a modality."""
+"""Output layers of decoders: the distribution of a modality, or a loss of its values."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Normal, Poisson
 from torch.nn import functional
 
-from cantata.losses import SparseCounts, negative_binomial_log_prob, poisson_log_prob
-from cantata.nn._blocks import Covariates
+from cantata.losses import (
+    linear_scaled_cross_entropy,
+    negative_binomial_log_prob,
+    poisson_log_prob,
+    scaled_cross_entropy,
+)
+from cantata.nn._covariates import CovariateEffects, Covariates
 
 MIN_LIBRARY = 1e-4
 MIN_SCALE = 1e-7
@@ -35,12 +40,14 @@ class LikelihoodHead(nn.Module):
         Covariates other than the batch.
     """
 
-    is_count = False
+    requires_counts = False
     """Whether the data must be counts."""
-    of_counts = True
-    """Whether the data are counts, even if other values could be modelled."""
+    models_counts = True
+    """Whether the data are taken as counts, even if other values could be modelled."""
     has_library = False
     """Whether the mean is a library size times proportions."""
+    scales_one_batch = True
+    """Whether locations are scaled and shifted where there is a single batch, too."""
 
     def __init__(
         self,
@@ -56,62 +63,60 @@ class LikelihoodHead(nn.Module):
         self.scale = nn.Parameter(torch.zeros(n_batch, n_features))
         self.bias = nn.Parameter(torch.zeros(n_batch, n_features))
         self.covariates = (
-            Covariates(n_categories or [], n_continuous, n_features, fan_in=n_hidden)
+            CovariateEffects(n_categories or [], n_continuous, n_features, fan_in=n_hidden)
             if n_categories or n_continuous
             else None
         )
 
-    def _per_batch(self, table: Tensor, codes: Tensor) -> Tensor:
+    def _per_batch(self, table: Tensor, covariates: Covariates) -> Tensor:
         """Row of `table` for each cell; a single row is broadcast instead of copied."""
-        return table[0] if self.n_batch == 1 else functional.embedding(codes[:, 0], table)
+        return table[0] if self.n_batch == 1 else functional.embedding(covariates.batch, table)
 
-    def location(self, hidden: Tensor, codes: Tensor, values: Tensor | None) -> Tensor:
-        """(n, p) locations of cells with batch ``codes[:, 0]``."""
+    def location(self, hidden: Tensor, covariates: Covariates) -> Tensor:
+        """(n, p) locations of cells."""
         location = self.output(hidden).float()
         if self.covariates is not None:
-            location = location + self.covariates(codes[:, 1:], values)
+            location = location + self.covariates(covariates.without_batch())
+        if self.n_batch == 1 and not self.scales_one_batch:
+            return location
         scale = functional.softplus(self.scale)
         return torch.addcmul(
-            self._per_batch(self.bias, codes), self._per_batch(scale, codes), location
+            self._per_batch(self.bias, covariates), self._per_batch(scale, covariates), location
         )
 
     def log_prob(
-        self,
-        location: Tensor,
-        library: Tensor | None,
-        codes: Tensor,
-        target: SparseCounts,
+        self, location: Tensor, library: Tensor | None, covariates: Covariates, target: Any
     ) -> Tensor:
-        """(n,) log-likelihoods, summed over features."""
-        return self.distribution(location, library, codes).log_prob(target.dense).sum(dim=1)
+        """(n,) log-likelihoods, summed over features.
+
+        `target` is what the values are to the loss: :class:`~cantata.losses.SparseCounts` for
+        likelihoods, :class:`~cantata.losses.ScaledValues` for ``"bce"``, (n, p) values for
+        ``"mse"``.
+        """
+        return self.distribution(location, library, covariates).log_prob(target.dense).sum(dim=1)
 
     def mean_loss(
-        self,
-        hidden: Tensor,
-        codes: Tensor,
-        values: Tensor | None,
-        library: Tensor | None,
-        target: Any,
+        self, hidden: Tensor, covariates: Covariates, library: Tensor | None, target: Any
     ) -> Tensor:
         """Mean over cells and features of the negative log-likelihood."""
-        location = self.location(hidden, codes, values)
-        return -self.log_prob(location, library, codes, target).mean() / self.n_features
+        location = self.location(hidden, covariates)
+        return -self.log_prob(location, library, covariates, target).mean() / self.n_features
 
     def distribution(
-        self, location: Tensor, library: Tensor | None, codes: Tensor
+        self, location: Tensor, library: Tensor | None, covariates: Covariates
     ) -> Distribution:
         """Distribution of the (n, p) values."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} is a loss, not a distribution.")
 
-    def expected(self, location: Tensor, library: Tensor | None, codes: Tensor) -> Tensor:
+    def expected(self, location: Tensor, library: Tensor | None, covariates: Covariates) -> Tensor:
         """(n, p) expected values."""
-        return self.distribution(location, library, codes).mean
+        return self.distribution(location, library, covariates).mean
 
 
 class PoissonHead(LikelihoodHead):
     """Poisson counts whose mean is the library size times a softmax over features."""
 
-    is_count = True
+    requires_counts = True
     has_library = True
 
     @staticmethod
@@ -121,12 +126,12 @@ class PoissonHead(LikelihoodHead):
         return functional.softmax(location, dim=1) * library.unsqueeze(1)
 
     def distribution(
-        self, location: Tensor, library: Tensor | None, codes: Tensor
+        self, location: Tensor, library: Tensor | None, covariates: Covariates
     ) -> Distribution:
         return Poisson(self.mean(location, library), validate_args=False)
 
     def log_prob(
-        self, location: Tensor, library: Tensor | None, codes: Tensor, target: SparseCounts
+        self, location: Tensor, library: Tensor | None, covariates: Covariates, target: Any
     ) -> Tensor:
         assert library is not None
         return poisson_log_prob(location, library, target)
@@ -135,58 +140,58 @@ class PoissonHead(LikelihoodHead):
 class NegativeBinomialHead(PoissonHead):
     """Negative binomial counts with a dispersion per batch and feature."""
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.log_theta = nn.Parameter(torch.zeros(self.n_batch, self.n_features))
 
     def distribution(
-        self, location: Tensor, library: Tensor | None, codes: Tensor
+        self, location: Tensor, library: Tensor | None, covariates: Covariates
     ) -> Distribution:
-        theta = self._per_batch(self.log_theta, codes).exp()
+        theta = self._per_batch(self.log_theta, covariates).exp()
         return NegativeBinomial(mu=self.mean(location, library), theta=theta, validate_args=False)
 
     def log_prob(
-        self, location: Tensor, library: Tensor | None, codes: Tensor, target: SparseCounts
+        self, location: Tensor, library: Tensor | None, covariates: Covariates, target: Any
     ) -> Tensor:
         assert library is not None
-        log_theta = self._per_batch(self.log_theta, codes)
+        log_theta = self._per_batch(self.log_theta, covariates)
         return negative_binomial_log_prob(location, library, log_theta, target)
 
 
 class ZeroInflatedNegativeBinomialHead(NegativeBinomialHead):
     """Negative binomial counts of which some were lost, with a logit per batch and feature."""
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.zero_logits = nn.Parameter(torch.full((self.n_batch, self.n_features), -2.0))
 
     def distribution(
-        self, location: Tensor, library: Tensor | None, codes: Tensor
+        self, location: Tensor, library: Tensor | None, covariates: Covariates
     ) -> Distribution:
         mean = self.mean(location, library)
         return ZeroInflatedNegativeBinomial(
             mu=mean,
-            theta=self._per_batch(self.log_theta, codes).exp().expand_as(mean),
-            zi_logits=self._per_batch(self.zero_logits, codes).expand_as(mean),
+            theta=self._per_batch(self.log_theta, covariates).exp().expand_as(mean),
+            zi_logits=self._per_batch(self.zero_logits, covariates).expand_as(mean),
             validate_args=False,
         )
 
     def log_prob(
-        self, location: Tensor, library: Tensor | None, codes: Tensor, target: SparseCounts
+        self, location: Tensor, library: Tensor | None, covariates: Covariates, target: Any
     ) -> Tensor:
-        return self.distribution(location, library, codes).log_prob(target.dense).sum(dim=1)
+        return self.distribution(location, library, covariates).log_prob(target.dense).sum(dim=1)
 
 
 class BernoulliHead(LikelihoodHead):
     """Whether a feature has a count at all; values above 0 are taken as 1."""
 
     def distribution(
-        self, location: Tensor, library: Tensor | None, codes: Tensor
+        self, location: Tensor, library: Tensor | None, covariates: Covariates
     ) -> Distribution:
         return Bernoulli(logits=location, validate_args=False)
 
     def log_prob(
-        self, location: Tensor, library: Tensor | None, codes: Tensor, target: SparseCounts
+        self, location: Tensor, library: Tensor | None, covariates: Covariates, target: Any
     ) -> Tensor:
         seen = (target.dense > 0).float()
         return -functional.binary_cross_entropy_with_logits(location, seen, reduction="none").sum(
@@ -197,17 +202,66 @@ class BernoulliHead(LikelihoodHead):
 class NormalHead(LikelihoodHead):
     """Continuous values with a standard deviation per batch and feature."""
 
-    of_counts = False
+    models_counts = False
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.raw_std = nn.Parameter(torch.zeros(self.n_batch, self.n_features))
 
     def distribution(
-        self, location: Tensor, library: Tensor | None, codes: Tensor
+        self, location: Tensor, library: Tensor | None, covariates: Covariates
     ) -> Distribution:
-        std = functional.softplus(self._per_batch(self.raw_std, codes)) + MIN_SCALE
+        std = functional.softplus(self._per_batch(self.raw_std, covariates)) + MIN_SCALE
         return Normal(location, std, validate_args=False)
+
+
+class ScaledHead(LikelihoodHead):
+    """Logits of values in [0, 1], with the cross-entropy of Zhang et al. 2026, eq. 1."""
+
+    models_counts = False
+    scales_one_batch = False
+
+    pos_weight: Tensor
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register_buffer("pos_weight", torch.tensor(1.0))
+
+    def log_prob(
+        self, location: Tensor, library: Tensor | None, covariates: Covariates, target: Any
+    ) -> Tensor:
+        return -scaled_cross_entropy(location, target, float(self.pos_weight))
+
+    def mean_loss(
+        self, hidden: Tensor, covariates: Covariates, library: Tensor | None, target: Any
+    ) -> Tensor:
+        """Mean of the cross-entropy; without covariates no logits of all features are kept."""
+        if self.n_batch > 1 or self.covariates is not None:
+            return super().mean_loss(hidden, covariates, library, target)
+        output = self.output
+        return linear_scaled_cross_entropy(
+            hidden, output.weight, output.bias, target, float(self.pos_weight)
+        )
+
+    def expected(self, location: Tensor, library: Tensor | None, covariates: Covariates) -> Tensor:
+        # soft targets with a weight: the loss is least at w y / (1 + (w - 1) y)
+        odds = torch.exp(location.clamp(max=60)) / self.pos_weight
+        return odds / (1 + odds)
+
+
+class SquaredHead(LikelihoodHead):
+    """Values themselves, with the squared error."""
+
+    models_counts = False
+    scales_one_batch = False
+
+    def log_prob(
+        self, location: Tensor, library: Tensor | None, covariates: Covariates, target: Any
+    ) -> Tensor:
+        return -(location - target).square().sum(dim=1)
+
+    def expected(self, location: Tensor, library: Tensor | None, covariates: Covariates) -> Tensor:
+        return location
 
 
 LIKELIHOODS: dict[str, type[LikelihoodHead]] = {
@@ -218,3 +272,6 @@ LIKELIHOODS: dict[str, type[LikelihoodHead]] = {
     "normal": NormalHead,
 }
 """Likelihood heads by name; adding one here makes it available to every model."""
+
+LOSSES: dict[str, type[LikelihoodHead]] = {"bce": ScaledHead, "mse": SquaredHead, **LIKELIHOODS}
+"""Output layers by name: losses of values that are not counts, and likelihoods."""

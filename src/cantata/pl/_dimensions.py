@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.colors import to_rgba
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from cantata.pl._axes import panels_for
-from cantata.pl._colors import palette
+from cantata.pl._axes import palette, panels_for
 from cantata.tl import Dimensions
 
 if TYPE_CHECKING:
@@ -16,21 +17,19 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-BAR = "#333333"
+BAR_COLOR, CHANCE_COLOR = "#333333", "#999999"
 
-CHANCE = "#999999"
-
-FAINT = 0.3
+FAINT_ALPHA = 0.3
 """Opacity of what does not count."""
 
-AROUND = 1.6
+SHOWN_PER_COUNTED = 1.6
 """Components shown, as a multiple of those that count."""
 
-ROOM = 6
-"""Places on the horizontal axis, at least, so that few bars leave room for the legend."""
-
-AT_LEAST = 12
+MIN_SHOWN = 12
 """Components and variates that are shown, if there are so many."""
+
+MIN_WIDTH = 6
+"""Places on the horizontal axis, so that few bars leave room for the legend."""
 
 
 def dimensions(
@@ -73,8 +72,6 @@ def dimensions(
     >>> [ax.get_title() for ax in axes]
     ['2 shared dimensions', 'specific dimensions']
     """
-    from matplotlib.ticker import MaxNLocator
-
     if not isinstance(result, Dimensions):
         raise TypeError(
             f"result is a {type(result).__name__}; give what cantata.tl.estimate_dimensions "
@@ -83,35 +80,33 @@ def dimensions(
     if show is not None and show < 1:
         raise ValueError(f"show={show}: give at least 1.")
     left, right = panels_for(2, 2, axes, width=4.0, height=3.0)
-    _draw_correlations(left, result, show or _enough(result.n_shared))
-    _draw_variances(right, result, show or _enough(max(result.n_specific.values())))
+    _draw_correlations(left, result, show or _n_shown(result.n_shared))
+    _draw_variances(right, result, show or _n_shown(max(result.n_specific.values())))
     for ax in (left, right):
         ax.spines[["top", "right"]].set_visible(False)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return [left, right]
 
 
-def _enough(n: int) -> int:
-    return max(AT_LEAST, round(AROUND * n))
+def _n_shown(n: int) -> int:
+    return max(MIN_SHOWN, round(SHOWN_PER_COUNTED * n))
 
 
 def _draw_correlations(ax: Axes, result: Dimensions, show: int) -> None:
-    from matplotlib.colors import to_rgba
-
     table = result.correlations.iloc[:show]
-    colors = [to_rgba(BAR, 1 if counts else FAINT) for counts in table["shared"]]
+    colors = [to_rgba(BAR_COLOR, 1 if counts else FAINT_ALPHA) for counts in table["shared"]]
     ax.bar(table["variate"], table["correlation"], width=0.75, color=colors)
-    _draw_chance(ax, table["variate"], table["null"], CHANCE)
+    _draw_chance(ax, table["variate"], table["null"], CHANCE_COLOR)
     least = result.min_correlation
     if least > table["null"].iloc[0]:
-        ax.axhline(least, color=CHANCE, lw=1, ls=":", label=f"least that counts ({least:g})")
+        ax.axhline(least, color=CHANCE_COLOR, lw=1, ls=":", label=f"least that counts ({least:g})")
     lowest = min(0.0, float(table["correlation"].min()))
     ax.set(
         title=f"{result.n_shared} shared dimension{'s' * (result.n_shared != 1)}",
         xlabel="canonical variate",
         ylabel="correlation, held-out cells",
         ylim=(1.1 * lowest, 1.02),
-        xlim=(0.3, max(len(table), ROOM) + 0.7),
+        xlim=(0.3, max(len(table), MIN_WIDTH) + 0.7),
     )
     ax.legend(frameon=False, fontsize="small", loc="upper right")
 
@@ -130,12 +125,12 @@ def _draw_variances(ax: Axes, result: Dimensions, show: int) -> None:
         if len(table):
             _draw_chance(ax, x, 100 * table["null"], color, label=False)
             most, lowest = max(most, len(table)), min(lowest, float(y.min()))
-    ax.plot([], [], color=CHANCE, lw=1, ls="--", label="chance")
+    ax.plot([], [], color=CHANCE_COLOR, lw=1, ls="--", label="chance")
     ax.set(
         title="specific dimensions",
         xlabel="component of what is not shared",
         ylabel="% of the modality's variance",
-        xlim=(0.3, max(most, ROOM) + 0.7),
+        xlim=(0.3, max(most, MIN_WIDTH) + 0.7),
     )
     if np.isfinite(lowest):
         ax.set_yscale("log")
@@ -145,8 +140,6 @@ def _draw_variances(ax: Axes, result: Dimensions, show: int) -> None:
 
 def _plain_numbers(ax: Axes) -> None:
     """0.1, 1, 10 along a logarithmic axis, with 2 and 5 between over a short range."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
     low, high = ax.get_ylim()
     ax.yaxis.set_major_formatter("{x:g}")
     if high < 100 * low:

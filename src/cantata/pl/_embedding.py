@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from cantata.pl._axes import panels_for
-from cantata.pl._colors import MISSING_COLOR, PAIRING, cell_values, level_colors
+from cantata.pl._axes import MISSING_COLOR, PAIRING, cell_values, level_colors, panels_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from matplotlib.axes import Axes
+    from matplotlib.collections import PathCollection
     from mudata import MuData
 
-PANEL = 3.4
-"""Width and height of a panel in inches, without its legend."""
+PANEL_INCHES = 3.4
+"""Width and height of a panel, without its legend."""
 
-LEGEND_ROWS = 14
+LEGEND_INCHES = 1.4
+"""Width of a legend or color bar."""
 
-
-def _coordinates(mdata: MuData, basis: str) -> tuple[np.ndarray, str]:
-    key = basis if basis in mdata.obsm else f"X_{basis}"
-    if key not in mdata.obsm:
-        have = [k for k in mdata.obsm if k not in mdata.mod]
-        raise KeyError(
-            f"basis={basis!r}: mdata.obsm holds {have}. Make a UMAP of a joint embedding with "
-            "sc.pp.neighbors(mdata, use_rep=...) and sc.tl.umap(mdata)."
-        )
-    values = np.asarray(mdata.obsm[key], dtype=np.float64)
-    if values.ndim != 2 or values.shape[1] < 2:
-        raise ValueError(f"basis={basis!r} has the shape {values.shape}; two columns are needed.")
-    return values[:, :2], key.removeprefix("X_").upper()
+MAX_LEGEND_ROWS = 14
 
 
 def embedding(
@@ -56,7 +45,7 @@ def embedding(
     color
         Columns at MuData or modality level, ``"<modality>:<column>"`` for one modality, or
         ``"pairing"`` for the modalities that a cell has. Text and categories get a legend, numbers
-        a colour bar.
+        a color bar.
     size
         Area of a point in square points; by default it falls with the number of cells.
     ncols
@@ -79,7 +68,7 @@ def embedding(
     Notes
     -----
     Points are drawn in a random order (the same each time), so that no group hides another; cells
-    without a value lie below. Cells without coordinates are left out. Colour bars span the 1st to
+    without a value lie below. Cells without coordinates are left out. Color bars span the 1st to
     the 99th percentile.
 
     Examples
@@ -92,65 +81,83 @@ def embedding(
     1
     """
     keys = [color] if isinstance(color, str) else list(color)
-    xy, label = _coordinates(mdata, basis)
-    values = [cell_values(mdata, key) for key in keys]
-    panels = panels_for(len(keys), ncols, axes, width=PANEL + 1.4, height=PANEL)
-    shown = np.flatnonzero(np.isfinite(xy).all(axis=1))
-    order = np.random.default_rng(0).permutation(shown)
-    area = float(np.clip(15_000 / max(order.size, 1), 1, 15)) if size is None else size
-    for ax, key, column in zip(panels, keys, values, strict=True):
-        missing = column.isna().to_numpy()
-        below = order[missing[order]]
-        ax.scatter(
-            xy[below, 0], xy[below, 1], s=area, c=MISSING_COLOR, linewidths=0, rasterized=True
-        )
-        above = order[~missing[order]]
-        if isinstance(column.dtype, pd.CategoricalDtype):
-            _draw_levels(ax, xy, column, above, area, mdata, n_missing=below.size)
-        else:
-            _draw_numbers(ax, xy, column.to_numpy(), above, area)
-        ax.set(title=key, xlabel=f"{label}1", ylabel=f"{label}2", xticks=[], yticks=[])
-        ax.set_box_aspect(1)
-        ax.spines[["top", "right"]].set_visible(False)
+    xy, axis_label = coordinates(mdata, basis)
+    columns = [cell_values(mdata, key) for key in keys]
+    width = PANEL_INCHES + LEGEND_INCHES
+    panels = panels_for(len(keys), ncols, axes, width=width, height=PANEL_INCHES)
+    for ax, key, values in zip(panels, keys, columns, strict=True):
+        colors = None
+        if isinstance(values.dtype, pd.CategoricalDtype):
+            levels = [str(level) for level in values.cat.categories]
+            colors = dict(zip(levels, level_colors(mdata, key, levels), strict=True))
+        draw_cells(ax, xy, axis_label, values, size, colors)
+        ax.set_title(key)
     return panels
 
 
-def _draw_numbers(
-    ax: Axes, xy: np.ndarray, values: np.ndarray, order: np.ndarray, area: float
-) -> None:
-    """Points and a colour bar from the 1st to the 99th percentile: outliers do not rule it."""
-    low, high = np.quantile(values[order], [0.01, 0.99]) if order.size else (0.0, 1.0)
-    points = ax.scatter(
-        xy[order, 0], xy[order, 1], s=area, c=values[order], linewidths=0, rasterized=True
-    )
-    if low < high:
-        points.set_clim(low, high)
-    bar = ax.inset_axes((1.03, 0.15, 0.05, 0.7))
-    ax.figure.colorbar(points, cax=bar, extend="both" if low < high else "neither")
-    bar.tick_params(labelsize="small")
+def coordinates(mdata: MuData, basis: str) -> tuple[np.ndarray, str]:
+    """First two columns of an embedding (cells, 2), and what its axes are called."""
+    key = basis if basis in mdata.obsm else f"X_{basis}"
+    if key not in mdata.obsm:
+        have = [k for k in mdata.obsm if k not in mdata.mod]
+        raise KeyError(
+            f"basis={basis!r}: mdata.obsm holds {have}. Make a UMAP of a joint embedding with "
+            "sc.pp.neighbors(mdata, use_rep=...) and sc.tl.umap(mdata)."
+        )
+    values = np.asarray(mdata.obsm[key], dtype=np.float64)
+    if values.ndim != 2 or values.shape[1] < 2:
+        raise ValueError(f"basis={basis!r} has the shape {values.shape}; two columns are needed.")
+    return values[:, :2], key.removeprefix("X_").upper()
 
 
-def _draw_levels(
+def draw_cells(
     ax: Axes,
     xy: np.ndarray,
-    column: pd.Series,
-    order: np.ndarray,
-    area: float,
-    mdata: MuData,
-    *,
-    n_missing: int,
+    axis_label: str,
+    values: pd.Series,
+    size: float | None,
+    colors: dict[str, str] | None = None,
 ) -> None:
-    levels = [str(level) for level in column.cat.categories]
-    colors = np.array(level_colors(mdata, str(column.name), levels))
-    codes = column.cat.codes.to_numpy()
-    ax.scatter(
-        xy[order, 0], xy[order, 1], s=area, c=colors[codes[order]], linewidths=0, rasterized=True
-    )
-    entries = list(zip(levels, colors, strict=True))
-    if n_missing:
-        entries.append(("(missing)", MISSING_COLOR))
-    for level, entry_color in entries:
-        ax.scatter([], [], s=40, c=[entry_color], linewidths=0, label=level)
+    """Draw one point per cell at `xy` (cells, 2), with a color bar or a legend.
+
+    `values` are numbers, or a categorical with the color of every level in `colors`; cells without
+    a value lie below, in grey. The `size` of a point falls with the number of cells if it is None.
+    """
+    # a random order, the same each time: no group hides another
+    shown = np.flatnonzero(np.isfinite(xy).all(axis=1))
+    order = np.random.default_rng(0).permutation(shown)
+    area = float(np.clip(15_000 / max(order.size, 1), 1, 15)) if size is None else size
+    missing = values.isna().to_numpy()[order]
+    below, above = order[missing], order[~missing]
+
+    def scatter(cells: np.ndarray, c: Any) -> PathCollection:
+        x, y = xy[cells].T
+        return ax.scatter(x, y, s=area, c=c, linewidths=0, rasterized=True)
+
+    scatter(below, MISSING_COLOR)
+    if colors is None:
+        numbers = values.to_numpy()[above]
+        points = scatter(above, numbers)
+        # from the 1st to the 99th percentile: outliers do not rule the colors
+        low, high = np.quantile(numbers, [0.01, 0.99]) if above.size else (0.0, 1.0)
+        if low < high:
+            points.set_clim(low, high)
+        bar = ax.inset_axes((1.03, 0.15, 0.05, 0.7))
+        ax.figure.colorbar(points, cax=bar, extend="both" if low < high else "neither")
+        bar.tick_params(labelsize="small")
+    else:
+        codes = values.cat.codes.to_numpy()[above]
+        scatter(above, np.array(list(colors.values()))[codes])
+        entries = list(colors.items()) + [("(missing)", MISSING_COLOR)] * (below.size > 0)
+        _draw_legend(ax, entries)
+    ax.set(xlabel=f"{axis_label}1", ylabel=f"{axis_label}2", xticks=[], yticks=[])
+    ax.set_box_aspect(1)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_legend(ax: Axes, entries: list[tuple[str, str]]) -> None:
+    for level, color in entries:
+        ax.scatter([], [], s=40, c=[color], linewidths=0, label=level)
     ax.legend(
         loc="center left",
         bbox_to_anchor=(1.0, 0.5),
@@ -158,5 +165,5 @@ def _draw_levels(
         fontsize="small",
         handletextpad=0.2,
         columnspacing=0.8,
-        ncols=1 + (len(entries) - 1) // LEGEND_ROWS,
+        ncols=1 + (len(entries) - 1) // MAX_LEGEND_ROWS,
     )

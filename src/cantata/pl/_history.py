@@ -20,17 +20,9 @@ COLORS = {"train": "#4c72b0", "validation": "#dd8452", "": "#333333"}
 
 
 def group_terms(history: Mapping[str, Any]) -> dict[str, dict[str, pd.Series]]:
-    """Sort the quantities of a history by term and part.
+    """Values by epoch of each term and part (``"train"``, ``"validation"`` or ``""``).
 
-    Parameters
-    ----------
-    history
-        Name to DataFrame or Series, one row per epoch, as ``model.history`` of scvi-tools.
-
-    Returns
-    -------
-    Term to part (``"train"``, ``"validation"`` or ``""``) to values indexed by epoch. Values per
-    step and quantities without any number are left out.
+    Values per step and quantities without any number are left out.
     """
     terms: dict[str, dict[str, pd.Series]] = {}
     for name, table in history.items():
@@ -38,9 +30,8 @@ def group_terms(history: Mapping[str, Any]) -> dict[str, dict[str, pd.Series]]:
         if words[-1] == "step":
             continue
         part = next((PARTS[word] for word in words if word in PARTS), "")
-        term = "_".join(word for word in words if word not in PARTS and word != "epoch") or str(
-            name
-        )
+        rest = "_".join(word for word in words if word not in PARTS and word != "epoch")
+        term = rest or str(name)
         column = table.iloc[:, 0] if isinstance(table, pd.DataFrame) else pd.Series(table)
         curve = pd.to_numeric(column, errors="coerce").astype(np.float64).dropna()
         if len(curve):
@@ -113,19 +104,22 @@ def history(
         raise TypeError(
             f"The {type(model).__name__} {state}; give a trained model or its history."
         )
-    found = group_terms(record)
-    if not found:
+    by_term = group_terms(record)
+    if not by_term:
         raise ValueError(f"The history holds no value per epoch. Its quantities: {list(record)}.")
-    chosen = list(found) if terms is None else list(terms)
-    unknown = [term for term in chosen if term not in found]
+    chosen = list(by_term) if terms is None else list(terms)
+    unknown = [term for term in chosen if term not in by_term]
     if unknown:
-        raise KeyError(f"The history has no term {unknown[0]!r}; its terms are {list(found)}.")
+        raise KeyError(f"The history has no term {unknown[0]!r}; its terms are {list(by_term)}.")
     panels = panels_for(len(chosen), ncols, axes, width=2.6, height=2.2)
     for ax, term in zip(panels, chosen, strict=True):
-        for part, curve in found[term].items():
-            few = "o" if len(curve) == 1 else None
-            ax.plot(curve.index, curve, color=COLORS[part], lw=1.5, marker=few, label=part or None)
-        limits = _limits(list(found[term].values()))
+        curves = by_term[term]
+        for part, curve in curves.items():
+            marker = "o" if len(curve) == 1 else None
+            ax.plot(
+                curve.index, curve, color=COLORS[part], lw=1.5, marker=marker, label=part or None
+            )
+        limits = _limits(list(curves.values()))
         if limits is not None:
             ax.set_ylim(*limits)
         ax.set_title(term, fontsize="medium")
@@ -137,7 +131,7 @@ def history(
 
 def _legend(panels: Sequence[Axes]) -> None:
     """One legend, in the first panel that has both parts, or else the first with any."""
-    entries = {ax: ax.get_legend_handles_labels()[1] for ax in panels}
-    best = max(panels, key=lambda ax: len(entries[ax]))
-    if entries[best]:
+    labels = {ax: ax.get_legend_handles_labels()[1] for ax in panels}
+    best = max(panels, key=lambda ax: len(labels[ax]))
+    if labels[best]:
         best.legend(frameon=False, fontsize="small")

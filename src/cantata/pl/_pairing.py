@@ -5,21 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib import pyplot as plt
 
 from cantata._mudata.patterns import pattern_counts
-from cantata.pl._colors import MISSING_COLOR, level_colors
+from cantata.pl._axes import MISSING_COLOR, level_colors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from mudata import MuData
 
-DOT = "#333333"
+DARK = "#333333"
 
-ROW = 0.3
-"""Height of a row of dots, in inches of a new figure."""
-
-BARS = 2.5
-"""Height of the bars, in inches of a new figure."""
+ROW_INCHES, BARS_INCHES = 0.3, 2.5
+"""Height of a row of dots, and of the bars, in a new figure."""
 
 
 def pairing(mdata: MuData, *, batch_key: str | None = None, ax: Axes | None = None) -> Axes:
@@ -33,7 +31,7 @@ def pairing(mdata: MuData, *, batch_key: str | None = None, ax: Axes | None = No
     mdata
         Any MuData; it is not modified.
     batch_key
-        Column at MuData or modality level that colours the bars.
+        Column at MuData or modality level that colors the bars.
     ax
         Its place is shared by the bars, for which it is used, and the dots below. None: a new
         figure.
@@ -56,16 +54,15 @@ def pairing(mdata: MuData, *, batch_key: str | None = None, ax: Axes | None = No
     >>> ax.get_ylabel()
     'cells'
     """
-    from matplotlib import pyplot as plt
-
     counts, members = pattern_counts(mdata, batch_key)
     names = list(mdata.mod)
     n_patterns, batches = len(counts), list(counts.columns)
     if ax is None:
         width = 1.8 + max(0.7 * n_patterns, 2) + 1.2 * (batch_key is not None)
-        _, ax = plt.subplots(figsize=(width, BARS + 0.3 + ROW * len(names)), layout="constrained")
+        height = BARS_INCHES + 0.3 + ROW_INCHES * len(names)
+        _, ax = plt.subplots(figsize=(width, height), layout="constrained")
     x = np.arange(n_patterns)
-    colors = [DOT] if batch_key is None else level_colors(mdata, batch_key, batches)
+    colors = [DARK] if batch_key is None else level_colors(mdata, batch_key, batches)
     bottom = np.zeros(n_patterns)
     for batch, color in zip(batches, colors, strict=True):
         heights = counts[batch].to_numpy()
@@ -83,7 +80,7 @@ def pairing(mdata: MuData, *, batch_key: str | None = None, ax: Axes | None = No
     ax.set(ylabel="cells", xlim=(-0.6, n_patterns - 0.4), ylim=(0, 1.12 * bottom.max()))
     ax.spines[["top", "right"]].set_visible(False)
     ax.yaxis.set_major_formatter("{x:,.0f}")
-    dots = _axes_below(ax, ROW * len(names) / BARS)
+    dots = _axes_below(ax, ROW_INCHES * len(names) / BARS_INCHES)
     _draw_dots(dots, [set(members[str(p)]) for p in counts.index], mdata)
     ax.tick_params(axis="x", bottom=False, labelbottom=False)
     if batch_key is not None:
@@ -115,9 +112,9 @@ def _draw_dots(ax: Axes, members: list[set[str]], mdata: MuData) -> None:
     for i, present in enumerate(members):
         rows = [row for row, name in enumerate(names) if name in present]
         if len(rows) > 1:
-            ax.plot([i, i], [min(rows), max(rows)], color=DOT, lw=2, zorder=1)
+            ax.plot([i, i], [min(rows), max(rows)], color=DARK, lw=2, zorder=1)
         for row in range(len(names)):
-            ax.scatter(i, row, s=55, color=DOT if row in rows else MISSING_COLOR, zorder=2)
+            ax.scatter(i, row, s=55, color=DARK if row in rows else MISSING_COLOR, zorder=2)
     ax.set_yticks(range(len(names)), [f"{name} ({mdata[name].n_obs:,} cells)" for name in names])
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.tick_params(length=0, labelbottom=False)

@@ -1,15 +1,15 @@
-"""Before a model: see what is paired, make representations, drop what was not measured."""
+"""Preprocessing: pairing of cells, representations, feature links, empty cells."""
 
 from cantata._mudata.annotation import read_annotation
 from cantata.pp._drop_empty import drop_empty
-from cantata.pp._genomic._gene_activity import gene_activity
-from cantata.pp._genomic._peak_gene_links import peak_gene_links
-from cantata.pp._links._edges import link_table
-from cantata.pp._links._features import link_features
-from cantata.pp._links._report import LinkReport
+from cantata.pp._gene_activity import gene_activity
+from cantata.pp._link_features import link_features
+from cantata.pp._link_report import LinkReport
+from cantata.pp._link_table import link_table
 from cantata.pp._pairing_report import PairingReport, pairing_report
+from cantata.pp._peak_gene_links import peak_gene_links
 from cantata.pp._preprocess import preprocess
-from cantata.pp._suggest._links import suggest_links
+from cantata.pp._suggest_links import suggest_links
 
 __all__ = [
     "LinkReport",

@@ -1,4 +1,4 @@
-"""Cells without counts in a modality become cells that were not measured there."""
+"""Make cells without counts in a modality cells that were not measured there."""
 
 from __future__ import annotations
 
@@ -8,26 +8,17 @@ from copy import deepcopy
 from typing import TYPE_CHECKING
 
 import numpy as np
+from mudata import MuData
 
 from cantata._compat import no_pull
 from cantata._mudata.checks import check_mapping, check_modalities
 from cantata._mudata.pairing import row_table
-from cantata._mudata.values import check_in_memory
-from cantata.pp._counts import chosen_matrix
+from cantata._mudata.values import check_in_memory, matrix_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from anndata import AnnData
-    from mudata import MuData
-
 logger = logging.getLogger(__name__)
-
-
-def _not_empty(name: str, adata: AnnData, layer: str | None) -> np.ndarray:
-    """Which cells have a value other than 0."""
-    matrix, _ = chosen_matrix(name, adata, {name: layer})
-    return np.asarray(abs(matrix).sum(axis=1)).ravel() != 0
 
 
 def drop_empty(
@@ -76,13 +67,14 @@ def drop_empty(
     check_in_memory(mdata)
     layers = dict(layers or {})
     check_mapping("layers", layers, names)
-    keep = {name: _not_empty(name, mdata[name], layers.get(name)) for name in names}
-    for name, kept in keep.items():
+    keep = {}
+    for name in names:
+        matrix = matrix_of(mdata, name, layers.get(name))
+        keep[name] = kept = np.asarray(abs(matrix).sum(axis=1)).ravel() != 0
         if not kept.any():
             raise ValueError(
                 f"Modality {name!r}: none of its {kept.size} cells has counts. Remove the "
-                "modality, or "
-                "name the layer that holds its counts with layers={...}."
+                "modality, or name the layer that holds its counts with layers={...}."
             )
         if not kept.all():
             empty = mdata[name].obs_names[~kept]
@@ -111,8 +103,6 @@ def drop_empty(
 
 def _rebuild(mdata: MuData, keep: Mapping[str, np.ndarray], measured: np.ndarray) -> MuData:
     """MuData with these rows of each modality and these cells, annotations taken along."""
-    from mudata import MuData
-
     mod = {
         name: (adata[keep[name]] if name in keep and not keep[name].all() else adata).copy()
         for name, adata in mdata.mod.items()

@@ -1,28 +1,25 @@
-"""Which cells have which modalities, as a table that people like to read."""
+"""Report which cells have which modalities, and which model fits."""
 
 from __future__ import annotations
 
-import html
-import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from mudata import MuData
 
-from cantata._mudata.pairing import membership, row_table
+from cantata._mudata.pairing import connected_groups, membership, row_table
 from cantata._mudata.patterns import pattern_counts
-from cantata.pp._qualify import choose_model
+from cantata.pp._report import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
-    from mudata import MuData
-    from rich.console import Group
 
 
 @dataclass(frozen=True, repr=False)
-class PairingReport:
+class PairingReport(Report):
     """What :func:`cantata.pp.pairing_report` found; prints as a table.
 
     Parameters
@@ -58,13 +55,9 @@ class PairingReport:
     reason: str
     notes: tuple[str, ...]
 
-    def _lines(self) -> list[tuple[str, str]]:
-        sizes = ", ".join(f"{m} {n:,} x {self.n_vars[m]:,}" for m, n in self.n_obs.items())
-        model = self.model or "none"
-        if self.alternative:
-            model += f" (or {self.alternative})"
-        lines = [("cells x features", sizes), ("model", model), ("why", self.reason)]
-        return lines + [("note", note) for note in self.notes]
+    @property
+    def _headings(self) -> tuple[str, str]:
+        return "Pairing", "measured"
 
     def _table(self) -> pd.DataFrame:
         """Counts with totals; a total column only where there are several batches."""
@@ -73,56 +66,22 @@ class PairingReport:
             table["all"] = table.sum(axis=1)
         if len(table) > 1:
             table.loc["all"] = table.sum(axis=0)
-        return table
+        return table.map(lambda n: f"{n:,}" if n else "·")
 
-    def __rich__(self) -> Group:
-        """Table for a rich console."""
-        from rich import box
-        from rich.console import Group
-        from rich.table import Table
-        from rich.text import Text
+    def _facts(self) -> list[tuple[str, str]]:
+        sizes = ", ".join(f"{m} {n:,} x {self.n_vars[m]:,}" for m, n in self.n_obs.items())
+        model = self.model or "none"
+        if self.alternative:
+            model += f" (or {self.alternative})"
+        facts = [("cells x features", sizes), ("model", model), ("why", self.reason)]
+        return facts + [("note", note) for note in self.notes]
 
-        table = Table(title="Pairing", title_justify="left", box=box.SIMPLE_HEAD)
-        counts = self._table()
-        table.add_column("measured")
-        for column in counts.columns:
-            table.add_column(Text(str(column)), justify="right")
-        for pattern, row in counts.iterrows():
-            style = "bold" if pattern == "all" else None
-            table.add_row(Text(str(pattern)), *(f"{n:,}" if n else "·" for n in row), style=style)
-        facts = Table.grid(padding=(0, 2))
-        for key, text in self._lines():
-            facts.add_row(Text(key, style="bold"), Text(text))
-        return Group(table, facts)
-
-    def __repr__(self) -> str:
-        from rich.console import Console
-
-        widest = sum(max(len(str(c)), 7) + 3 for c in self.counts.columns) + 40
-        console = Console(
-            file=io.StringIO(), width=max(100, widest), color_system=None, force_jupyter=False
-        )
-        with console.capture() as capture:
-            console.print(self)
-        return "\n".join(line.rstrip() for line in capture.get().splitlines())
-
-    def _repr_html_(self) -> str:
-        """Table for a notebook."""
-        table = self._table().to_html(border=0, formatters=[_thousands] * self._table().shape[1])
-        facts = "".join(
-            f"<tr><th style='text-align:left;vertical-align:top'>{html.escape(key)}</th>"
-            f"<td style='text-align:left'>{html.escape(text)}</td></tr>"
-            for key, text in self._lines()
-        )
-        return f"<div>{table}<table>{facts}</table></div>"
-
-
-def _thousands(value: int) -> str:
-    return f"{value:,}" if value else "·"
+    @property
+    def _width(self) -> int:
+        return max(100, sum(max(len(str(c)), 7) + 3 for c in self.counts.columns) + 40)
 
 
 def _notes(mdata: MuData) -> tuple[str, ...]:
-
     names, notes = list(mdata.mod), []
     rows = row_table(mdata)
     for i, a in enumerate(names):
@@ -186,23 +145,74 @@ def pairing_report(mdata: MuData, *, batch_key: str | None = None) -> PairingRep
     >>> int(report.counts.to_numpy().sum()) == mdata.n_obs
     True
     """
-    from mudata import MuData
-
     if not isinstance(mdata, MuData):
         raise TypeError(
             f"Expected a MuData, got {type(mdata).__name__}. Wrap it: "
-            f"mudata.MuData({{'rna': adata}})."
+            "mudata.MuData({'rna': adata})."
         )
     names = list(mdata.mod)
     counts, _ = pattern_counts(mdata, batch_key)
     member = membership(mdata) if names else np.zeros((mdata.n_obs, 0), dtype=bool)
-    choice = choose_model(member, names)
+    model, alternative, reason = choose_model(member, names)
     return PairingReport(
         counts=counts,
         n_obs={name: int(n) for name, n in zip(names, member.sum(axis=0), strict=True)},
         n_vars={name: int(mdata[name].n_vars) for name in names},
-        model=choice.model,
-        alternative=choice.alternative,
-        reason=choice.reason,
+        model=model,
+        alternative=alternative,
+        reason=reason,
         notes=_notes(mdata),
+    )
+
+
+def choose_model(
+    member: np.ndarray, modalities: Sequence[str]
+) -> tuple[str | None, str | None, str]:
+    """Recommend a model for a pairing (cells x modalities), by a rule on that alone.
+
+    Returns
+    -------
+    The model (None with fewer than two modalities), an alternative, and one sentence with the
+    numbers behind it.
+    """
+    n_cells, n_mod = member.shape
+    n_measured = member.sum(axis=1)
+    n_paired = int((n_measured > 1).sum())
+    n_complete = int((n_measured == n_mod).sum())
+    if n_mod < 2:
+        what = f"only {modalities[0]!r}" if n_mod else "no modality"
+        return None, None, f"The MuData holds {what}: there is nothing to integrate."
+    if n_paired == 0:
+        sizes = ", ".join(
+            f"{name} {n:,}" for name, n in zip(modalities, member.sum(axis=0), strict=True)
+        )
+        return (
+            "SCMODAL",
+            None,
+            f"None of the {n_cells:,} cells has two modalities ({sizes}): only linked features "
+            "can tell which cells belong together, which is what SCMODAL uses.",
+        )
+    if n_complete == n_cells:
+        return (
+            "CLUE",
+            "APOLLO",
+            f"All {n_cells:,} cells have all {n_mod} modalities: CLUE gives one embedding and "
+            "also takes later cells with one modality; APOLLO separates what the modalities share "
+            "from what is private to each.",
+        )
+    detail = "" if n_mod == 2 else f" ({n_complete:,} have all {n_mod})"
+    reason = (
+        f"{n_paired:,} of {n_cells:,} cells ({n_paired / n_cells:.1%}) have several "
+        f"modalities{detail}, the others fewer: CLUE learns from the paired cells and embeds "
+        "every cell"
+    )
+    groups = connected_groups(member, modalities)
+    if len(groups) == 1:
+        return "CLUE", None, reason + "."
+    apart = "; ".join(" + ".join(group) for group in groups)
+    return (
+        "CLUE",
+        "SCMODAL",
+        f"{reason}, but no cell connects these groups of modalities: {apart}. CLUE can align "
+        "within a group only; across groups SCMODAL needs linked features.",
     )

@@ -1,28 +1,71 @@
-"""Counts to representations, modality by modality, thin over scanpy and muon."""
+"""Counts to representations, modality by modality; a query as its reference was."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
+from mudata import MuData
+from scipy import sparse
 
-from cantata._mudata.checks import check_mapping, check_modalities
+from cantata import _keys
+from cantata._mudata.checks import check_mapping, check_modalities, match_features, matrix_stats
 from cantata._mudata.kinds import Kind, resolve_kinds
 from cantata._mudata.obs import coalesce_obs
-from cantata._mudata.pairing import row_table
-from cantata._mudata.values import check_in_memory
-from cantata._numeric.components import fit_lsi, fit_pca, project
+from cantata._mudata.pairing import modality_cells
+from cantata._mudata.values import (
+    check_in_memory,
+    choose_layer,
+    layer_names,
+    matrix_of,
+    saved_record,
+)
+from cantata._numeric.components import Components, fit_lsi, fit_pca, project
 from cantata._numeric.normalise import feature_statistics, normalise, target_total, variable_genes
-from cantata.pp._counts import find_counts
-from cantata.pp._store import Fitted, plain_copy, rep_key, write_fitted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mudata import MuData
+    from anndata import AnnData
 
 logger = logging.getLogger(__name__)
+
+MOMENTS = "cantata_moments"
+"""``.varm`` entry with one row per feature: the statistic of its normalisation, and the mean,
+standard deviation and centre of :class:`cantata._numeric.components.Components`."""
+
+LOADINGS = {_keys.PCA: "PCs", _keys.LSI: "LSI"}
+"""``.varm`` entry with the loadings of a representation."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What takes counts of a modality to its representation, as fitted on a reference."""
+
+    kind: Kind
+    statistics: np.ndarray
+    total: float
+    components: Components
+
+
+@dataclass(frozen=True)
+class Preprocessed:
+    """Values of one modality, to be written."""
+
+    kind: Kind
+    counts: Any
+    layer: str
+    normalised: Any
+    representation: np.ndarray
+    highly_variable: np.ndarray | None = None
+
+    @property
+    def rep(self) -> str:
+        """Key of the representation in ``.obsm``."""
+        return _keys.LSI if self.kind == "atac" else _keys.PCA
 
 
 def preprocess(
@@ -32,10 +75,9 @@ def preprocess(
     batch_key: str | None = None,
     layers: Mapping[str, str | None] | None = None,
     n_top_genes: int = 4000,
-    n_comps: int = 50,
+    n_components: int = 50,
     reference: MuData | None = None,
-    copy: bool = False,
-) -> MuData | None:
+) -> None:
     """Normalise every modality and compute the representations that encoders read.
 
     - RNA: ``.X`` holds counts scaled to 10,000 per cell, log1p; ``obsm["X_pca"]`` the principal
@@ -51,8 +93,8 @@ def preprocess(
     Parameters
     ----------
     mdata
-        In memory. Counts of each modality in ``.X``, in the layer named in `layers`, or in the
-        layer that an earlier run recorded.
+        In memory; written to (to keep it, pass ``mdata.copy()``). Counts of each modality in
+        ``.X``, in the layer named in `layers`, or in the layer that an earlier run recorded.
     modalities
         Modality to kind (``"rna"``, ``"protein"`` or ``"adt"``, ``"atac"``); others are left as
         they are. None: all; kinds are guessed from ``.var["feature_types"]``, names and numbers of
@@ -64,19 +106,16 @@ def preprocess(
     n_top_genes
         Number of highly variable genes, flagged in ``.var["highly_variable"]``; no gene is
         removed.
-    n_comps
+    n_components
         Number of components; a modality with fewer features gets one less than it has.
     reference
         A preprocessed MuData. Its statistics and loadings are used instead of new ones: features
         are matched by name in any order; absent ones count as 0. `batch_key`, `n_top_genes` and
-        `n_comps` must then be left alone.
-    copy
-        Work on a copy and return it.
+        `n_components` must then be left alone.
 
     Returns
     -------
-    None, or the copy. Nothing is written before all modalities have been computed; then, per
-    modality:
+    None. Nothing is written before all modalities have been computed; then, per modality:
 
     - ``mdata[m].layers["counts"]``: the counts (not if they came from a layer, which stays),
     - ``mdata[m].X``: normalised values; sparse stays sparse,
@@ -112,7 +151,7 @@ def preprocess(
     --------
     >>> import cantata
     >>> mdata = cantata.datasets.simulate_mosaic()
-    >>> cantata.pp.preprocess(mdata, n_comps=20)
+    >>> cantata.pp.preprocess(mdata, n_components=20)
     >>> mdata["rna"].obsm["X_pca"].shape[1]
     20
     """
@@ -121,32 +160,32 @@ def preprocess(
     layers = dict(layers or {})
     check_mapping("layers", layers, list(mdata.mod))
     if reference is not None:
-        from cantata.pp._project import preprocess_query
-
-        if (batch_key, n_top_genes, n_comps) != (None, 4000, 50):
+        if (batch_key, n_top_genes, n_components) != (None, 4000, 50):
             raise ValueError(
-                "batch_key, n_top_genes and n_comps are those of the reference; leave them out "
-                "when reference is given."
+                "batch_key, n_top_genes and n_components are those of the reference; leave them "
+                "out when reference is given."
             )
-        return preprocess_query(mdata, reference, modalities, layers, copy=copy)
-    if min(n_comps, n_top_genes) < 2:
-        raise ValueError(f"n_comps={n_comps}, n_top_genes={n_top_genes}: both must be at least 2.")
+        _preprocess_query(mdata, reference, modalities, layers)
+        return
+    if min(n_components, n_top_genes) < 2:
+        raise ValueError(
+            f"n_components={n_components}, n_top_genes={n_top_genes}: both must be at least 2."
+        )
     kinds = resolve_kinds(mdata, modalities)
     batches = _batches(mdata, batch_key, [name for name, kind in kinds.items() if kind == "rna"])
-    fitted = {}
+    fits = {}
     for name, kind in kinds.items():
-        fitted[name] = _fit(name, mdata, kind, layers, batches.get(name), n_top_genes, n_comps)
-    target = plain_copy(mdata) if copy else mdata
-    for name, result in fitted.items():
-        write_fitted(target, name, result)
+        batch = batches.get(name)
+        fits[name] = _fit(name, mdata, kind, layers, batch, n_top_genes, n_components)
+    for name, (recipe, values) in fits.items():
+        _write_fit(mdata, name, recipe, values)
         logger.info(
             "Modality %r (%s): %d components in obsm[%r].",
             name,
-            result.kind,
-            result.representation.shape[1],
-            rep_key(result.kind),
+            values.kind,
+            values.representation.shape[1],
+            values.rep,
         )
-    return target if copy else None
 
 
 def _batches(mdata: MuData, batch_key: str | None, names: list[str]) -> dict[str, np.ndarray]:
@@ -154,20 +193,17 @@ def _batches(mdata: MuData, batch_key: str | None, names: list[str]) -> dict[str
     if batch_key is None:
         return {}
     column = coalesce_obs(mdata, batch_key)
-    found = {}
-    for name, rows in row_table(mdata, names).items():
-        present = np.flatnonzero(rows >= 0)
-        cells = np.empty(present.size, dtype=np.int64)
-        cells[rows[present]] = present
-        own = column.iloc[cells]
-        if own.isna().any():
-            missing = own.index[own.isna()]
+    batches = {}
+    for name in names:
+        batch = column.iloc[modality_cells(mdata, name)]
+        if batch.isna().any():
+            missing = batch.index[batch.isna()]
             raise ValueError(
                 f"batch_key={batch_key!r}: {missing.size} cells of modality {name!r} have no "
                 f"batch, e.g. {missing[0]!r}. Fill the column in, e.g. with 'unknown'."
             )
-        found[name] = own.astype(str).to_numpy(dtype=object)
-    return found
+        batches[name] = batch.astype(str).to_numpy(dtype=object)
+    return batches
 
 
 def _fit(
@@ -177,29 +213,219 @@ def _fit(
     layers: Mapping[str, str | None],
     batches: np.ndarray | None,
     n_top_genes: int,
-    n_comps: int,
-) -> Fitted:
-    counts = find_counts(name, mdata[name], layers)
-    total = target_total(kind, counts.matrix)
-    statistics = feature_statistics(kind, counts.matrix)
-    normalised = normalise(kind, counts.matrix, total, statistics)
+    n_components: int,
+) -> tuple[Recipe, Preprocessed]:
+    counts, layer = _find_counts(name, mdata[name], layers)
+    total = target_total(kind, counts)
+    statistics = feature_statistics(kind, counts)
+    normalised = normalise(kind, counts, total, statistics)
     highly_variable = None
     used = np.ones(normalised.shape[1], dtype=bool)
     if kind == "rna":
-        used = highly_variable = variable_genes(
-            name, counts.matrix, normalised, batches, n_top_genes
-        )
+        used = highly_variable = variable_genes(name, counts, normalised, batches, n_top_genes)
     if kind == "atac":
-        components = fit_lsi(name, normalised, statistics > 0, n_comps)
+        components = fit_lsi(name, normalised, statistics > 0, n_components)
     else:
-        components = fit_pca(name, normalised, used, n_comps)
-    return Fitted(
-        kind=kind,
-        counts=counts,
-        normalised=normalised,
-        statistics=statistics,
-        total=total,
-        components=components,
-        representation=project(components, normalised),
-        highly_variable=highly_variable,
+        components = fit_pca(name, normalised, used, n_components)
+    representation = project(components, normalised)
+    return Recipe(kind, statistics, total, components), Preprocessed(
+        kind, counts, layer, normalised, representation, highly_variable
     )
+
+
+def _find_counts(name: str, adata: AnnData, layers: Mapping[str, str | None]) -> tuple[Any, str]:
+    """Counts of a modality, checked, and the layer that holds or will hold them."""
+    layer = choose_layer({name: adata}, name, layers)
+    matrix = matrix_of({name: adata}, name, layer)
+    where = ".X" if layer is None else f".layers[{layer!r}]"
+    if isinstance(matrix, pd.DataFrame):
+        matrix = matrix.to_numpy()
+    if not (isinstance(matrix, np.ndarray) or sparse.issparse(matrix)):
+        raise TypeError(
+            f"Modality {name!r}: {where} is a {type(matrix).__name__}; preprocess reads numpy "
+            "arrays and scipy sparse matrices. Load it first: mdata[m].to_memory()."
+        )
+    if sparse.issparse(matrix) and matrix.format != "csr":
+        matrix = matrix.tocsr()
+    _check_values(name, adata, matrix, where)
+    if layer is None and not _same(matrix, adata.layers.get(_keys.COUNTS, matrix)):
+        raise ValueError(
+            f"Modality {name!r}: .layers[{_keys.COUNTS!r}] and .X both exist and differ. Start "
+            f"from the layer with layers={{{name!r}: {_keys.COUNTS!r}}}, or delete it to start "
+            "from .X."
+        )
+    return matrix, layer or _keys.COUNTS
+
+
+def _same(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
+    if sparse.issparse(a) and sparse.issparse(b):
+        return abs(a - b).max() == 0
+    return not np.any(abs(a - b))
+
+
+def _check_values(name: str, adata: AnnData, matrix: Any, where: str) -> None:
+    stats = matrix_stats(matrix, adata.obs_names, adata.n_vars)
+    for n, example, what in (
+        (stats.n_nonfinite, stats.nonfinite_example, "NaN or infinite values"),
+        (stats.n_negative, stats.negative_example, "negative values"),
+        (stats.n_noninteger, stats.noninteger_example, "values that are no integers"),
+    ):
+        if n:
+            raise ValueError(
+                f"Modality {name!r}: {where} has {n} {what}, e.g. in cell {example!r}; preprocess "
+                f"starts from counts. Name their layer with layers={{{name!r}: ...}} (there are "
+                f"{layer_names(adata)}), or leave the modality out with modalities={{...}}."
+            )
+    if stats.n_empty_cells:
+        raise ValueError(
+            f"Modality {name!r} has {stats.n_empty_cells} cells without counts, e.g. "
+            f"{stats.empty_cell_example!r}. Make them unmeasured there: mdata = "
+            "cantata.pp.drop_empty(mdata)."
+        )
+
+
+# Queries ----------------------------------------------------------------------------------------
+
+
+def _preprocess_query(
+    mdata: MuData,
+    reference: MuData,
+    modalities: Mapping[str, str] | None,
+    layers: Mapping[str, str | None],
+) -> None:
+    if not isinstance(reference, MuData):
+        raise TypeError(f"reference is a {type(reference).__name__}; expected a MuData.")
+    names = list(mdata.mod) if modalities is None else list(resolve_kinds(mdata, modalities))
+    unknown = [name for name in names if name not in reference.mod]
+    if unknown:
+        raise KeyError(
+            f"The reference has no modality {unknown[0]!r}; it holds {list(reference.mod)}. Name "
+            "those to project with modalities={...}."
+        )
+    results = {}
+    for name in names:
+        recipe = _read_recipe(name, reference[name])
+        counts, layer = _find_counts(name, mdata[name], layers)
+        columns = match_features(
+            name,
+            mdata[name].var_names,
+            reference[name].var_names,
+            owner="reference",
+            stacklevel=3,
+        )
+        normalised, representation = _project(recipe, counts, columns)
+        results[name] = Preprocessed(recipe.kind, counts, layer, normalised, representation)
+    for name, values in results.items():
+        record = _write(mdata, name, values)
+        if mdata[name] is not reference[name]:
+            _remove_fit(mdata[name], values.rep)
+            _set_record(mdata[name].uns, None, record)
+        logger.info(
+            "Modality %r: projected on %d components.", name, values.representation.shape[1]
+        )
+
+
+def _project(recipe: Recipe, counts: Any, columns: np.ndarray) -> tuple[Any, np.ndarray]:
+    """Normalised values of all the query's features, and its representation.
+
+    `columns` are those of the reference's features, -1 where absent. Features that the reference
+    lacks are normalised by the query's own statistics and enter neither the totals of the cells
+    nor the representation.
+    """
+    statistics = feature_statistics(recipe.kind, counts)
+    present = columns >= 0
+    statistics[columns[present]] = recipe.statistics[present]
+    known = np.zeros(statistics.size, dtype=bool)
+    known[columns[present]] = True
+    normalised = normalise(recipe.kind, counts, recipe.total, statistics, known)
+    return normalised, project(recipe.components, normalised, columns)
+
+
+def _read_recipe(name: str, adata: AnnData) -> Recipe:
+    """Recipe of a modality that was preprocessed, not itself projected, and kept its features."""
+    record = saved_record(adata)
+    if record is None:
+        raise ValueError(
+            f"The reference's modality {name!r} was not preprocessed. Run "
+            "cantata.pp.preprocess(reference) first."
+        )
+    if MOMENTS not in adata.varm or LOADINGS[record["rep"]] not in adata.varm:
+        raise ValueError(
+            f"The reference's modality {name!r} holds no loadings: it was itself projected, or "
+            "they were deleted. Pass the MuData on which cantata.pp.preprocess was fitted."
+        )
+    if adata.n_vars != record["n_vars"]:
+        raise ValueError(
+            f"The reference's modality {name!r} has {adata.n_vars} features but was preprocessed "
+            f"with {record['n_vars']}. Pass it with all of them."
+        )
+    statistics, mean, sd, center = np.asarray(adata.varm[MOMENTS], dtype=np.float64).T
+    values = record.get("singular_values")
+    components = Components(
+        loadings=np.asarray(adata.varm[LOADINGS[record["rep"]]]),
+        mean=mean,
+        sd=sd,
+        centre=center,
+        factor=float(record["factor"]),
+        singular_values=None if values is None else np.asarray(values, dtype=np.float64),
+    )
+    return Recipe(record["kind"], statistics, float(record["total"]), components)
+
+
+# Writing ----------------------------------------------------------------------------------------
+
+
+def _write(mdata: MuData, name: str, values: Preprocessed) -> dict[str, Any]:
+    """Write counts, normalised values, representation and the MuData's record, and return it."""
+    adata = mdata[name]
+    if values.layer not in adata.layers:
+        adata.layers[values.layer] = values.counts
+    adata.X = values.normalised
+    adata.obsm[values.rep] = values.representation
+    record = {
+        "kind": str(values.kind),
+        "rep": values.rep,
+        "n_components": int(values.representation.shape[1]),
+        "counts_layer": values.layer,
+    }
+    _set_record(mdata.uns, name, record)
+    return record
+
+
+def _write_fit(mdata: MuData, name: str, recipe: Recipe, values: Preprocessed) -> None:
+    """Write a fitted modality with all that projects a query."""
+    record = _write(mdata, name, values)
+    adata, components = mdata[name], recipe.components
+    if values.highly_variable is not None:
+        adata.var["highly_variable"] = values.highly_variable
+    adata.varm[LOADINGS[values.rep]] = components.loadings
+    adata.varm[MOMENTS] = np.column_stack(
+        [recipe.statistics, components.mean, components.sd, components.centre]
+    )
+    record = {
+        **record,
+        "n_vars": int(adata.n_vars),
+        "total": float(recipe.total),
+        "factor": float(components.factor),
+    }
+    if components.singular_values is not None:
+        record["singular_values"] = components.singular_values
+    _set_record(adata.uns, None, record)
+
+
+def _remove_fit(adata: AnnData, rep: str) -> None:
+    """Remove what an earlier fit left behind: it projects no query of what is written now."""
+    if MOMENTS in adata.varm:
+        del adata.varm[MOMENTS]
+        adata.varm.pop(LOADINGS[rep], None)
+
+
+def _set_record(uns: Any, modality: str | None, record: dict[str, Any]) -> None:
+    """Put a record under ``uns["cantata"]["preprocess"]``, without touching other entries."""
+    entries = dict(uns.get(_keys.UNS, {}))
+    if modality is not None:
+        record = {**entries.get(_keys.PREPROCESS, {}), modality: record}
+    entries[_keys.PREPROCESS] = record
+    uns[_keys.UNS] = entries

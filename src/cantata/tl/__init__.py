@@ -2,16 +2,15 @@
 
 from cantata._numeric.knn_labels import knn_labels
 from cantata.tl._cluster_correlation import cluster_correlation
-from cantata.tl._dimensions import Dimensions
-from cantata.tl._estimate_dimensions import estimate_dimensions
-from cantata.tl._feature_network import feature_network
-from cantata.tl._group_features import group_features
-from cantata.tl._infer_links import infer_links
-from cantata.tl._interpret_latent import interpret_latent
-from cantata.tl._interpretation import LatentInterpretation
-from cantata.tl._latent_association import latent_association
+from cantata.tl._dimensions._estimate_dimensions import Dimensions, estimate_dimensions
+from cantata.tl._latent._interpret_latent import interpret_latent
+from cantata.tl._latent._interpretation import LatentInterpretation
+from cantata.tl._latent._latent_association import latent_association
+from cantata.tl._latent._latent_traversal import latent_traversal
+from cantata.tl._links._feature_network import FeatureNetwork, feature_network
+from cantata.tl._links._group_features import group_features
+from cantata.tl._links._infer_links import infer_links
 from cantata.tl._match_cells import match_cells
-from cantata.tl._network import FeatureNetwork
 from cantata.tl._transfer_labels import transfer_labels
 
 __all__ = [
@@ -26,6 +25,7 @@ __all__ = [
     "interpret_latent",
     "knn_labels",
     "latent_association",
+    "latent_traversal",
     "match_cells",
     "transfer_labels",
 ]

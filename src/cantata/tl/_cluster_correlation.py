@@ -11,15 +11,15 @@ from scipy.stats import rankdata
 from cantata import _keys
 from cantata._mudata.obs import coalesce_obs
 from cantata._mudata.pairing import modality_cells
-from cantata.tl._feature_columns import FeatureColumns, Statistic, group_moments
-from cantata.tl._link_values import check_modality, measured_values
+from cantata._numeric.feature_statistics import FeatureMatrix, Statistic, group_moments
+from cantata.tl._feature_values import check_modality, measured_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mudata import MuData
 
-TIE = 1e-9
+MIN_RELATIVE_SD = 1e-9
 """A standard deviation of this share of the mean is rounding."""
 
 LINKED = "linked"
@@ -101,9 +101,12 @@ def cluster_correlation(
     check_modality(mdata, b, "b")
     matrices = _matrices(mdata, a, b, use)
     clusters = _clusters(mdata, key, a, b)
-    names = _order(pd.concat(clusters))
+    names = _sorted_clusters(pd.concat(clusters))
     means, variances = zip(
-        *(_profiles(of, column, names) for of, column in zip(matrices, clusters, strict=True)),
+        *(
+            _profiles(*matrix, column, names)
+            for matrix, column in zip(matrices, clusters, strict=True)
+        ),
         strict=True,
     )
     profiles = _standardized(means, variances, (a, b), key) if standardize else means
@@ -113,7 +116,7 @@ def cluster_correlation(
             f"{varies.sum()} of {varies.size} features of use={use!r} vary in both {a!r} and "
             f"{b!r}; correlations need at least 3."
         )
-    values = _correlate(profiles[0][:, varies], profiles[1][:, varies], statistic)
+    values = _correlate_rows(profiles[0][:, varies], profiles[1][:, varies], statistic)
     return pd.DataFrame(
         values, index=pd.Index(names, name=a), columns=pd.Index(names, name=b), dtype=np.float64
     )
@@ -121,20 +124,22 @@ def cluster_correlation(
 
 def _matrices(mdata: MuData, a: str, b: str, use: str) -> list[tuple[Any, np.ndarray, str]]:
     """For both modalities a matrix, its matching columns and its name."""
-    keys = (_keys.linked(b), _keys.linked(a)) if use == LINKED else (use, use)
-    if all(key in mdata[name].obsm for name, key in zip((a, b), keys, strict=True)):
-        found = []
-        for name, key in zip((a, b), keys, strict=True):
+    keys = {a: _keys.linked(b), b: _keys.linked(a)} if use == LINKED else {a: use, b: use}
+    if all(key in mdata[name].obsm for name, key in keys.items()):
+        matrices = []
+        for name, key in keys.items():
             matrix = mdata[name].obsm[key]
-            found.append((matrix, np.arange(matrix.shape[1]), f"mdata[{name!r}].obsm[{key!r}]"))
-        if len(found[0][1]) != len(found[1][1]):
+            where = f"mdata[{name!r}].obsm[{key!r}]"
+            matrices.append((matrix, np.arange(matrix.shape[1]), where))
+        (_, first, first_name), (_, second, second_name) = matrices
+        if len(first) != len(second):
             raise ValueError(
-                f"{found[0][2]} has {len(found[0][1])} columns and {found[1][2]} "
-                f"{len(found[1][1])}: columns must correspond."
+                f"{first_name} has {len(first)} columns and {second_name} {len(second)}: columns "
+                "must correspond."
             )
-        return found
+        return matrices
     layers = [{layer for layer in mdata[name].layers if layer is not None} for name in (a, b)]
-    if use != "X" and not all(use in of for of in layers):
+    if use != "X" and not all(use in names for names in layers):
         remedy = " Call cantata.pp.link_features first." if use == LINKED else ""
         raise KeyError(
             f"use={use!r} does not exist in both: {a!r} has {list(mdata[a].obsm)} in .obsm and "
@@ -142,24 +147,24 @@ def _matrices(mdata: MuData, a: str, b: str, use: str) -> list[tuple[Any, np.nda
             f"{sorted(layers[1])}.{remedy}"
         )
     shared = mdata[a].var_names.intersection(mdata[b].var_names, sort=False)
-    values = [measured_values(mdata, name, None if use == "X" else use) for name in (a, b)]
+    values = {name: measured_values(mdata, name, None if use == "X" else use) for name in (a, b)}
     return [
-        (of.matrix, mdata[name].var_names.get_indexer(shared), of.where)
-        for name, of in zip((a, b), values, strict=True)
+        (measured.matrix, mdata[name].var_names.get_indexer(shared), measured.where)
+        for name, measured in values.items()
     ]
 
 
 def _clusters(mdata: MuData, key: str, a: str, b: str) -> list[pd.Series]:
     """Cluster of every row of both modalities; NaN where there is none."""
     column = coalesce_obs(mdata, key, [a, b], argument="key")
-    found = [column.iloc[modality_cells(mdata, name)] for name in (a, b)]
-    for name, of in zip((a, b), found, strict=True):
-        if of.isna().all():
+    clusters = [column.iloc[modality_cells(mdata, name)] for name in (a, b)]
+    for name, labels in zip((a, b), clusters, strict=True):
+        if labels.isna().all():
             raise ValueError(f"No cell of {name!r} has a cluster in key={key!r}.")
-    return found
+    return clusters
 
 
-def _order(labels: pd.Series) -> list[Any]:
+def _sorted_clusters(labels: pd.Series) -> list[Any]:
     """Clusters that occur: by number if all are numbers, else by name."""
     names = labels.dropna().unique().tolist()
     try:
@@ -169,18 +174,17 @@ def _order(labels: pd.Series) -> list[Any]:
 
 
 def _profiles(
-    found: tuple[Any, np.ndarray, str], clusters: pd.Series, names: list[Any]
+    matrix: Any, columns: np.ndarray, where: str, clusters: pd.Series, names: list[Any]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of features in every cluster; NaN without cells and if constant."""
-    matrix, columns, where = found
     codes = pd.Index(names).get_indexer(pd.Index(clusters.to_numpy(dtype=object)))
     codes[clusters.isna().to_numpy()] = -1
     rows = np.flatnonzero(codes >= 0)
     present, codes = np.unique(codes[rows], return_inverse=True)
-    values = FeatureColumns(matrix, rows, columns, names=columns, where=where)
+    values = FeatureMatrix(matrix, rows, columns, names=columns, where=where)
     moments = group_moments(values, codes)
     means, variances = np.full((2, len(names), len(columns)), np.nan)
-    means[present] = np.where(moments.variation > 0, moments.means, np.nan)
+    means[present] = np.where(moments.varies, moments.means, np.nan)
     variances[present] = moments.squares / moments.sizes[:, None]
     return means, variances
 
@@ -198,17 +202,18 @@ def _standardized(
             f"{modalities[0]!r} and {modalities[1]!r} share {common.sum()} of {common.size} "
             f"clusters of key={key!r}; standardize=True needs two."
         )
-    result = []
+    profiles = []
     for mean, variance in zip(means, variances, strict=True):
         center = mean[common].mean(axis=0)
+        # Every cluster counts the same: its variance, and how far its mean is from the center.
         sd = np.sqrt((variance[common] + (mean[common] - center) ** 2).mean(axis=0))
         missing = np.full_like(mean, np.nan)
-        varies = sd > TIE * np.abs(center)
-        result.append(np.divide(mean - center, sd, out=missing, where=varies))
-    return result
+        varies = sd > MIN_RELATIVE_SD * np.abs(center)
+        profiles.append(np.divide(mean - center, sd, out=missing, where=varies))
+    return profiles
 
 
-def _correlate(x: np.ndarray, y: np.ndarray, statistic: Statistic) -> np.ndarray:
+def _correlate_rows(x: np.ndarray, y: np.ndarray, statistic: Statistic) -> np.ndarray:
     """Correlation of every row of `x` with every row of `y`; NaN where one is constant or NaN."""
     unit = []
     for values in (x, y):

@@ -2,51 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING
 
 from scipy import sparse
 
 from cantata import _keys
 from cantata._mudata.obs import coalesce_obs
 from cantata._mudata.pairing import modality_cells
-from cantata.metrics._matching import Union, matching_matrix
-from cantata.tl._representation import modality_rep
+from cantata.metrics import matching_matrix
+from cantata.tl._embeddings import modality_rep
 
 if TYPE_CHECKING:
     import numpy as np
     from mudata import MuData
 
 
-@overload
-def match_cells(
-    mdata: MuData,
-    *,
-    use_rep: str,
-    source: str,
-    target: str,
-    batch_key: str | None = ...,
-    k: int = ...,
-    union: Union = ...,
-    normalize: bool = ...,
-    key_added: str | None = ...,
-    copy: Literal[False] = ...,
-    random_state: int = ...,
-) -> None: ...
-@overload
-def match_cells(
-    mdata: MuData,
-    *,
-    use_rep: str,
-    source: str,
-    target: str,
-    batch_key: str | None = ...,
-    k: int = ...,
-    union: Union = ...,
-    normalize: bool = ...,
-    key_added: str | None = ...,
-    copy: Literal[True],
-    random_state: int = ...,
-) -> sparse.csr_matrix: ...
 def match_cells(
     mdata: MuData,
     *,
@@ -55,12 +25,10 @@ def match_cells(
     target: str,
     batch_key: str | None = None,
     k: int = 1,
-    union: Union = "multiset",
     normalize: bool = True,
     key_added: str | None = None,
-    copy: bool = False,
-    random_state: int = 0,
-) -> sparse.csr_matrix | None:
+    seed: int = 0,
+) -> sparse.csr_matrix:
     """Matching probabilities between the cells of two modalities.
 
     Shared nearest neighbours of ``mdata[source].obsm[use_rep]`` and
@@ -77,20 +45,17 @@ def match_cells(
         The modality whose cells are matched, and the modality that they are matched to.
     batch_key
         Match within batches only. Looked up in ``mdata.obs``, then in the two modalities.
-    k, union, normalize, random_state
+    k, normalize, seed
         As in :func:`cantata.metrics.matching_matrix`.
     key_added
         Key in ``mdata.obsp``; by default the method of `use_rep` with ``_match`` behind, e.g.
         ``"clue_match"`` for ``"X_clue"``. An entry of that name is replaced.
-    copy
-        Return the matrix and write nothing.
 
     Returns
     -------
-    With `copy` a sparse matrix (n_obs, n_obs) over the cells of `mdata`, else None and the matrix
-    is written to ``mdata.obsp[key_added]``. Rows are cells of `source` and sum to 1, columns
-    are cells of `target`. Rows of other cells, and of cells whose batch `target` does not have,
-    are empty.
+    A sparse matrix (n_obs, n_obs) over the cells of `mdata`, which is also written to
+    ``mdata.obsp[key_added]``. Rows are cells of `source` and sum to 1, columns are cells of
+    `target`. Rows of other cells, and of cells whose batch `target` does not have, are empty.
 
     Raises
     ------
@@ -109,8 +74,8 @@ def match_cells(
     >>> rna.obsm["X_clue"] = np.array([[1.0, 0.0], [0.0, 1.0]])
     >>> adt.obsm["X_clue"] = np.array([[0.1, 0.9], [0.9, 0.1]])
     >>> mdata = mudata.MuData({"rna": rna, "adt": adt})
-    >>> cantata.tl.match_cells(mdata, use_rep="X_clue", source="rna", target="adt")
-    >>> mdata.obsp["clue_match"].toarray()
+    >>> matched = cantata.tl.match_cells(mdata, use_rep="X_clue", source="rna", target="adt")
+    >>> matched.toarray()
     array([[0., 0., 0., 1.],
            [0., 0., 1., 0.],
            [0., 0., 0., 0.],
@@ -131,16 +96,13 @@ def match_cells(
         groups_x=batches[0],
         groups_y=batches[1],
         k=k,
-        union=union,
         normalize=normalize,
-        random_state=random_state,
+        seed=seed,
     ).tocoo()
-    places = cells[0][matched.row], cells[1][matched.col]
-    result = sparse.csr_matrix((matched.data, places), shape=(mdata.n_obs, mdata.n_obs))
-    if copy:
-        return result
+    ends = cells[0][matched.row], cells[1][matched.col]
+    result = sparse.csr_matrix((matched.data, ends), shape=(mdata.n_obs, mdata.n_obs))
     mdata.obsp[key_added or _keys.match(use_rep.removeprefix("X_"))] = result
-    return None
+    return result
 
 
 def _batches(
@@ -149,11 +111,10 @@ def _batches(
     """Batch of every row of the two modalities; None without a key."""
     if batch_key is None:
         return [None, None]
-
     batches = coalesce_obs(mdata, batch_key, modalities)
     columns: list[np.ndarray | None] = []
-    for name, places in zip(modalities, cells, strict=True):
-        column = batches.iloc[places]
+    for name, rows in zip(modalities, cells, strict=True):
+        column = batches.iloc[rows]
         missing = column.index[column.isna()]
         if len(missing):
             raise ValueError(

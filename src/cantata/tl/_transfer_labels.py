@@ -9,7 +9,7 @@ import pandas as pd
 from cantata._mudata.obs import coalesce_obs
 from cantata._mudata.pairing import modality_cells
 from cantata._numeric.knn_labels import Metric, Weights, knn_labels
-from cantata.tl._representation import joint_rep, modality_rep
+from cantata.tl._embeddings import joint_rep, modality_rep
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +26,7 @@ def transfer_labels(
     k: int = 15,
     metric: Metric = "euclidean",
     weights: Weights = "uniform",
-    random_state: int = 0,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Label cells by a vote of their nearest labelled neighbours in an embedding.
 
@@ -49,7 +49,7 @@ def transfer_labels(
         Modality whose labelled cells vote.
     target
         Modality whose cells are labelled, each one, also those that `source` holds as well.
-    k, metric, weights, random_state
+    k, metric, weights, seed
         As in :func:`cantata.tl.knn_labels`.
 
     Returns
@@ -114,7 +114,7 @@ def transfer_labels(
         metric=metric,
         weights=weights,
         query_names=names,
-        random_state=random_state,
+        seed=seed,
     )
 
 

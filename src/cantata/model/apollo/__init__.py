@@ -2,7 +2,6 @@
 
 from cantata.model.apollo._model import APOLLO
 from cantata.model.apollo._module import APOLLOModule, LossWeights
-from cantata.model.apollo._network import APOLLONetwork
 from cantata.model.apollo._plan import EncoderPlan, LatentPlan
 
-__all__ = ["APOLLO", "APOLLOModule", "APOLLONetwork", "EncoderPlan", "LatentPlan", "LossWeights"]
+__all__ = ["APOLLO", "APOLLOModule", "EncoderPlan", "LatentPlan", "LossWeights"]

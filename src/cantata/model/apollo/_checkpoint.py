@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 Stage = Literal["latent", "encoder"]
 RECORD = "apollo"
-"""Key of a checkpoint."""
+"""Key of the record in a checkpoint."""
 PREFIX = "module."
-"""Of the network's weights in a checkpoint."""
+"""Of the names of the network's weights in a checkpoint."""
 TABLES = "tables."
-"""Prefix of those that have a row for each training cell."""
+"""Of the names of those that have a row for each training cell."""
 REMEDY = (
     "Give a file that lightning's ModelCheckpoint, without save_weights_only, wrote in "
     "APOLLO.train(callbacks=[...], enable_checkpointing=True)."
@@ -41,14 +41,8 @@ def digest(cells: Sequence[str]) -> str:
 class StageRecord(Callback):
     """Write into checkpoints which stage they are from, and what the next stage has to know.
 
-    Parameters
-    ----------
-    stage
-        The stage.
-    cells
-        Digest of the names of the training cells.
-    best
-        Least losses of held-out cells by their names in the history, which are kept up to date.
+    That are a digest of the training cells, and the least losses of held-out cells by their names
+    in the history, `best`, which are kept up to date.
     """
 
     def __init__(self, stage: Stage, cells: str, best: dict[str, float]) -> None:
@@ -76,64 +70,46 @@ class StageRecord(Callback):
 
 @dataclass(frozen=True)
 class StageCheckpoint:
-    """Where training is continued.
-
-    Parameters
-    ----------
-    path
-        File.
-    stage
-        The stage that was under way.
-    n_epochs
-        Epochs of it that were done.
-    cells
-        Digest of the names of the training cells.
-    best
-        Least losses of held-out cells by their names in the history.
-    weights
-        State of the network.
-    """
+    """Where training is continued."""
 
     path: Path
     stage: Stage
+    """The stage that was under way."""
     n_epochs: int
+    """Epochs of it that were done."""
     cells: str
+    """Digest of the names of the training cells."""
     best: Mapping[str, float]
+    """Least losses of held-out cells by their names in the history."""
     weights: Mapping[str, Tensor]
+    """State of the network."""
 
     @classmethod
     def read(cls, path: str | Path) -> StageCheckpoint:
-        """Read a checkpoint.
-
-        Parameters
-        ----------
-        path
-            File.
+        """Read a checkpoint of APOLLO's training from the end of an epoch.
 
         Raises
         ------
         FileNotFoundError
-            If there is none.
+            If there is no such file.
         ValueError
-            If it is not of APOLLO's training, or not from the end of an epoch.
+            If it is anything else.
         """
         path = Path(path)
         content = _content(path)
         if not isinstance(content, dict) or RECORD not in content:
-            raise ValueError(f"{_given(path)} is no checkpoint of APOLLO's training. {REMEDY}")
+            raise ValueError(f"{_argument(path)} is no checkpoint of APOLLO's training. {REMEDY}")
         record = content[RECORD]
         progress = content["loops"]["fit_loop"]["epoch_progress"]["current"]
-        if progress["ready"] != progress["processed"]:
+        n_epochs = progress["processed"]
+        if progress["ready"] != n_epochs:
             raise ValueError(
-                f"{_given(path)} was saved within epoch {progress['processed']}, and training is "
-                "continued from the end of an epoch. Save with "
+                f"{_argument(path)} was saved within epoch {n_epochs}, and training is continued "
+                "from the end of an epoch. Save with "
                 "ModelCheckpoint(every_n_epochs=1, save_on_train_epoch_end=True)."
             )
-        state = content["state_dict"]
-        weights = {key.removeprefix(PREFIX): value for key, value in state.items()}
-        return cls(
-            path, record["stage"], progress["processed"], record["cells"], record["best"], weights
-        )
+        weights = {k.removeprefix(PREFIX): value for k, value in content["state_dict"].items()}
+        return cls(path, record["stage"], n_epochs, record["cells"], record["best"], weights)
 
     def check(
         self,
@@ -144,59 +120,46 @@ class StageCheckpoint:
     ) -> None:
         """Refuse to continue what was another training.
 
-        Parameters
-        ----------
-        module
-            The network.
-        cells
-            Names of the training cells.
-        n_rows
-            Rows of each table.
-        n_epochs
-            Planned epochs of the stages to run.
-
-        Raises
-        ------
-        ValueError
-            If the checkpoint is of another model, of other cells, of a stage that is not run or
-            beyond its epochs.
+        `cells` are the names of the training cells, `n_rows` the rows of each table and `n_epochs`
+        the planned epochs of the stages to run. It is a ``ValueError`` if the checkpoint is of
+        another model, of other cells, of a stage that is not run or beyond its epochs.
         """
-        given = _given(self.path)
+        argument = _argument(self.path)
         self._check_shapes({key: tuple(value.shape) for key, value in module.state_dict().items()})
-        found = {name: len(self.weights[f"{TABLES}{name}.weight"]) for name in n_rows}
-        if found != dict(n_rows) or self.cells != digest(cells):
+        saved_rows = {name: len(self.weights[f"{TABLES}{name}.weight"]) for name in n_rows}
+        if saved_rows != dict(n_rows) or self.cells != digest(cells):
             raise ValueError(
-                f"{given} is of other training cells: rows of the tables are {found}, of this "
-                f"data {dict(n_rows)}; names and order count too. Give the same data, train_size, "
-                "validation_size and scvi.settings.seed."
+                f"{argument} is of other training cells: rows of the tables are {saved_rows}, of "
+                f"this data {dict(n_rows)}; names and order count too. Give the same data, "
+                "train_size, validation_size and scvi.settings.seed."
             )
         if self.stage not in n_epochs:
             raise ValueError(
-                f"{given} is of the encoders, and those of this model are frozen. Load the query "
-                "with freeze=False, or train without ckpt_path."
+                f"{argument} is of the encoders, and those of this model are frozen. Load the "
+                "query with freeze=False, or train without ckpt_path."
             )
         if self.n_epochs > n_epochs[self.stage]:
-            argument = "max_epochs" if self.stage == "latent" else "encoder_epochs"
+            epochs = "max_epochs" if self.stage == "latent" else "encoder_epochs"
             raise ValueError(
-                f"{given} is from the end of epoch {self.n_epochs} of {n_epochs[self.stage]}. "
-                f"Give the {argument} that it was trained with."
+                f"{argument} is from the end of epoch {self.n_epochs} of {n_epochs[self.stage]}. "
+                f"Give the {epochs} that it was trained with."
             )
 
-    def _check_shapes(self, own: Mapping[str, tuple[int, ...]]) -> None:
+    def _check_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Compare names and shapes of all weights; tables may differ in their rows."""
         saved = {key: tuple(value.shape) for key, value in self.weights.items()}
         a, b = (
-            {k: shape[1:] if k.startswith(TABLES) else shape for k, shape in shapes.items()}
-            for shapes in (saved, own)
+            {k: shape[1:] if k.startswith(TABLES) else shape for k, shape in of_model.items()}
+            for of_model in (saved, shapes)
         )
         differing = [key for key in a | b if a.get(key) != b.get(key)]
         if differing:
             key = differing[0]
             raise ValueError(
-                f"{_given(self.path)} is of another model: {len(differing)} of its weights have "
-                f"another shape or are missing, e.g. {key!r}, {saved.get(key, 'missing')} there "
-                f"and {own.get(key, 'missing')} here. Set up the same data and give APOLLO the "
-                "same arguments."
+                f"{_argument(self.path)} is of another model: {len(differing)} of its weights "
+                f"have another shape or are missing, e.g. {key!r}, {saved.get(key, 'missing')} "
+                f"there and {shapes.get(key, 'missing')} here. Set up the same data and give "
+                "APOLLO the same arguments."
             )
 
     def options(self, run: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,7 +169,7 @@ class StageCheckpoint:
         return {"ckpt_path": str(self.path), "early_stopping_warmup_epochs": max(0, warmup)}
 
 
-def _given(path: Path) -> str:
+def _argument(path: Path) -> str:
     return f"ckpt_path={str(path)!r}"
 
 
@@ -214,12 +177,13 @@ def _content(path: Path) -> Any:
     """Content of a file that torch wrote; tensors are read when they are used."""
     if path.is_dir():
         raise ValueError(
-            f"{_given(path)} is a folder, as model.save and scvi-tools' SaveCheckpoint make. Such "
-            f"models are loaded by APOLLO.load, but do not hold what optimisers know. {REMEDY}"
+            f"{_argument(path)} is a folder, as model.save and scvi-tools' SaveCheckpoint make. "
+            "Such models are loaded by APOLLO.load, but do not hold what optimisers know. "
+            f"{REMEDY}"
         )
     if not path.exists():
-        raise FileNotFoundError(f"{_given(path)}: there is no such file. {REMEDY}")
+        raise FileNotFoundError(f"{_argument(path)}: there is no such file. {REMEDY}")
     try:
         return torch.load(path, map_location="cpu", mmap=True)
     except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{_given(path)} cannot be read as a checkpoint. {REMEDY}") from error
+        raise ValueError(f"{_argument(path)} cannot be read as a checkpoint. {REMEDY}") from error

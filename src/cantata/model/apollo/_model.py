@@ -2,34 +2,57 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
+import pandas as pd
+import torch
 
+from cantata import _keys
 from cantata._mudata.checks import check_counts, per_modality
-from cantata._mudata.pairing import membership
+from cantata._mudata.pairing import check_connected, membership
+from cantata._mudata.values import MatrixReader
 from cantata._numeric.normalise import row_sums
-from cantata.model._feature_inputs import check_components, fit_input, resolve_transforms
-from cantata.model._impute_targets import measured_batches
-from cantata.model._pairing import check_linked
-from cantata.model._sample import sampled_rows
-from cantata.model.apollo._impute import ImputeMixin
-from cantata.model.apollo._latents import LatentsMixin
-from cantata.model.apollo._module import APOLLOModule
+from cantata._numeric.sampling import sample_cells
+from cantata.model._inputs import fit_input, resolve_transforms, sampled_rows
+from cantata.model.apollo._checkpoint import Stage, StageCheckpoint, StageRecord, digest
+from cantata.model.apollo._impute import MAX_CALIBRATION_CELLS, Calibration
+from cantata.model.apollo._module import SHARED, APOLLOModule
+from cantata.model.apollo._plan import EncoderPlan, LatentPlan, fit_linear_encoders
 from cantata.model.apollo._presets import PRESETS
-from cantata.model.apollo._stages import StagesMixin
-from cantata.model.base import MosaicModelClass
+from cantata.model.apollo._training import (
+    StageSplitter,
+    by_cell,
+    cached_inputs,
+    continued,
+    is_better_than_linear,
+    least_losses,
+    set_start,
+    split,
+    table_rows_of,
+)
+from cantata.model.base import Cells, Indices, MosaicModelClass
 from cantata.nn import LOSSES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
+    from anndata import AnnData
     from mudata import MuData
+    from torch import Tensor
 
+    from cantata.nn import Covariates
+
+N_STEPS, MIN_EPOCHS, MAX_EPOCHS = 400, 15, 60
+"""Steps of the default schedule of each stage, and bounds on its epochs."""
 MAX_POS_WEIGHT = 50.0
+"""Of the cross-entropy's positive part."""
+
+Space = Literal["shared", "specific", "full", "table"]
 
 
-class APOLLO(StagesMixin, LatentsMixin, ImputeMixin, MosaicModelClass):
+class APOLLO(MosaicModelClass):
     """Latents that paired modalities share, and latents that each keeps to itself.
 
     In the first stage the latents of every training cell are parameters: shared ones, and
@@ -66,7 +89,7 @@ class APOLLO(StagesMixin, LatentsMixin, ImputeMixin, MosaicModelClass):
         Width and number of hidden layers of each decoder.
     n_hidden_encoder, n_layers_encoder
         Width and number of hidden layers of each encoder.
-    dropout
+    dropout_rate
         Dropout rate of all hidden layers.
     shared_decoders
         Have decoders that read shared latents alone.
@@ -99,7 +122,7 @@ class APOLLO(StagesMixin, LatentsMixin, ImputeMixin, MosaicModelClass):
     """
 
     method = "apollo"
-    _reads_reps = False
+    _open_when_frozen = _parts_of_cells = ("tables",)
     presets: ClassVar = PRESETS
     """Published settings: ``APOLLO(mdata, **presets["published"]["model"])`` and
     ``model.train(**presets["published"]["train"])``."""
@@ -118,18 +141,13 @@ class APOLLO(StagesMixin, LatentsMixin, ImputeMixin, MosaicModelClass):
         n_layers: int = 1,
         n_hidden_encoder: int = 128,
         n_layers_encoder: int = 2,
-        dropout: float = 0.01,
+        dropout_rate: float = 0.01,
         shared_decoders: bool = True,
         noise: float = 1.0,
         learn_noise: bool = False,
         start: Literal["canonical", "normal"] = "canonical",
     ) -> None:
-        self.init_params_ = {
-            "kwargs": {},
-            "non_kwargs": {
-                k: v for k, v in locals().items() if k not in ("self", "mdata", "__class__")
-            },
-        }
+        init_params = self._get_init_params(locals())
         if start not in ("canonical", "normal"):
             raise ValueError(f"start={start!r} is neither 'canonical' nor 'normal'.")
         super().__init__(mdata)
@@ -137,70 +155,590 @@ class APOLLO(StagesMixin, LatentsMixin, ImputeMixin, MosaicModelClass):
         widths = per_modality("n_specific", n_specific, self.modalities, 20)
         _check_widths(n_shared, widths)
         self._check_losses(named)
-        resolved = resolve_transforms(
-            transforms,
-            {name: mdata[name] for name in self.modalities},
-            self.adata_manager.matrix_stats,
-            rotates=n_components is not None,
-        )
-        n_features = {name: len(self.feature_names(name)) for name in self.modalities}
-        check_components(resolved, n_features, n_components)
-        given = self.init_params_["non_kwargs"]
+        modalities = {name: mdata[name] for name in self.modalities}
+        resolved = resolve_transforms(transforms, modalities, self._matrix_stats, n_components)
         # a query, or data that a model is loaded with, may tell less than the reference did
-        given["transforms"] = {n: None if t == "identity" else t for n, t in resolved.items()}
-        arguments = {k: v for k, v in given.items() if k != "start"}
+        self.init_params_ = init_params
+        init_params["non_kwargs"]["transforms"] = {
+            name: None if value == "identity" else value for name, value in resolved.items()
+        }
+        arguments = self._init_arguments
+        self.start_ = arguments.pop("start")
         self.module = APOLLOModule(
-            n_features=n_features,
-            n_batch=max(1, len(self.batch_categories)),
-            n_categories=self._n_categories(),
-            n_continuous=len(self.setup_args["continuous_covariate_keys"]),
+            n_features=self.n_features,
+            n_batch=self.n_batch,
+            n_categories=self.n_categories,
+            n_continuous=self.n_continuous,
             **arguments | {"transforms": resolved, "losses": named, "n_specific": widths},
         )
-        self.start_ = start
-        self.has_inputs_ = False
         self.table_cells_ = np.array([], dtype=str)
         self.table_members_: dict[str, np.ndarray] = {}
         self.typical_totals_: dict[str, float] = {}
-        self.measured_batches_ = measured_batches(
-            self.adata_manager, self.modalities, self.module.n_batch
-        )
         self._model_summary_string = self.summary()
 
     def _check_losses(self, losses: Mapping[str, str]) -> None:
-        """Checks that need the losses or the pairing; see the class for what is raised."""
         unknown = {name: value for name, value in losses.items() if value not in LOSSES}
         if unknown:
             raise ValueError(f"Unknown losses {unknown}; choose from {sorted(LOSSES)}.")
-        if getattr(self.adata_manager, "_source_registry", None) is None:
-            check_linked(membership(self.adata, self.modalities), self.modalities, "APOLLO")
+        if not self.is_query:
+            check_connected(membership(self.adata, self.modalities), self.modalities, "APOLLO")
         for name, loss in losses.items():
-            if LOSSES[loss].is_count and self.adata[name].n_obs:
-                check_counts(name, self.adata_manager.matrix_stats[name], loss)
+            if LOSSES[loss].requires_counts and self.adata[name].n_obs:
+                check_counts(name, self._matrix_stats[name], loss)
 
-    # Inputs -------------------------------------------------------------------------------------
+    def _inherit_from(self, reference: Self) -> None:
+        super()._inherit_from(reference)
+        self.typical_totals_ = dict(reference.typical_totals_)
+
+    # Training -----------------------------------------------------------------------------------
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        encoder_epochs: int | None = None,
+        batch_size: int = 256,
+        train_size: float | None = None,
+        validation_size: float | None = None,
+        early_stopping: bool = True,
+        shuffle: bool = True,
+        linear_encoders: bool = True,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        plan_kwargs: Mapping[str, Any] | None = None,
+        encoder_plan_kwargs: Mapping[str, Any] | None = None,
+        ckpt_path: str | Path | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Train both stages.
+
+        Held-out cells judge both by the loss of decoding what encoders infer of them. In the
+        first stage, which they have no latents in, these encoders are linear and fitted in closed
+        form before each validation; in the second they are the encoders themselves.
+
+        Parameters
+        ----------
+        max_epochs
+            Epochs of the first stage: latents and decoders. By default 400 steps, but at least 15
+            and at most 60 epochs.
+        encoder_epochs
+            Epochs of the second stage: encoders. By default as many.
+        batch_size
+            Cells per minibatch.
+        train_size, validation_size
+            Fractions of the cells of each pairing pattern; 0.9 and the rest by default.
+        early_stopping
+            Stop a stage when the loss of held-out cells no longer falls, and restore its best
+            epoch. Without it the last epoch is kept.
+        shuffle
+            Draw new minibatches every epoch; otherwise they are the same in all, as in the
+            reference implementation.
+        linear_encoders
+            Add to each encoder the least-squares map from its input to the latents, so that its
+            layers learn the rest; where held-out cells gain less than 1 % by these, the map alone
+            is kept.
+        plan_kwargs, encoder_plan_kwargs
+            Arguments of :class:`~cantata.model.apollo.LatentPlan` and of
+            :class:`~cantata.model.apollo.EncoderPlan`: learning rates, weights of the loss terms.
+        ckpt_path
+            Checkpoint from the end of an epoch of either stage, by lightning's
+            ``ModelCheckpoint``. That stage is continued, and a later one run as usual. A model of
+            the same data, arguments and seed then ends where uninterrupted training would have
+            ended. The history begins after the checkpoint.
+        accelerator, devices, **kwargs
+            Passed to :class:`~scvi.train.Trainer`, e.g. ``enable_progress_bar``, ``precision``;
+            ``callbacks`` and ``enable_checkpointing`` hold for both stages.
+
+        Raises
+        ------
+        ValueError
+            If there is nothing to start latents from, or `ckpt_path` is no checkpoint of this
+            model and these cells.
+        FileNotFoundError
+            If `ckpt_path` does not exist.
+        TypeError
+            If `plan_kwargs` holds an unknown name.
+
+        Examples
+        --------
+        >>> import cantata
+        >>> mdata = cantata.datasets.simulate_mosaic(n_cells=200, pairing="full")
+        >>> cantata.APOLLO.setup_mudata(mdata)
+        >>> model = cantata.APOLLO(mdata, n_shared=8, n_specific=4)
+        >>> weights = {"lambda_independence": 0.0}
+        >>> model.train(max_epochs=2, plan_kwargs=weights, enable_progress_bar=False)
+        >>> "norm_shared" in model.history
+        True
+        """
+        parts = split(self, train_size, validation_size)
+        train = parts[0]
+        epochs = max_epochs or self._planned_epochs(len(train), batch_size)
+        n_epochs: dict[Stage, int] = {"latent": epochs}
+        if not self.is_frozen_:
+            n_epochs["encoder"] = encoder_epochs or epochs
+        table_rows = table_rows_of(self, train)
+        cells = self.adata.obs_names[train].to_numpy().astype(str)
+        checkpoint = None
+        if ckpt_path is not None:
+            checkpoint = StageCheckpoint.read(ckpt_path)
+            n_rows = {name: int((rows >= 0).sum()) for name, rows in table_rows.items()}
+            checkpoint.check(self.module, cells, n_rows, n_epochs)
+        # 1. what encoders read, and where latents start or were
+        self._ensure_inputs()
+        if checkpoint is not None:
+            self.module.load_state_dict(dict(checkpoint.weights))
+        inputs = cached_inputs(self, progress=kwargs.get("enable_progress_bar", True))
+        if checkpoint is None and not np.array_equal(cells, self.table_cells_):
+            set_start(self, train, inputs, self.start_)
+        self.table_cells_ = cells
+        self.table_members_ = {m: table_rows[m][train].numpy() >= 0 for m in self.modalities}
+        linear_inputs = None
+        if linear_encoders and inputs is not None and not self.is_frozen_:
+            linear_inputs = by_cell(self, inputs)
+        validates = early_stopping and len(parts[1]) > 0
+        best = least_losses(self.history or {}) if checkpoint is None else dict(checkpoint.best)
+
+        def run(
+            stage: Stage,
+            plan: LatentPlan | EncoderPlan,
+            cached: Mapping[str, np.ndarray] | None,
+            validates: bool,
+        ) -> None:
+            splitter = StageSplitter(
+                self.adata_manager,
+                cached,
+                fixed_order=not shuffle,
+                external_indexing=parts,
+                batch_size=batch_size,
+            )
+            options = {"accelerator": accelerator, "devices": devices, **kwargs}
+            record = StageRecord(stage, digest(cells), best)
+            options["callbacks"] = [*options.get("callbacks", []), record]
+            if checkpoint is not None and checkpoint.stage == stage:
+                options |= checkpoint.options(options)
+            self._run_stage(plan, splitter, n_epochs[stage], validates, **options)
+
+        # 2. latents and decoders
+        if checkpoint is None or checkpoint.stage == "latent":
+            judged_by = linear_inputs if validates else None
+            latents = LatentPlan(self.module, table_rows, judged_by, **(plan_kwargs or {}))
+            run("latent", latents, None, judged_by is not None)
+            if linear_inputs is not None:
+                fit_linear_encoders(self.module, linear_inputs, table_rows)
+        # 3. encoders; linear ones are kept where held-out cells gain nothing by more
+        if "encoder" in n_epochs:
+            further = {"cached": inputs is not None, **(encoder_plan_kwargs or {})}
+            run("encoder", EncoderPlan(self.module, table_rows, **further), inputs, validates)
+            if linear_inputs is not None and validates and not is_better_than_linear(best):
+                fit_linear_encoders(self.module, linear_inputs, table_rows)
+
+    def _planned_epochs(self, n_cells: int, batch_size: int) -> int:
+        return int(np.clip(round(N_STEPS * batch_size / n_cells), MIN_EPOCHS, MAX_EPOCHS))
+
+    def _run_stage(
+        self,
+        plan: LatentPlan | EncoderPlan,
+        splitter: StageSplitter,
+        n_epochs: int,
+        validates: bool,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train one stage, and keep its best epoch where held-out cells tell."""
+        # scvi-tools would only extend what an earlier stage has recorded
+        before: dict[str, pd.DataFrame] = self.history or {}
+        self.history_: dict[str, pd.DataFrame] | None = None
+        self.is_trained_ = False
+        try:
+            self._fit(
+                plan,
+                splitter,
+                n_epochs,
+                validates=validates,
+                monitor=plan.monitor if validates else None,
+                patience=max(5, n_epochs // 4),
+                reload_dataloaders_every_n_epochs=1,
+                **trainer_kwargs,
+            )
+        finally:
+            self.history_ = continued(before, self.history_ or {})
 
     def _fit_inputs(self) -> None:
-        """Standardisation, components and weights of the losses, once."""
-        if self.has_inputs_:
-            return
         for name in self.modalities:
-            n_obs = self.adata[name].n_obs
-            values = sampled_rows(self._matrix(name), n_obs)
+            values = sampled_rows(self.registered_values(name), self.adata[name].n_obs)
             fit_input(name, self.module.input(name), values, values.shape[0])
             if self.module.losses[name] == "bce":
-                self.module.set_takes_log(
-                    name, not self.adata_manager.matrix_stats[name].n_negative
-                )
+                self.module.set_takes_log(name, not self._matrix_stats[name].n_negative)
                 n_positive = values.nnz if hasattr(values, "nnz") else np.count_nonzero(values)
                 size = values.shape[0] * values.shape[1]
                 weight = (size - n_positive) / max(n_positive, 1)
                 self.module.set_pos_weight(name, float(np.clip(weight, 1, MAX_POS_WEIGHT)))
             self.typical_totals_[name] = float(np.median(row_sums(values)))
-        self.has_inputs_ = True
 
-    def _adopt(self, reference: Any) -> None:
-        super()._adopt(reference)
-        self.typical_totals_ = dict(reference.typical_totals_)
+    # Latents ------------------------------------------------------------------------------------
+
+    def get_latent_representation(
+        self,
+        mdata: MuData | None = None,
+        *,
+        modality: str | None = None,
+        space: Space = "shared",
+        indices: Indices = None,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        """Latents of cells.
+
+        Parameters
+        ----------
+        mdata
+            Data with any subset of the modalities, never modified; the model's own by default.
+        modality
+            Infer from this modality alone. By default shared latents are the mean over all
+            modalities that a cell has, and specific ones of all modalities stand side by side.
+        space
+            ``"shared"``, ``"specific"``, or both in this order, ``"full"``, as encoders infer
+            them; ``"table"``: as they were optimised, the shared ones or those of `modality`
+            (training cells only, see :meth:`get_latent_table`).
+        indices
+            Cells to embed: positions in ``mdata.obs_names``, or in ``mdata[modality].obs_names``.
+        batch_size
+            Cells per minibatch.
+
+        Returns
+        -------
+        float32 array (cells, width), in the order of ``mdata.obs_names`` or of
+        ``mdata[modality].obs_names``; with ``space="table"`` of the training cells among them.
+
+        Raises
+        ------
+        KeyError
+            If `modality` is unknown or not in `mdata`.
+        ValueError
+            If `space` is unknown, or cells lack a modality whose specific latents are asked for.
+
+        Examples
+        --------
+        >>> import cantata
+        >>> mdata = cantata.datasets.simulate_mosaic(n_cells=200, pairing="full")
+        >>> cantata.APOLLO.setup_mudata(mdata)
+        >>> model = cantata.APOLLO(mdata, n_shared=8, n_specific=4)
+        >>> model.train(max_epochs=2, encoder_epochs=2, enable_progress_bar=False)
+        >>> model.get_latent_representation(modality="adt", space="specific").shape
+        (200, 4)
+        """
+        if space not in get_args(Space):
+            raise ValueError(f"space={space!r} is none of {get_args(Space)}.")
+        cells = self._cells(mdata)
+        chosen = self._chosen_cells(cells, modality, indices)
+        if space == "table":
+            known = self.get_latent_table(modality)
+            names = cells.mdata.obs_names[chosen]
+            return known.loc[names[names.isin(known.index)]].to_numpy()
+        if modality is None and space != "shared":
+            self._check_complete(cells, chosen)
+
+        def encode(tensors: Mapping[str, Tensor]) -> Tensor:
+            shared, specific, rows = self.module.encode_values(tensors)
+            if modality is not None:
+                parts = [shared[modality], specific[modality]]
+            else:
+                joint = self.module.joint(shared, rows, len(tensors[_keys.CELL]))
+                parts = [joint, *specific.values()]
+            wanted = {"shared": parts[:1], "specific": parts[1:], "full": parts}
+            return torch.cat(wanted[space], dim=1)
+
+        return self._run(cells, chosen, batch_size, encode)
+
+    def _embed(self, tensors: Mapping[str, Tensor], modality: str | None) -> Tensor:
+        shared, _, rows = self.module.encode_values(tensors)
+        if modality is not None:
+            return shared[modality]
+        return self.module.joint(shared, rows, len(tensors[_keys.CELL]))
+
+    def _check_complete(self, cells: Cells, chosen: np.ndarray) -> None:
+        present = [name for name in self.modalities if name in cells.mdata.mod]
+        has = membership(cells.mdata, present)[chosen]
+        lacking = np.flatnonzero(~has.all(axis=1))
+        if len(present) < len(self.modalities) or len(lacking):
+            n = len(lacking) or len(chosen)
+            raise ValueError(
+                f"{n} of {len(chosen)} cells lack a modality and have no specific latents of it. "
+                "Name a modality, or choose cells that have all."
+            )
+
+    def get_latent_table(
+        self, modality: str | None = None, *, scale: bool = False
+    ) -> pd.DataFrame:
+        """Latents of training cells as they were optimised in the first stage.
+
+        Parameters
+        ----------
+        modality
+            Specific latents of this modality; the shared ones by default.
+        scale
+            The learned noise instead, the uncertainty of every latent; with ``learn_noise=True``.
+
+        Returns
+        -------
+        Cells x latents, by cell name.
+
+        Raises
+        ------
+        KeyError
+            If `modality` is unknown.
+        ValueError
+            If the model is not trained, or noise was not learned.
+
+        Examples
+        --------
+        >>> import cantata
+        >>> mdata = cantata.datasets.simulate_mosaic(n_cells=200, pairing="full")
+        >>> cantata.APOLLO.setup_mudata(mdata)
+        >>> model = cantata.APOLLO(mdata, n_shared=8, n_specific=4)
+        >>> model.train(max_epochs=2, encoder_epochs=2, enable_progress_bar=False)
+        >>> model.get_latent_table("rna").shape
+        (180, 4)
+        """
+        self._check_modality("modality", modality)
+        table = self.module.table(modality or SHARED)
+        if not len(self.table_cells_):
+            raise ValueError("The model has no latents yet: call train() first.")
+        values: Tensor = table.weight
+        if scale:
+            if table.log_scale is None:
+                raise ValueError("Noise was not learned: pass learn_noise=True to APOLLO.")
+            values = table.log_scale.exp()
+        cells = self.table_cells_
+        if modality is not None:
+            cells = cells[self.table_members_[modality]]
+        return pd.DataFrame(values.detach().cpu().numpy(), index=pd.Index(cells))
+
+    def _embeddings_to_write(
+        self, mdata: MuData | None, modalities: list[str]
+    ) -> dict[tuple[str, str], np.ndarray]:
+        embeddings = {}
+        spaces: tuple[Space, ...] = ("shared", "specific")
+        for name in modalities:
+            for space in spaces[: 1 + bool(self.module.n_specific[name])]:
+                key = f"{_keys.embedding(self.method)}_{space}"
+                z = self.get_latent_representation(mdata, modality=name, space=space)
+                embeddings[name, key] = z
+        return embeddings
+
+    # Imputation ---------------------------------------------------------------------------------
+
+    def impute(
+        self,
+        modality: str,
+        mdata: MuData | None = None,
+        *,
+        source: str | None = None,
+        features: Sequence[str] | None = None,
+        indices: Indices = None,
+        transform_batch: str | Sequence[str] | None = None,
+        library_size: float | np.ndarray | None = None,
+        calibrate: bool = False,
+        batch_size: int | None = None,
+        out: str | None = None,
+    ) -> AnnData:
+        """Values of a modality for every cell, from what it shares with the others.
+
+        The shared latents that the encoder of the source infers go through the decoder of the
+        modality that reads shared latents alone (Zhang et al. 2026). Without such decoders the
+        other one is used, with specific latents at their mean.
+
+        Parameters
+        ----------
+        modality
+            Modality to impute.
+        mdata
+            Data with any subset of the modalities, never modified; the model's own by default.
+        source
+            Infer from this modality alone, for cells with it; by default from the mean of the
+            shared latents that the encoders of all modalities of a cell infer.
+        features
+            Names of the features to return; all by default.
+        indices
+            Cells to impute, as positions in ``mdata.obs_names``.
+        transform_batch
+            Batch to decode for, or batches to average over. By default a cell's own; where that
+            lacks the modality, the mean over the batches that have it.
+        library_size
+            Total per cell, one number or one per returned cell, for losses that scale cells to a
+            total (counts, and ``"mse"`` of ``"log1p"`` values); by default the median of the
+            modality's cells.
+        calibrate
+            With the loss ``"bce"``: map each feature back from [0, 1] to registered units, by a
+            monotone function that agrees with the modality's cells on the mean.
+        batch_size
+            Cells per minibatch.
+        out
+            Directory ending in ``.zarr`` to write values to as they are computed.
+
+        Returns
+        -------
+        AnnData, cells x features, with ``.obs`` and ``obsm["spatial"]`` of the cells. ``.X`` is
+        float32: expected counts of count likelihoods, registered units with ``"mse"``, and [0, 1]
+        with ``"bce"``; with `out` it stays on disk.
+
+        Raises
+        ------
+        KeyError
+            If a modality, feature or batch is unknown.
+        ValueError
+            If cells lack the source, or are of an unknown batch without `transform_batch`, or if
+            `library_size` or `calibrate` do not fit the modality's loss.
+
+        Examples
+        --------
+        >>> import cantata
+        >>> mdata = cantata.datasets.simulate_mosaic(n_cells=200, pairing="full")
+        >>> cantata.APOLLO.setup_mudata(mdata)
+        >>> model = cantata.APOLLO(mdata, n_shared=8, n_specific=4)
+        >>> model.train(max_epochs=2, encoder_epochs=2, enable_progress_bar=False)
+        >>> model.impute("adt", source="rna").shape == (200, mdata["adt"].n_vars)
+        True
+        """
+        return self._impute(
+            modality,
+            mdata,
+            source=source,
+            features=features,
+            indices=indices,
+            transform_batch=transform_batch,
+            library_size=self._library_size(modality, library_size),
+            batch_size=batch_size,
+            out=out,
+            calibration=self._calibration(modality, calibrate),
+        )
+
+    def get_reconstruction(
+        self,
+        modality: str,
+        mdata: MuData | None = None,
+        *,
+        space: Literal["full", "shared"] = "full",
+        features: Sequence[str] | None = None,
+        indices: Indices = None,
+        calibrate: bool = False,
+        batch_size: int | None = None,
+        out: str | None = None,
+    ) -> AnnData:
+        """What a modality's own encoder and decoders make of its cells.
+
+        Parameters
+        ----------
+        modality
+            Modality to reconstruct.
+        mdata
+            Data with this modality, never modified; the model's own by default.
+        space
+            ``"full"``: from shared and specific latents. ``"shared"``: from shared latents alone;
+            what is missing is what the modality keeps to itself.
+        features, calibrate, batch_size, out
+            As for :meth:`impute`.
+        indices
+            Cells, as positions in ``mdata.obs_names``, that have the modality; by default all
+            that have it.
+
+        Returns
+        -------
+        AnnData, cells x features, in the units of :meth:`impute`.
+
+        Raises
+        ------
+        KeyError
+            If the modality or a feature is unknown.
+        ValueError
+            If `space` is neither, or chosen cells lack the modality.
+
+        Examples
+        --------
+        >>> import cantata
+        >>> mdata = cantata.datasets.simulate_mosaic(n_cells=200, pairing="full")
+        >>> cantata.APOLLO.setup_mudata(mdata)
+        >>> model = cantata.APOLLO(mdata, n_shared=8, n_specific=4)
+        >>> model.train(max_epochs=2, encoder_epochs=2, enable_progress_bar=False)
+        >>> model.get_reconstruction("adt", space="shared").n_obs
+        200
+        """
+        if space not in ("full", "shared"):
+            raise ValueError(f"space={space!r} is neither 'full' nor 'shared'.")
+        return self._impute(
+            modality,
+            mdata,
+            source=modality,
+            features=features,
+            indices=indices,
+            library_size=self._library_size(modality, None),
+            batch_size=batch_size,
+            out=out,
+            calibration=self._calibration(modality, calibrate),
+            shared_only=space == "shared",
+        )
+
+    def _expected(
+        self,
+        tensors: dict[str, Tensor],
+        modality: str,
+        source: str | None,
+        batches: list[int] | None,
+        library: Any,
+        calibration: Calibration | None = None,
+        shared_only: bool = True,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        if shared_only:
+            z = self._embed(tensors, source)
+        else:
+            shared, specific, _ = self.module.encode_values(tensors)
+            z = torch.cat([shared[modality], specific[modality]], dim=1)
+        values = self._decode_batches(
+            tensors, modality, z, batches, library, shared_only=shared_only
+        )
+        return values if calibration is None else calibration.values(values), None, library
+
+    def _decode(
+        self,
+        modality: str,
+        z: Tensor,
+        covariates: Covariates,
+        library: Tensor | None,
+        shared_only: bool = True,
+    ) -> Tensor:
+        values = self.module.decode(modality, z, covariates, library, shared_only=shared_only)
+        if self.module.losses[modality] != "mse":
+            return values
+        layer = self.module.input(modality)
+        return layer.from_standardized(values, library if layer.scales_cells else None)
+
+    def _library_size(
+        self, modality: str, library_size: float | np.ndarray | None
+    ) -> float | np.ndarray | None:
+        """Library sizes as given, or the median total where the loss needs one."""
+        self._check_modality("modality", modality)
+        loss, has_library = self.module.losses[modality], self.module.head(modality).has_library
+        if library_size is None:
+            return self.typical_totals_[modality] if has_library else None
+        if not (has_library or (loss == "mse" and self.module.input(modality).scales_cells)):
+            raise ValueError(
+                f"library_size={library_size!r}: modality {modality!r} has loss {loss!r}. Give a "
+                "number, or one per cell, for count likelihoods; leave it out otherwise."
+            )
+        return library_size
+
+    def _calibration(self, modality: str, calibrate: bool) -> Calibration | None:
+        if not calibrate:
+            return None
+        if self.module.losses[modality] != "bce":
+            raise ValueError(
+                f"calibrate=True: modality {modality!r} has loss "
+                f"{self.module.losses[modality]!r}, whose values are in registered units already."
+            )
+        cells = self._cells(None).of_modality(modality)
+        rows = sample_cells(len(cells), MAX_CALIBRATION_CELLS)
+        scaled = self.get_reconstruction(modality, space="shared", indices=cells[rows]).X
+        measured = MatrixReader(self.registered_values(modality))(rows)
+        takes_log = self.module.takes_log(modality)
+        return Calibration(scaled, measured, takes_log, self.module.device)
 
     def _reconstruct(self, modality: str, mdata: MuData | None) -> np.ndarray:
         cells = self._cells(mdata).of_modality(modality)

@@ -1,22 +1,48 @@
-"""APOLLO's two objectives (Zhang et al. 2026)."""
+"""APOLLO's tables, networks and objectives (Zhang et al. 2026)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from scvi.module.base import LossOutput
-from torch import Tensor
+from scvi.module.base import BaseModuleClass, LossOutput
+from torch import Tensor, nn
+from torch.nn import functional
 
 from cantata._keys import CELL, rows_key
-from cantata.losses import dependence, maximum_mean_discrepancy, norm_penalty
-from cantata.model.apollo._network import SHARED, APOLLONetwork
+from cantata.losses import (
+    SparseCounts,
+    dependence,
+    maximum_mean_discrepancy,
+    mean_over_modalities,
+    min_max_scaled,
+    norm_penalty,
+)
+from cantata.nn import (
+    LOSSES,
+    MIN_LIBRARY,
+    MLP,
+    Covariates,
+    EncoderInput,
+    LikelihoodHead,
+    ScaledHead,
+    SplitEncoder,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
+
+    from cantata.losses import ScaledValues
+    from cantata.nn import Transform
+
+SHARED = "shared"
+"""Name of the table of shared latents, beside those of the modalities."""
+ABSENT = -2
+"""Table row of a cell in the table of a modality that it lacks; -1: it is not trained on."""
 MIN_ROWS = 8
 """Rows of a minibatch below which a term that compares distributions is left out."""
 PRIOR_SD = 3.0
@@ -42,124 +68,398 @@ class LossWeights:
     """Divergence from the prior where noise is learned; not in the paper."""
 
 
-class APOLLOModule(APOLLONetwork):
-    """Latents, decoders and encoders with the objectives of both stages.
+class LatentTable(nn.Module):
+    """Latents of training cells, without rows until they are set.
 
-    Its parameters are those of :class:`~cantata.model.apollo.APOLLONetwork`.
+    A saved table is loaded with the rows that it has, whatever rows there were before. With
+    `learn_noise` there is a standard deviation beside every latent of every cell.
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> table = LatentTable(2)
+    >>> table.set(np.ones((3, 2)))
+    >>> table(torch.tensor([2])).shape
+    torch.Size([1, 2])
     """
+
+    def __init__(self, width: int, *, learn_noise: bool = False) -> None:
+        super().__init__()
+        self.width = width
+        self.sparse = True
+        self.weight = nn.Parameter(torch.zeros(0, width))
+        self.log_scale = nn.Parameter(torch.zeros(0, width)) if learn_noise else None
+
+    def set(self, values: np.ndarray) -> None:
+        """Set the rows to (n, width) values, and learned noise to its start."""
+        like = self.weight
+        self.weight = nn.Parameter(torch.as_tensor(values, dtype=like.dtype, device=like.device))
+        if self.log_scale is not None:
+            self.log_scale = nn.Parameter(torch.zeros_like(self.weight))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """(n, width) latents of some rows; only these rows have a gradient."""
+        return functional.embedding(rows, self.weight, sparse=self.sparse)
+
+    def scale(self, rows: Tensor) -> Tensor:
+        """(n, width) standard deviations of some rows, where noise is learned."""
+        assert self.log_scale is not None
+        return functional.embedding(rows, self.log_scale, sparse=self.sparse).exp()
+
+    def norm(self) -> Tensor:
+        """Mean length of the latents over cells, divided by the root of their number."""
+        lengths = self.weight.detach().square().sum(dim=1).sqrt()
+        return lengths.mean() / max(self.width, 1) ** 0.5
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        stored = state_dict.get(f"{prefix}weight")
+        if stored is not None and stored.shape != self.weight.shape:
+            self.set(torch.zeros(stored.shape).numpy())
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+class ModalityDecoder(nn.Module):
+    """From latents to the values of a modality, and their loss."""
+
+    def __init__(
+        self,
+        loss: str,
+        n_latent: int,
+        n_features: int,
+        n_batch: int,
+        n_categories: list[int],
+        n_continuous: int,
+        n_hidden: int,
+        n_layers: int,
+        dropout_rate: float,
+    ) -> None:
+        super().__init__()
+        self.has_batches = n_batch > 1
+        self.trunk = MLP(
+            n_latent,
+            n_hidden,
+            n_layers,
+            n_categories=[n_batch, *n_categories] if self.has_batches else n_categories,
+            n_continuous=n_continuous,
+            use_batch_norm=True,
+            dropout_rate=dropout_rate,
+        )
+        self.head = LOSSES[loss](n_hidden, n_features, n_batch, n_categories, n_continuous)
+
+    def hidden(self, z: Tensor, covariates: Covariates) -> Tensor:
+        """(n, n_hidden) hidden layer, which one batch alone does not enter."""
+        return self.trunk(z, covariates if self.has_batches else covariates.without_batch())
+
+    def location(self, z: Tensor, covariates: Covariates) -> Tensor:
+        """(n, p) output of the last layer."""
+        return self.head.location(self.hidden(z, covariates), covariates)
+
+    def loss(
+        self, z: Tensor, covariates: Covariates, library: Tensor | None, target: Any
+    ) -> Tensor:
+        """Mean loss over cells and features."""
+        return self.head.mean_loss(self.hidden(z, covariates), covariates, library, target)
+
+    def expected(self, z: Tensor, covariates: Covariates, library: Tensor | None) -> Tensor:
+        """(n, p) expected values."""
+        return self.head.expected(self.location(z, covariates), library, covariates)
+
+
+class APOLLOModule(BaseModuleClass):
+    """Latent tables, decoders of shared and of all latents, and encoders of every modality.
+
+    Parameters
+    ----------
+    n_features, transforms, losses, n_specific
+        Features, transform, loss and width of the specific latents of every modality.
+    n_batch, n_categories, n_continuous
+        Covariates that decoders are told.
+
+    Notes
+    -----
+    All other parameters are those of :class:`cantata.APOLLO`.
+
+    Examples
+    --------
+    >>> transforms = {"rna": "log1p", "adt": "clr"}
+    >>> losses = {"rna": "bce", "adt": "bce"}
+    >>> module = APOLLOModule({"rna": 30, "adt": 5}, transforms, losses, 4, {"rna": 2, "adt": 2})
+    >>> sorted(module.tables)
+    ['adt', 'rna', 'shared']
+    """
+
+    def __init__(
+        self,
+        n_features: Mapping[str, int],
+        transforms: Mapping[str, Transform],
+        losses: Mapping[str, str],
+        n_shared: int,
+        n_specific: Mapping[str, int],
+        *,
+        n_components: int | None = 100,
+        n_hidden: int = 128,
+        n_layers: int = 1,
+        n_hidden_encoder: int = 128,
+        n_layers_encoder: int = 2,
+        dropout_rate: float = 0.01,
+        shared_decoders: bool = True,
+        noise: float = 1.0,
+        learn_noise: bool = False,
+        n_batch: int = 1,
+        n_categories: list[int] | None = None,
+        n_continuous: int = 0,
+    ) -> None:
+        super().__init__()
+        self.modalities = list(n_features)
+        self.losses = dict(losses)
+        self.n_batch, self.noise = n_batch, noise
+        self.n_shared, self.n_specific = n_shared, dict(n_specific)
+        self.reads_components = n_components is not None
+        self.learns_noise = learn_noise
+        self.tables = nn.ModuleDict()
+        for name, width in {SHARED: n_shared, **n_specific}.items():
+            self.tables[name] = LatentTable(width, learn_noise=learn_noise)
+        self.inputs, self.encoders = nn.ModuleDict(), nn.ModuleDict()
+        self.full, self.shared_only = nn.ModuleDict(), nn.ModuleDict()
+        covariates = n_batch, n_categories or [], n_continuous
+        for name, p in n_features.items():
+            rotate = n_components is not None and p > n_components
+            layer = EncoderInput(p, transforms[name], n_components if rotate else None)
+            self.inputs[name] = layer
+            loss, n_own = losses[name], n_specific[name]
+            sizes = p, *covariates, n_hidden, n_layers, dropout_rate
+            self.full[name] = ModalityDecoder(loss, n_shared + n_own, *sizes)
+            if shared_decoders:
+                self.shared_only[name] = ModalityDecoder(loss, n_shared, *sizes)
+            self.register_buffer(f"takes_log_{name}", torch.tensor(True))
+            hidden = n_hidden_encoder, n_layers_encoder, dropout_rate
+            self.encoders[name] = SplitEncoder(layer.n_out, n_shared, n_own, *hidden)
+
+    # Parts --------------------------------------------------------------------------------------
+
+    def input(self, modality: str) -> EncoderInput:
+        """What the encoder of a modality reads."""
+        return cast("EncoderInput", self.inputs[modality])
+
+    def table(self, name: str) -> LatentTable:
+        """Table of a modality's specific latents, or of the shared ones."""
+        return cast("LatentTable", self.tables[name])
+
+    def decoder(self, modality: str, *, shared_only: bool = False) -> ModalityDecoder:
+        """Decoder of a modality."""
+        decoders = self.shared_only if shared_only else self.full
+        return cast("ModalityDecoder", decoders[modality])
+
+    def head(self, modality: str) -> LikelihoodHead:
+        """Output layer of a modality."""
+        return self.decoder(modality).head
+
+    def encoder(self, modality: str) -> SplitEncoder:
+        """Encoder of a modality."""
+        return cast("SplitEncoder", self.encoders[modality])
+
+    @property
+    def has_shared_decoders(self) -> bool:
+        """Whether modalities are decoded from shared latents alone as well."""
+        return len(self.shared_only) > 0
+
+    def set_pos_weight(self, modality: str, weight: float) -> None:
+        """Set the weight of the positive part of the cross-entropy, where that is the loss."""
+        for decoders in (self.full, self.shared_only):
+            if modality in decoders:
+                head = cast("ModalityDecoder", decoders[modality]).head
+                if isinstance(head, ScaledHead):
+                    head.pos_weight.fill_(weight)
+
+    # Values -------------------------------------------------------------------------------------
+
+    def data(self, modality: str, values: Tensor) -> tuple[Tensor | None, Any]:
+        """What the loss of a modality needs of (n, p) registered values, dense or CSR.
+
+        (n,) totals of counts, where the likelihood has a use for them, and what the output of
+        decoders is compared with.
+        """
+        if self.losses[modality] == "bce":
+            return None, self._scaled(modality, values)
+        values = values.to_dense()
+        if self.losses[modality] == "mse":
+            return None, self.input(modality).standardized(values)
+        has_library = self.head(modality).has_library
+        library = values.sum(dim=1).clamp(min=MIN_LIBRARY) if has_library else None
+        return library, SparseCounts.from_dense(values)
+
+    def takes_log(self, modality: str) -> bool:
+        """Whether values are counts, whose logarithm is scaled to [0, 1]."""
+        return bool(getattr(self, f"takes_log_{modality}"))
+
+    def set_takes_log(self, modality: str, takes_log: bool) -> None:
+        """Set whether values are counts."""
+        getattr(self, f"takes_log_{modality}").fill_(takes_log)
+
+    def _scaled(self, modality: str, values: Tensor) -> ScaledValues:
+        return min_max_scaled(values, log=self.takes_log(modality))
+
+    def read(self, modality: str, values: Tensor) -> Tensor:
+        """(n, n_out) input of the encoder from (n, p) registered values."""
+        if self.losses[modality] == "bce" and not self.reads_components:
+            return self._scaled(modality, values).dense()
+        return self.input(modality)(values)
+
+    # Running ------------------------------------------------------------------------------------
+
+    def encode(self, inputs: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Shared and specific latents that each modality's encoder infers from its input."""
+        return {name: self.encoders[name](x) for name, x in inputs.items()}
+
+    def encode_values(
+        self, tensors: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """Shared and specific latents of a minibatch of values, and their positions."""
+        rows = {name: tensors[rows_key(name)] for name in self.modalities}
+        both = self.encode({name: self.read(name, tensors[name]) for name in self.modalities})
+        shared, specific = ({name: z[k] for name, z in both.items()} for k in (0, 1))
+        return shared, specific, rows
+
+    def joint(self, shared: Mapping[str, Tensor], rows: Mapping[str, Tensor], n: int) -> Tensor:
+        """(n, n_shared) mean of the shared latents over the modalities that a cell has."""
+        return mean_over_modalities(dict(shared), dict(rows), n)
+
+    def decode(
+        self,
+        modality: str,
+        z: Tensor,
+        covariates: Covariates,
+        library: Tensor | None,
+        *,
+        shared_only: bool,
+    ) -> Tensor:
+        """(n, p) expected values from shared latents alone, or from these and specific ones."""
+        if shared_only and self.has_shared_decoders:
+            return self.decoder(modality, shared_only=True).expected(z, covariates, library)
+        if shared_only:
+            mean = self.table(modality).weight.detach().mean(dim=0)
+            z = torch.cat([z, mean.expand(len(z), self.n_specific[modality])], dim=1)
+        return self.decoder(modality).expected(z, covariates, library)
 
     # First stage --------------------------------------------------------------------------------
 
-    def _noisy(self, name: str, rows: Tensor, z: Tensor) -> Tensor:
-        """Latents with the noise that decoders see."""
-        learned = self.table(name).scale(rows)
-        return z + (self.noise if learned is None else learned) * torch.randn_like(z)
+    def inference(
+        self, tensors: Mapping[str, Tensor], table_rows: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Latents of a minibatch of training cells, and what noise is learned of them.
 
-    def latent_loss(
-        self, tensors: Mapping[str, Tensor], places: Mapping[str, Tensor], weights: LossWeights
+        `table_rows` are, for each table, the (n_cells,) rows of all cells of the data. Latents are
+        (n, n_shared) for ``"shared"`` and (n_m, n_specific) for each modality with rows; learned
+        standard deviations are shaped alike.
+        """
+        cell = tensors[CELL]
+        rows = {SHARED: table_rows[SHARED][cell]}
+        for name in self.modalities:
+            if len(tensors[rows_key(name)]):
+                rows[name] = table_rows[name][cell[tensors[rows_key(name)]]]
+        latents = {name: self.table(name)(of_table) for name, of_table in rows.items()}
+        if not self.learns_noise:
+            return latents, {}
+        return latents, {name: self.table(name).scale(of_table) for name, of_table in rows.items()}
+
+    def generative(
+        self,
+        tensors: Mapping[str, Tensor],
+        latents: Mapping[str, Tensor],
+        noise_sd: Mapping[str, Tensor],
+        weights: LossWeights,
+    ) -> dict[str, Tensor]:
+        """Losses of decoding noisy latents: ``full_<modality>`` and ``shared_<modality>``.
+
+        ``shared`` ones are decoded from the shared latents alone; these move by it as much as
+        ``lambda_shared_latents`` says.
+        """
+
+        def noisy(name: str) -> Tensor:
+            z = latents[name]
+            return z + noise_sd.get(name, self.noise) * torch.randn_like(z)
+
+        covariates = Covariates.of(tensors)
+        shared = noisy(SHARED)
+        decoded: dict[str, Tensor] = {}
+        for name in self.modalities:
+            if name not in latents:
+                continue
+            rows = tensors[rows_key(name)]
+            data, of_rows = self.data(name, tensors[name]), covariates.rows(rows)
+            z = shared[rows]
+            both = torch.cat([z, noisy(name)], dim=1)
+            decoded[f"full_{name}"] = self.decoder(name).loss(both, of_rows, *data)
+            if self.has_shared_decoders and weights.lambda_shared:
+                moves = weights.lambda_shared_latents
+                z = moves * z + (1 - moves) * z.detach() if moves else z.detach()
+                decoder = self.decoder(name, shared_only=True)
+                decoded[f"shared_{name}"] = decoder.loss(z, of_rows, *data)
+        return decoded
+
+    def loss(
+        self,
+        tensors: Mapping[str, Tensor],
+        latents: Mapping[str, Tensor],
+        noise_sd: Mapping[str, Tensor],
+        decoded: Mapping[str, Tensor],
+        weights: LossWeights,
     ) -> LossOutput:
         """Objective of latents and decoders, Zhang et al. 2026, eq. 1.
 
-        Parameters
-        ----------
-        tensors
-            Minibatch of training cells.
-        places
-            For each table the (n_cells,) row of every cell of the data; -1 where it has none.
-        weights
-            Weights of the terms.
+        `latents`, `noise_sd` and `decoded` are from :meth:`inference` and :meth:`generative`.
         """
-        cell = tensors[CELL]
-        terms: dict[str, Tensor] = {}
-        shared_rows = places[SHARED][cell]
-        shared = self.table(SHARED)(shared_rows)
-        noisy = self._noisy(SHARED, shared_rows, shared)
-        total = weights.lambda_norm * norm_penalty(shared)
-        total = total + self._noise_terms(SHARED, shared_rows, shared, weights, terms)
-        covariates = self.covariates(tensors)
-        for name in self.modalities:
+        # 1. terms by kind and by table, modality or pair; the order of computation fixes rounding
+        shared = latents[SHARED]
+        terms: dict[tuple[str, str], Tensor] = {}
+        for name, z in latents.items():
+            if z.shape[1]:
+                terms["norm", name] = norm_penalty(z)
+            if name in noise_sd and z.shape[1]:
+                terms["divergence", name] = _divergence(z, noise_sd[name])
+            if name == SHARED:
+                continue
+            for kind in ("full", "shared"):
+                if f"{kind}_{name}" in decoded:
+                    terms[kind, name] = decoded[f"{kind}_{name}"]
             rows = tensors[rows_key(name)]
-            if len(rows):
-                own = places[name][cell[rows]]
-                total = total + self._modality_terms(
-                    name, tensors[name], rows, own, (shared, noisy), covariates, weights, terms
-                )
+            if weights.lambda_independence and z.shape[1] and len(rows) >= MIN_ROWS:
+                terms["dependence", name] = dependence(z, shared[rows].detach())
         if weights.lambda_mmd:
-            total = total + self._unpaired_term(tensors, shared, weights, terms)
-        terms["objective"] = total
-        return LossOutput(loss=total, n_obs_minibatch=len(cell), extra_metrics=terms)
+            terms |= self._mmd_terms(tensors, shared)
+        # 2. their weights
+        of_kind = {
+            "norm": weights.lambda_norm,
+            "divergence": weights.lambda_noise,
+            "full": 1.0,
+            "shared": weights.lambda_shared,
+            "dependence": weights.lambda_independence,
+            "mmd": weights.lambda_mmd,
+        }
+        total = shared.new_zeros(())
+        for (kind, _), value in terms.items():
+            total = total + of_kind[kind] * value
+        # the history has the norms of whole tables
+        named = {f"{kind}_{key}": v for (kind, key), v in terms.items() if kind != "norm"}
+        metrics = named | {"objective": total}
+        return LossOutput(loss=total, n_obs_minibatch=len(shared), extra_metrics=metrics)
 
-    def _modality_terms(
-        self,
-        name: str,
-        values: Tensor,
-        rows: Tensor,
-        own: Tensor,
-        latents: tuple[Tensor, Tensor],
-        covariates: tuple[Tensor, Tensor | None],
-        weights: LossWeights,
-        terms: dict[str, Tensor],
-    ) -> Tensor:
-        """Reconstructions, length and independence of one modality."""
-        shared, noisy = (z[rows] for z in latents)
-        specific = self.table(name)(own)
-        data = self.data(name, values)
-        codes = covariates[0][rows]
-        continuous = None if covariates[1] is None else covariates[1][rows]
-        seen = torch.cat([noisy, self._noisy(name, own, specific)], dim=1)
-        terms[f"full_{name}"] = total = self.decoder(name).loss(seen, codes, continuous, *data)
-        if self.has_shared_decoders and weights.lambda_shared:
-            decoder = self.decoder(name, shared_only=True)
-            moved = weights.lambda_shared_latents
-            seen = moved * noisy + (1 - moved) * noisy.detach() if moved else noisy.detach()
-            terms[f"shared_{name}"] = decoder.loss(seen, codes, continuous, *data)
-            total = total + weights.lambda_shared * terms[f"shared_{name}"]
-        if not specific.shape[1]:
-            return total
-        total = total + weights.lambda_norm * norm_penalty(specific)
-        total = total + self._noise_terms(name, own, specific, weights, terms)
-        if weights.lambda_independence and len(rows) >= MIN_ROWS:
-            terms[f"dependence_{name}"] = dependence(specific, shared.detach())
-            total = total + weights.lambda_independence * terms[f"dependence_{name}"]
-        return total
-
-    def _noise_terms(
-        self,
-        name: str,
-        rows: Tensor,
-        z: Tensor,
-        weights: LossWeights,
-        terms: dict[str, Tensor],
-    ) -> Tensor:
-        """Divergence of latents with learned noise from a wide normal distribution."""
-        scale = self.table(name).scale(rows)
-        if scale is None:
-            return z.new_zeros(())
-        variance = scale.square() / PRIOR_SD**2
-        divergence = 0.5 * (variance + (z / PRIOR_SD).square() - 1 - variance.log())
-        terms[f"divergence_{name}"] = divergence.sum(dim=1).mean()
-        return weights.lambda_noise * terms[f"divergence_{name}"]
-
-    def _unpaired_term(
-        self,
-        tensors: Mapping[str, Tensor],
-        shared: Tensor,
-        weights: LossWeights,
-        terms: dict[str, Tensor],
-    ) -> Tensor:
-        """Difference between the shared latents of cells that have one modality each."""
+    def _mmd_terms(
+        self, tensors: Mapping[str, Tensor], shared: Tensor
+    ) -> dict[tuple[str, str], Tensor]:
+        """Differences between the shared latents of cells that have one modality each."""
         present = torch.zeros(len(shared), len(self.modalities), device=shared.device)
         for k, name in enumerate(self.modalities):
             present[tensors[rows_key(name)], k] = 1
         alone = present.sum(dim=1) == 1
-        total = shared.new_zeros(())
+        terms = {}
         for (j, first), (k, second) in combinations(enumerate(self.modalities), 2):
             a, b = (alone & (present[:, i] == 1) for i in (j, k))
             if min(int(a.sum()), int(b.sum())) >= MIN_ROWS:
-                term = maximum_mean_discrepancy(shared[a], shared[b])
-                terms[f"mmd_{first}_{second}"] = term
-                total = total + weights.lambda_mmd * term
-        return total
+                terms["mmd", f"{first}_{second}"] = maximum_mean_discrepancy(shared[a], shared[b])
+        return terms
 
     # Second stage -------------------------------------------------------------------------------
 
@@ -167,50 +467,52 @@ class APOLLOModule(APOLLONetwork):
         self,
         inputs: Mapping[str, Tensor],
         tensors: Mapping[str, Tensor],
-        places: Mapping[str, Tensor],
+        table_rows: Mapping[str, Tensor],
     ) -> LossOutput:
         """Squared distance of encoded to optimised latents (Zhang et al. 2026, second step)."""
         cell = tensors[CELL]
         terms: dict[str, Tensor] = {}
         total = next(iter(inputs.values())).new_zeros((), dtype=torch.float32)
         with torch.no_grad():
-            shared = self.table(SHARED)(places[SHARED][cell])
+            shared = self.table(SHARED)(table_rows[SHARED][cell])
         for name, x in inputs.items():
             rows = tensors[rows_key(name)]
             if not len(rows):
                 continue
             with torch.no_grad():
-                specific = self.table(name)(places[name][cell[rows]])
-            found = self.encoders[name](x)
-            terms[f"encoded_shared_{name}"] = (found[0].float() - shared[rows]).square().mean()
-            total = total + terms[f"encoded_shared_{name}"]
+                specific = self.table(name)(table_rows[name][cell[rows]])
+            z_shared, z_specific = self.encoders[name](x)
+            terms[f"encoded_shared_{name}"] = (z_shared.float() - shared[rows]).square().mean()
             if specific.shape[1]:
-                error = (found[1].float() - specific).square().mean()
+                error = (z_specific.float() - specific).square().mean()
                 terms[f"encoded_specific_{name}"] = error
-                total = total + error
-        terms["encoder_objective"] = total
-        return LossOutput(loss=total, n_obs_minibatch=len(cell), extra_metrics=terms)
+        for error in terms.values():
+            total = total + error
+        metrics = terms | {"encoder_objective": total}
+        return LossOutput(loss=total, n_obs_minibatch=len(cell), extra_metrics=metrics)
 
     def decoded_loss(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Loss of decoding what the encoders infer, which held-out cells are judged by."""
-        codes, values = self.covariates(tensors)
-        codes = codes.clamp(min=0)
+        covariates = Covariates.of(tensors)
         shared, specific, rows = self.encode_values(tensors)
         terms: dict[str, Tensor] = {}
-        total = codes.new_zeros((), dtype=torch.float32)
-        for name, own in rows.items():
-            if not len(own):
+        total = tensors[CELL].new_zeros((), dtype=torch.float32)
+        for name in rows:
+            if not len(rows[name]):
                 continue
-            continuous = None if values is None else values[own]
-            data = self.data(name, tensors[name])
+            data, of_rows = self.data(name, tensors[name]), covariates.rows(rows[name])
             z = torch.cat([shared[name], specific[name]], dim=1)
-            loss = self.decoder(name).loss(z, codes[own], continuous, *data)
-            terms[f"decoded_full_{name}"] = loss
-            total = total + loss
+            terms[f"decoded_full_{name}"] = self.decoder(name).loss(z, of_rows, *data)
             if self.has_shared_decoders:
                 decoder = self.decoder(name, shared_only=True)
-                loss = decoder.loss(shared[name], codes[own], continuous, *data)
-                terms[f"decoded_shared_{name}"] = loss
-                total = total + loss
-        terms["decoded"] = total
-        return terms
+                terms[f"decoded_shared_{name}"] = decoder.loss(shared[name], of_rows, *data)
+        for loss in terms.values():
+            total = total + loss
+        return terms | {"decoded": total}
+
+
+def _divergence(z: Tensor, sd: Tensor) -> Tensor:
+    """Divergence of latents with learned noise from a wide normal distribution, per cell."""
+    variance = sd.square() / PRIOR_SD**2
+    divergence = 0.5 * (variance + (z / PRIOR_SD).square() - 1 - variance.log())
+    return divergence.sum(dim=1).mean()

@@ -5,54 +5,40 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cantata._keys import CELL
-from cantata.model._plan import MosaicTrainingPlan, cosine_share, loss_weights
-from cantata.model.apollo._linear import fit_linear_encoders
-from cantata.model.apollo._module import APOLLOModule, LossWeights
+from cantata.model._plan import MosaicTrainingPlan, Schedule, loss_weights
+from cantata.model.apollo._module import ABSENT, SHARED, APOLLOModule, LossWeights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from torch.optim import Optimizer
 
+RIDGE = 1e-3
+"""Penalty of linear encoders, in units of the mean variance of their inputs."""
+
 
 class _StagePlan(MosaicTrainingPlan):
-    """What both stages share: cosine decay, and held-out cells judged by decoding them."""
+    """What both stages share: rows of the tables, and held-out cells judged by decoding them."""
 
     module: APOLLOModule
     prefix = ""
     """Of the names of validation terms in the history."""
 
     def __init__(
-        self,
-        module: APOLLOModule,
-        places: Mapping[str, Tensor],
-        lr_schedule: str,
+        self, module: APOLLOModule, table_rows: Mapping[str, Tensor], lr_schedule: Schedule
     ) -> None:
-        super().__init__(module)
-        if lr_schedule not in ("cosine", "constant"):
-            raise ValueError(f"lr_schedule={lr_schedule!r} is neither 'cosine' nor 'constant'.")
-        self.lr_schedule = lr_schedule
-        self._place_names = list(places)
-        for name, rows in places.items():
-            self.register_buffer(f"places_{name}", rows, persistent=False)
+        super().__init__(module, lr_schedule)
+        self._table_names = list(table_rows)
+        for name, rows in table_rows.items():
+            self.register_buffer(f"table_rows_{name}", rows, persistent=False)
 
     @property
-    def places(self) -> dict[str, Tensor]:
-        """For each table the row of every cell of the data; -1 where it has none."""
-        return {name: getattr(self, f"places_{name}") for name in self._place_names}
-
-    def _decay(self, batch_idx: int, rates: Iterable[float]) -> None:
-        """Set learning rates by the progress of the stage."""
-        share = 1.0
-        if self.lr_schedule == "cosine":
-            progress = self.current_epoch + batch_idx / max(1, self.trainer.num_training_batches)
-            share = cosine_share(progress / (self.trainer.max_epochs or 1))
-        for optimizer, rate in zip(self._optimizers(), rates, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * share
+    def table_rows(self) -> dict[str, Tensor]:
+        """For each table the row of every cell of the data."""
+        return {name: getattr(self, f"table_rows_{name}") for name in self._table_names}
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Decode what encoders infer of held-out cells."""
@@ -89,8 +75,9 @@ class LatentPlan(_StagePlan):
     ----------
     module
         Network to train; its tables are set.
-    places
-        For each table the row of every cell of the data; -1 where it has none.
+    table_rows
+        For each table the row of every cell of the data; -1 where it is not trained on, -2 where
+        it lacks the modality.
     inputs
         For each modality the encoder's input of all its cells; None: no validation.
     lr
@@ -120,16 +107,16 @@ class LatentPlan(_StagePlan):
     def __init__(
         self,
         module: APOLLOModule,
-        places: Mapping[str, Tensor],
+        table_rows: Mapping[str, Tensor],
         inputs: Mapping[str, Tensor] | None = None,
         *,
         lr: float = 5e-3,
         lr_latents: float = 3e-2,
-        lr_schedule: Literal["cosine", "constant"] = "cosine",
+        lr_schedule: Schedule = "cosine",
         row_updates: Literal["lazy", "dense"] = "lazy",
         **lambdas: float,
     ) -> None:
-        super().__init__(module, places, lr_schedule)
+        super().__init__(module, table_rows, lr_schedule)
         self._inputs = inputs
         if row_updates not in ("lazy", "dense"):
             raise ValueError(f"row_updates={row_updates!r} is neither 'lazy' nor 'dense'.")
@@ -140,12 +127,8 @@ class LatentPlan(_StagePlan):
 
     def configure_optimizers(self) -> list[Optimizer]:
         """One optimiser for the decoders, one for the latents."""
-        decoders = [
-            p
-            for part in (self.module.full, self.module.shared_only)
-            for p in part.parameters()
-            if p.requires_grad
-        ]
+        parts = self.module.full, self.module.shared_only
+        decoders = [p for part in parts for p in part.parameters() if p.requires_grad]
         latents = [p for p in self.module.tables.parameters() if p.shape[1]]
         lazy = self.row_updates == "lazy"
         make: Any = torch.optim.SparseAdam if lazy else torch.optim.Adam
@@ -159,10 +142,13 @@ class LatentPlan(_StagePlan):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """One step of decoders and latents together."""
         optimizers = self._optimizers()
-        self._decay(batch_idx, [self.lr, self.lr_latents][-len(optimizers) :])
+        rates = [self.lr, self.lr_latents][-len(optimizers) :]
+        self._set_learning_rates(rates, self._progress(batch_idx))
         for optimizer in optimizers:
             optimizer.zero_grad()  # before the loss, which makes the decoders' gradients
-        output = self.module.latent_loss(batch, self.places, self.weights)
+        latents, noise_sd = self.module.inference(batch, self.table_rows)
+        decoded = self.module.generative(batch, latents, noise_sd, self.weights)
+        output = self.module.loss(batch, latents, noise_sd, decoded, self.weights)
         self.manual_backward(output.loss)
         for optimizer in optimizers:
             optimizer.step()
@@ -177,7 +163,7 @@ class LatentPlan(_StagePlan):
     def on_validation_epoch_start(self) -> None:
         """Fit linear encoders to the latents as they are now."""
         if self._inputs is not None:
-            fit_linear_encoders(self.module, self._inputs, self.places)
+            fit_linear_encoders(self.module, self._inputs, self.table_rows)
 
 
 class EncoderPlan(_StagePlan):
@@ -185,10 +171,8 @@ class EncoderPlan(_StagePlan):
 
     Parameters
     ----------
-    module
-        Network whose first stage is done.
-    places
-        For each table the row of every cell of the data; -1 where it has none.
+    module, table_rows
+        As for :class:`LatentPlan`, whose stage is done.
     cached
         Whether minibatches hold the encoders' input in place of values.
     lr
@@ -210,35 +194,31 @@ class EncoderPlan(_StagePlan):
     def __init__(
         self,
         module: APOLLOModule,
-        places: Mapping[str, Tensor],
+        table_rows: Mapping[str, Tensor],
         *,
         cached: bool,
         lr: float = 1e-3,
-        lr_schedule: Literal["cosine", "constant"] = "cosine",
+        lr_schedule: Schedule = "cosine",
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(module, places, lr_schedule)
+        super().__init__(module, table_rows, lr_schedule)
         self.cached, self.lr, self.weight_decay = cached, lr, weight_decay
 
     def configure_optimizers(self) -> list[Optimizer]:
         """One optimiser for the encoders."""
-        moved: list[nn.Parameter] = [
-            p for p in self.module.encoders.parameters() if p.requires_grad
-        ]
-        return [torch.optim.Adam(moved, lr=self.lr, weight_decay=self.weight_decay)]
+        encoders = [p for p in self.module.encoders.parameters() if p.requires_grad]
+        return [torch.optim.Adam(encoders, lr=self.lr, weight_decay=self.weight_decay)]
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """One step of the encoders."""
         (optimizer,) = self._optimizers()
-        self._decay(batch_idx, [self.lr])
+        self._set_learning_rates([self.lr], self._progress(batch_idx))
         inputs = {
             name: batch[name] if self.cached else self.module.read(name, batch[name])
             for name in self.module.modalities
         }
-        output = self.module.encoder_loss(inputs, batch, self.places)
-        optimizer.zero_grad()
-        self.manual_backward(output.loss)
-        optimizer.step()
+        output = self.module.encoder_loss(inputs, batch, self.table_rows)
+        self._step(optimizer, output.loss)
         self._train_terms.add(output.extra_metrics, output.n_obs_minibatch)
         return {"loss": output.loss.detach()}
 
@@ -250,3 +230,31 @@ class EncoderPlan(_StagePlan):
     def on_train_epoch_end(self) -> None:
         """Log the means of all terms."""
         self._log_train("encoder_objective", {})
+
+
+@torch.no_grad()
+def fit_linear_encoders(
+    module: APOLLOModule, inputs: Mapping[str, Tensor], table_rows: Mapping[str, Tensor]
+) -> None:
+    """Set the linear part of all encoders to a ridge regression of latents on inputs.
+
+    `inputs` are, for each modality, the (n_m, d_m) inputs of the encoder for all its cells, in
+    the order of the cells of the data; `table_rows` as for :class:`LatentPlan`.
+    """
+    for name, x in inputs.items():
+        # 1. training cells that have the modality, in the order of `inputs`
+        has = table_rows[name] > ABSENT
+        trained = (table_rows[name][has] >= 0).nonzero().squeeze(1)
+        rows = table_rows[name][has][trained]
+        # 2. their inputs and latents, centred
+        x = x.to(rows.device)[trained].double()
+        shared = module.table(SHARED).weight[table_rows[SHARED][has][trained]]
+        latents = torch.cat([shared, module.table(name).weight[rows]], dim=1).double()
+        x_mean, latent_mean = x.mean(dim=0), latents.mean(dim=0)
+        centred = x - x_mean
+        # 3. ridge regression; the intercept is not penalised
+        gram = centred.T @ centred
+        penalty = RIDGE * gram.diagonal().mean().clamp(min=1e-12)
+        eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        weights = torch.linalg.solve(gram + penalty * eye, centred.T @ (latents - latent_mean))
+        module.encoder(name).set_linear(weights, latent_mean - x_mean @ weights)

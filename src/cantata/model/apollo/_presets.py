@@ -15,7 +15,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "n_layers": 3,
             "n_hidden_encoder": 1024,
             "n_layers_encoder": 2,
-            "dropout": 0.01,
+            "dropout_rate": 0.01,
             "start": "normal",
         },
         "train": {

@@ -1,10 +1,12 @@
-"""What the two stages of APOLLO's training read, and where latents start."""
+"""What the two stages of APOLLO's training read, and where its latents are set."""
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 from scvi import settings
 from torch.utils.data import Subset
@@ -18,30 +20,31 @@ from cantata.data import (
     MosaicSplitter,
     stratified_split,
 )
-from cantata.model._feature_inputs import MAX_CACHED, training_reader
-from cantata.model.apollo._linear import ABSENT
-from cantata.model.apollo._network import SHARED
-from cantata.model.apollo._warm_start import canonical_start, random_start
+from cantata.model._inputs import MAX_CACHED, training_reader
+from cantata.model.apollo._module import ABSENT, SHARED
+from cantata.model.apollo._plan import EncoderPlan, LatentPlan
+from cantata.model.apollo._start import canonical_start, random_start
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
+    from cantata.model.base import MosaicModelClass
+
+logger = logging.getLogger(__name__)
+
+MIN_ENCODER_GAIN = 0.01
+"""Share of the loss of held-out cells that encoders have to gain to be more than linear."""
+LINEAR, FULL = f"{LatentPlan.prefix}decoded_validation", f"{EncoderPlan.prefix}decoded_validation"
+"""Losses of held-out cells in the history, by linear encoders and by whole ones."""
+
 
 class StageSplitter(MosaicSplitter):
-    """Splitter whose minibatches may hold encoder inputs in place of values, or sparse values.
+    """Splitter whose minibatches hold encoder inputs in place of values, or sparse values.
 
-    Parameters
-    ----------
-    adata_manager
-        Manager with a registered MuData.
-    cached
-        For each modality the encoder's input of all its cells; None: values.
-    fixed_order
-        Minibatches are the same in every epoch.
-    **kwargs
-        Passed to :class:`~cantata.data.MosaicSplitter`.
+    `cached` are, for each modality, the encoder's input of all its cells (None: values), and with
+    `fixed_order` minibatches are the same in every epoch.
     """
 
     def __init__(
@@ -83,18 +86,15 @@ class StageSplitter(MosaicSplitter):
         return loader
 
 
-def split(model: Any, train_size: float | None, validation_size: float | None) -> list[np.ndarray]:
+def split(
+    model: MosaicModelClass, train_size: float | None, validation_size: float | None
+) -> list[np.ndarray]:
     """Training, validation and test cells of both stages."""
-    return stratified_split(
-        model.adata,
-        model.modalities,
-        0.9 if train_size is None else train_size,
-        validation_size,
-        seed=settings.seed or 0,
-    )
+    share, seed = 0.9 if train_size is None else train_size, settings.seed or 0
+    return stratified_split(model.adata, model.modalities, share, validation_size, seed=seed)
 
 
-def cached_inputs(model: Any, *, progress: bool) -> dict[str, np.ndarray] | None:
+def cached_inputs(model: MosaicModelClass, *, progress: bool) -> dict[str, np.ndarray] | None:
     """For each modality what its encoder reads of all its cells; None where that is too wide."""
     module = model.module
     narrow = all(module.input(name).n_out <= MAX_CACHED for name in model.modalities)
@@ -102,63 +102,63 @@ def cached_inputs(model: Any, *, progress: bool) -> dict[str, np.ndarray] | None
         return None
     inputs = {}
     for name in model.modalities:
-        n_obs = model.adata[name].n_obs
-        read = training_reader(module.input(name), model._matrix(name), n_obs, progress=progress)
+        values, n_obs = model.registered_values(name), model.adata[name].n_obs
+        read = training_reader(module.input(name), values, n_obs, progress=progress)
         inputs[name] = read(np.arange(n_obs))
     return inputs
 
 
-def places_of(model: Any, train: np.ndarray) -> dict[str, Tensor]:
+def table_rows_of(model: MosaicModelClass, train: np.ndarray) -> dict[str, Tensor]:
     """For each table the row of every cell of the data.
 
     -1 where a cell is not trained on, -2 where it lacks the modality.
     """
     is_train = np.zeros(model.adata.n_obs, dtype=bool)
     is_train[train] = True
-    places = {SHARED: np.where(is_train, np.cumsum(is_train) - 1, -1)}
+    table_rows = {SHARED: np.where(is_train, np.cumsum(is_train) - 1, -1)}
     for name, rows in row_table(model.adata, model.modalities).items():
         has = rows >= 0
-        own = is_train & has
-        numbers = np.where(own, np.cumsum(own) - 1, -1)
-        places[name] = np.where(has, numbers, ABSENT)
-    return {name: torch.from_numpy(rows) for name, rows in places.items()}
+        in_table = is_train & has
+        numbers = np.where(in_table, np.cumsum(in_table) - 1, -1)
+        table_rows[name] = np.where(has, numbers, ABSENT)
+    return {name: torch.from_numpy(rows) for name, rows in table_rows.items()}
 
 
-def by_cell(model: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+def by_cell(model: MosaicModelClass, inputs: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     """Encoder inputs in the order of the cells of the data, in place of that of modalities."""
     table = row_table(model.adata, model.modalities)
     return {name: torch.from_numpy(x[table[name][table[name] >= 0]]) for name, x in inputs.items()}
 
 
 def set_start(
-    model: Any,
+    model: MosaicModelClass,
     train: np.ndarray,
     inputs: Mapping[str, np.ndarray] | None,
     start: str,
 ) -> None:
     """Set the latents of training cells to where they start.
 
-    Raises
-    ------
-    ValueError
-        If canonical variates are asked for and the encoders' input is too wide for them, or too
-        few cells are paired.
+    A ``ValueError`` where canonical variates are asked for and the encoders' input is too wide for
+    them, or too few cells are paired.
     """
-    module = model.module
+    module, seed = model.module, settings.seed or 0
     rows = {n: r[train] for n, r in row_table(model.adata, model.modalities).items()}
-    widths = (module.n_shared, module.n_specific)
-    seed = settings.seed or 0
+    widths = module.n_shared, module.n_specific
     if model.is_trained_:
-        shared, specific = _encoded_start(model, train)
+        # cells that the model has not been trained on: what its encoders say
+        embed: Any = model.get_latent_representation
+        shared = embed(indices=train)
+        specific = {
+            m: embed(modality=m, space="specific", indices=r[r >= 0]) for m, r in rows.items()
+        }
     elif start == "canonical":
         if inputs is None:
             raise ValueError(
                 "start='canonical' needs components: give n_components, at most "
                 f"{MAX_CACHED}, or start='normal'."
             )
-        shared, specific = canonical_start(
-            _without_covariates(model, inputs), rows, *widths, seed=seed
-        )
+        corrected = _without_covariates(model, inputs)
+        shared, specific = canonical_start(corrected, rows, *widths, seed=seed)
     else:
         shared, specific = random_start(rows, *widths, seed=seed)
     module.table(SHARED).set(shared)
@@ -166,19 +166,9 @@ def set_start(
         module.table(name).set(values)
 
 
-def _encoded_start(model: Any, train: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Latents of cells that a trained model has not seen: what its encoders say."""
-    shared = model.get_latent_representation(indices=train)
-    specific = {}
-    for name, rows in row_table(model.adata, model.modalities).items():
-        own = rows[train]
-        specific[name] = model.get_latent_representation(
-            modality=name, space="specific", indices=own[own >= 0]
-        )
-    return shared, specific
-
-
-def _without_covariates(model: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _without_covariates(
+    model: MosaicModelClass, inputs: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     """Inputs less the means of the batches and of other categories, which decoders are told."""
     codes = [
         model.adata_manager.get_from_registry(field.registry_key)
@@ -201,3 +191,46 @@ def _group_means(x: np.ndarray, groups: np.ndarray) -> np.ndarray:
     np.add.at(sums, inverse, x)
     means = sums / np.bincount(inverse)[:, None]
     return (means[inverse] - x.mean(axis=0)).astype(x.dtype)
+
+
+def is_better_than_linear(least: Mapping[str, float]) -> bool:
+    """Whether held-out cells gain from what encoders add to their linear maps.
+
+    By the least losses of held-out cells; true also where linear maps alone were not judged.
+
+    Examples
+    --------
+    >>> is_better_than_linear({"linear_decoded_validation": 2.0, "decoded_validation": 1.9})
+    True
+    """
+    if LINEAR not in least:
+        return True
+    gain = (least[LINEAR] - least[FULL]) / abs(least[LINEAR])
+    if gain < MIN_ENCODER_GAIN:
+        logger.info(
+            "Encoders lower the loss of held-out cells by %.1f %%; linear maps are kept.",
+            100 * gain,
+        )
+    return gain >= MIN_ENCODER_GAIN
+
+
+def least_losses(history: Mapping[str, pd.DataFrame]) -> dict[str, float]:
+    """Least losses of held-out cells in earlier training of a model."""
+    return {
+        name: float(history[name].iloc[:, 0].astype(float).min())
+        for name in (LINEAR, FULL)
+        if name in history
+    }
+
+
+def continued(
+    before: Mapping[str, pd.DataFrame], new: Mapping[str, pd.DataFrame]
+) -> dict[str, pd.DataFrame]:
+    """History with new epochs after those of earlier training."""
+    history = dict(before)
+    for key, table in new.items():
+        if key in before:
+            later = table.set_axis(table.index + len(before[key]), axis=0)
+            table = pd.concat([before[key], later])
+        history[key] = table
+    return history

@@ -2,7 +2,6 @@
 
 from cantata.model.clue._model import CLUE
 from cantata.model.clue._module import CLUEModule, LossWeights
-from cantata.model.clue._network import CLUENetwork
 from cantata.model.clue._plan import CLUETrainingPlan
 
-__all__ = ["CLUE", "CLUEModule", "CLUENetwork", "CLUETrainingPlan", "LossWeights"]
+__all__ = ["CLUE", "CLUEModule", "CLUETrainingPlan", "LossWeights"]

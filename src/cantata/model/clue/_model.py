@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+import warnings
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
+import anndata
 import numpy as np
+import pandas as pd
 import torch
+from mudata import MuData
 
 from cantata import _compat
-from cantata._keys import LABELS, rep_key
+from cantata._keys import CELL, LABELS, rep_key
 from cantata._mudata.checks import check_counts, per_modality
-from cantata._mudata.pairing import membership
-from cantata.losses import fuse_mean, product_of_experts
-from cantata.model._callbacks import BestWeights
-from cantata.model._impute_targets import measured_batches
-from cantata.model._pairing import check_linked
-from cantata.model.base import MosaicModelClass, to_numpy
-from cantata.model.clue._impute import ImputeMixin
-from cantata.model.clue._input import fit_component_inputs
-from cantata.model.clue._module import CLUEModule
-from cantata.model.clue._network import Alignment, Fusion, Library
+from cantata._mudata.obs import coalesce_obs
+from cantata._mudata.pairing import check_connected, membership
+from cantata.model._inputs import fit_input, transform_of_counts
+from cantata.model.base import Indices, MosaicModelClass
+from cantata.model.clue._library import fit_library_weights, imputed_library
+from cantata.model.clue._module import Alignment, CLUEModule, Fusion, Library
 from cantata.model.clue._plan import CLUETrainingPlan
 from cantata.model.clue._presets import PRESETS
-from cantata.model.clue._transfer import FinetuneMixin
-from cantata.nn import LIKELIHOODS
+from cantata.nn import LIKELIHOODS, Covariates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mudata import MuData
+    from anndata import AnnData
     from torch import Tensor
 
+N_STEPS, MIN_EPOCHS, MAX_EPOCHS = 500, 6, 60
+"""Generator steps of the default schedule, and bounds on its epochs."""
+MIN_VALIDATION_PAIRS = 20
+"""Paired held-out cells below which their FOSCTTM is noise."""
 
-N_STEPS = 500
-"""Planned generator steps of the default schedule, within the limits on epochs below."""
-MIN_EPOCHS, MAX_EPOCHS = 6, 60
 
-
-class CLUE(ImputeMixin, FinetuneMixin, MosaicModelClass):
+class CLUE(MosaicModelClass):
     """Cross-linked unified embedding of mosaic data.
 
     Some cells have several modalities, others only one. Every modality has an encoder into the
@@ -62,14 +61,12 @@ class CLUE(ImputeMixin, FinetuneMixin, MosaicModelClass):
         Encoders of modalities without a registered representation read this many principal
         (chromatin: latent semantic) components, fitted in training and kept; None for
         all normalised log counts, as in the reference implementation.
-    n_hidden_encoder, n_layers_encoder
-        Width and number of hidden layers of each encoder.
-    n_hidden_decoder, n_layers_decoder
-        Width and number of hidden layers of each decoder.
+    n_hidden_encoder, n_layers_encoder, n_hidden_decoder, n_layers_decoder
+        Width and number of hidden layers of each encoder and decoder.
     n_hidden_discriminator, n_layers_discriminator
-        Width and number of hidden layers of the modality discriminator.
+        Those of the modality discriminator.
     dropout_rate
-        Dropout rate.
+        Dropout rate of all hidden layers.
     fusion
         How the modalities of a cell are combined: ``"mean"`` of the unit samples, or product of
         experts, ``"poe"`` (eq. 6 to 8).
@@ -77,14 +74,12 @@ class CLUE(ImputeMixin, FinetuneMixin, MosaicModelClass):
         ``"cosine"`` distance to the fused sample, or squared distance, ``"mse"`` (eq. 9).
     normalize_latent
         Bring samples to unit length before they are fused and decoded.
-    library
-        Library sizes in training: the ``"observed"`` totals, or ``"learned"`` from the source's
-        counts as in the reference implementation.
     shared_first_layer
         Let the encoders of a modality share their first layer, the paper's remedy for many
         modalities.
-    discriminator_batch
-        Tell the discriminator the batch; sensible only where every batch has every modality.
+    **module_kwargs
+        Further arguments of :class:`~cantata.model.clue.CLUEModule`, which the published settings
+        need.
 
     Raises
     ------
@@ -106,6 +101,8 @@ class CLUE(ImputeMixin, FinetuneMixin, MosaicModelClass):
     """
 
     method = "clue"
+    _uses_reps = _uses_labels = True
+    _monitor = "objective_validation"
     presets: ClassVar = PRESETS
     """Published settings: ``CLUE(mdata, **presets["cite"]["model"])`` and
     ``model.train(**presets["cite"]["train"])``."""
@@ -129,59 +126,36 @@ class CLUE(ImputeMixin, FinetuneMixin, MosaicModelClass):
         fusion: Fusion = "mean",
         alignment: Alignment = "cosine",
         normalize_latent: bool = True,
-        library: Library = "observed",
         shared_first_layer: bool = False,
-        discriminator_batch: bool = False,
+        **module_kwargs: Any,
     ) -> None:
-        self.init_params_ = {
-            "kwargs": {},
-            "non_kwargs": {
-                k: v for k, v in locals().items() if k not in ("self", "mdata", "__class__")
-            },
-        }
+        init_params = self._get_init_params(locals())
         for argument, value, choices in (
             ("fusion", fusion, get_args(Fusion)),
             ("alignment", alignment, get_args(Alignment)),
-            ("library", library, get_args(Library)),
+            ("library", module_kwargs.get("library", "observed"), get_args(Library)),
         ):
             if value not in choices:
                 raise ValueError(f"{argument}={value!r} is not one of {choices}.")
         super().__init__(mdata)
-        named = _known_likelihoods(likelihoods, self.modalities)
-        self._check_input(named)
-        arguments = dict(self.init_params_["non_kwargs"]) | {"likelihoods": named}
+        self.init_params_ = init_params
+        self.likelihoods_ = _known_likelihoods(likelihoods, self.modalities)
+        if not self.is_query:
+            check_connected(membership(self.adata, self.modalities), self.modalities, "CLUE")
+        for name, likelihood in self.likelihoods_.items():
+            if LIKELIHOODS[likelihood].requires_counts and self.adata[name].n_obs:
+                check_counts(name, self._matrix_stats[name], likelihood)
+        reps, has_labels = self.setup_args["reps"], self.setup_args["labels_key"] is not None
         self.module = CLUEModule(
-            n_features={name: len(self.feature_names(name)) for name in self.modalities},
-            n_input={
-                name: len(self._state(rep_key(name))["column_names"])
-                for name in self.setup_args["reps"]
-            },
-            n_batch=max(1, len(self.batch_categories)),
-            n_labels=self._n_labels(),
-            n_categories=self._n_categories(),
-            n_continuous=len(self.setup_args["continuous_covariate_keys"]),
-            **arguments,
-        )
-        self.likelihoods_ = named
-        self.has_inputs_ = not self.module.inputs
-        self.measured_batches_ = measured_batches(
-            self.adata_manager, self.modalities, self.module.n_batch
+            n_features=self.n_features,
+            n_input={name: len(self._state(rep_key(name))["column_names"]) for name in reps},
+            n_batch=self.n_batch,
+            n_labels=len(self._categories(LABELS)) if has_labels else 0,
+            n_categories=self.n_categories,
+            n_continuous=self.n_continuous,
+            **self._init_arguments | {"likelihoods": self.likelihoods_},
         )
         self._model_summary_string = self.summary()
-
-    def _n_labels(self) -> int:
-        if self.setup_args["labels_key"] is None:
-            return 0
-        return len(self._state(LABELS)["categorical_mapping"])
-
-    def _check_input(self, likelihoods: Mapping[str, str]) -> None:
-        """Checks that need the likelihoods or the pairing; see the class for what is raised."""
-        is_query = getattr(self.adata_manager, "_source_registry", None) is not None
-        if not is_query:
-            check_linked(membership(self.adata, self.modalities), self.modalities, "CLUE")
-        for name, likelihood in likelihoods.items():
-            if LIKELIHOODS[likelihood].is_count and self.adata[name].n_obs:
-                check_counts(name, self.adata_manager.matrix_stats[name], likelihood)
 
     # Training -----------------------------------------------------------------------------------
 
@@ -195,6 +169,7 @@ class CLUE(ImputeMixin, FinetuneMixin, MosaicModelClass):
         early_stopping: bool = True,
         accelerator: str = "auto",
         devices: int | list[int] | str = "auto",
+        datasplitter_kwargs: Mapping[str, Any] | None = None,
         plan_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -210,15 +185,15 @@ class CLUE(ImputeMixin, FinetuneMixin, MosaicModelClass):
         train_size, validation_size
             Fractions of the cells of each pairing pattern; 0.9 and the rest by default.
         early_stopping
-            Stop when paired validation cells no longer come closer to each other (their FOSCTTM;
-            the self and cross likelihood where too few cells are paired), and restore the best
-            epoch. Without it the last epoch is kept.
-        accelerator, devices
-            Passed to the trainer.
+            Stop when paired held-out cells no longer come closer to each other (their FOSCTTM;
+            the objective where too few cells are paired), and restore the best epoch. Without it
+            the last epoch is kept.
+        datasplitter_kwargs
+            Further arguments of :class:`~cantata.data.MosaicSplitter`.
         plan_kwargs
             Arguments of :class:`~cantata.model.clue.CLUETrainingPlan`: learning rate, weights of
             the loss terms.
-        **kwargs
+        accelerator, devices, **kwargs
             Passed to :class:`~scvi.train.Trainer`, e.g. ``enable_progress_bar``, ``precision``.
 
         Examples
@@ -231,53 +206,40 @@ class CLUE(ImputeMixin, FinetuneMixin, MosaicModelClass):
         >>> "nll_rna_validation" in model.history
         True
         """
-        if max_epochs is None:
-            max_epochs = self._planned_epochs(batch_size)
-        if not self.has_inputs_:
-            fit_component_inputs(self)
-            self.has_inputs_ = True
-        _compat.keep_thread_limit()
-        kwargs.setdefault("check_val_every_n_epoch", 1)
-        kwargs.setdefault("log_every_n_steps", 1)
-        if early_stopping:
-            self._add_early_stopping(kwargs, max_epochs, train_size, validation_size)
+        n_paired = int((membership(self.adata, self.modalities).sum(axis=1) > 1).sum())
+        share = validation_size if validation_size is not None else 1 - (train_size or 0.9)
+        if n_paired * share >= MIN_VALIDATION_PAIRS:
+            kwargs.setdefault("early_stopping_monitor", "foscttm_validation")
         super().train(
-            max_epochs=max_epochs,
+            max_epochs,
             batch_size=batch_size,
             train_size=train_size,
             validation_size=validation_size,
             early_stopping=early_stopping,
             accelerator=accelerator,
             devices=devices,
-            plan_kwargs=dict(plan_kwargs or {}),
+            datasplitter_kwargs=datasplitter_kwargs,
+            plan_kwargs=plan_kwargs,
             **kwargs,
         )
-        self._fit_library()
+        if not self.is_frozen_:
+            fit_library_weights(self)
 
-    def _planned_epochs(self, batch_size: int) -> int:
-        """Epochs of the default schedule."""
-        per_epoch = 0.9 * self.adata.n_obs / batch_size
-        return int(np.clip(round(N_STEPS / per_epoch), MIN_EPOCHS, MAX_EPOCHS))
+    def _fit_inputs(self) -> None:
+        for name in self.module.inputs:
+            layer, adata = self.module.input(name), self.adata[name]
+            if layer.is_rotated:
+                if self.module.head(name).models_counts:
+                    layer.transform = transform_of_counts(name, adata)
+                values = self.registered_values(name)
+                fit_input(name, layer, values, adata.n_obs, as_preprocess=True)
 
-    def _add_early_stopping(
-        self,
-        kwargs: dict[str, Any],
-        max_epochs: int,
-        train_size: float | None,
-        validation_size: float | None,
-    ) -> None:
-        """Choose what to monitor, and keep the best epoch's weights."""
-        paired = int((membership(self.adata, self.modalities).sum(axis=1) > 1).sum())
-        share = validation_size if validation_size is not None else 1 - (train_size or 0.9)
-        monitor = "foscttm_validation" if paired * share >= 20 else "objective_validation"
-        kwargs.setdefault("early_stopping_monitor", monitor)
-        kwargs.setdefault("early_stopping_patience", max(5, max_epochs // 3))
-        best = BestWeights(kwargs["early_stopping_monitor"])
-        kwargs["callbacks"] = [*kwargs.get("callbacks", []), best]
+    def _planned_epochs(self, n_cells: int, batch_size: int) -> int:
+        steps_per_epoch = 0.9 * n_cells / batch_size
+        return int(np.clip(round(N_STEPS / steps_per_epoch), MIN_EPOCHS, MAX_EPOCHS))
 
     # Embedding ----------------------------------------------------------------------------------
 
-    @torch.inference_mode()
     def get_latent_representation(
         self,
         mdata: MuData | None = None,
@@ -293,8 +255,7 @@ class CLUE(ImputeMixin, FinetuneMixin, MosaicModelClass):
         Parameters
         ----------
         mdata
-            Data to embed, with any subset of the modalities; the model's own by default. It is not
-            modified.
+            Data with any subset of the modalities, never modified; the model's own by default.
         modality
             Infer from this modality alone; by default from all that a cell has.
         indices
@@ -302,10 +263,10 @@ class CLUE(ImputeMixin, FinetuneMixin, MosaicModelClass):
         batch_size
             Cells per minibatch.
         normalize
-            Bring rows to unit length, which is what the model compares. Otherwise the raw
-            posterior mean (averaged over modalities, or of the product of experts).
+            Bring rows to unit length, which is what the model compares. Otherwise the posterior
+            mean (averaged over modalities, or of the product of experts) as it is.
         return_dist
-            Return posterior mean and variance instead, both not normalised.
+            Return posterior mean and variance instead, neither of them normalised.
 
         Returns
         -------
@@ -327,43 +288,243 @@ class CLUE(ImputeMixin, FinetuneMixin, MosaicModelClass):
         >>> model.get_latent_representation(modality="adt").shape[0] == mdata["adt"].n_obs
         True
         """
+
+        def embed(tensors: Mapping[str, Tensor]) -> Tensor:
+            if return_dist:
+                return torch.cat(self._posterior(tensors, modality, unit=False), dim=1)
+            if normalize:
+                return self._embed(tensors, modality)
+            return self._posterior(tensors, modality, unit=False)[0]
+
         cells = self._cells(mdata)
         chosen = self._chosen_cells(cells, modality, indices)
-        parts: list[Tensor] = []
-        variances: list[Tensor] = []
-        for tensors in self._minibatches(cells, chosen, batch_size):
-            loc, scale, rows = self.module.encode(tensors)
-            if modality is not None:
-                mean, std = loc[modality], scale[modality]
-            else:
-                unit = normalize and not return_dist
-                mean, std = self._fuse(loc, scale, rows, len(tensors["cell"]), unit=unit)
-            if normalize and not return_dist:
-                mean = torch.nn.functional.normalize(mean, dim=1)
-            parts.append(mean)
-            variances.append(std.pow(2))
-        width = len(self.modalities) * self.module.n_latent
-        if return_dist:
-            return to_numpy(parts, width), to_numpy(variances, width)
-        return to_numpy(parts, width)
+        values = self._run(cells, chosen, batch_size, embed)
+        if not return_dist:
+            return values
+        mean, std = np.split(values, 2, axis=1)
+        return mean, std**2
 
-    def _fuse(
-        self,
-        loc: dict[str, Tensor],
-        scale: dict[str, Tensor],
-        rows: dict[str, Tensor],
-        n: int,
-        *,
-        unit: bool,
+    def _embed(self, tensors: Mapping[str, Tensor], modality: str | None) -> Tensor:
+        mean, _ = self._posterior(tensors, modality, unit=True)
+        return torch.nn.functional.normalize(mean, dim=1)
+
+    def _posterior(
+        self, tensors: Mapping[str, Tensor], modality: str | None, *, unit: bool
     ) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the joint posterior of ``n`` cells."""
-        if self.module.fusion == "poe":
-            return product_of_experts(loc, scale, rows, n)
-        own = self.module.unit_means(loc) if unit else loc
-        mean = fuse_mean(own, rows, n, unit=False)
-        variance = fuse_mean({m: s.pow(2) for m, s in scale.items()}, rows, n, unit=False)
-        count = torch.bincount(torch.cat(list(rows.values())), minlength=n).clamp(min=1)
-        return mean, (variance / count.unsqueeze(1)).sqrt()
+        """Mean and standard deviation of the posterior of a minibatch's cells."""
+        loc, scale, rows = self.module.encode(tensors)
+        if modality is not None:
+            return loc[modality], scale[modality]
+        return self.module.fuse(loc, scale, rows, len(tensors[CELL]), unit=unit)
+
+    # Imputation ---------------------------------------------------------------------------------
+
+    def impute(
+        self,
+        modality: str,
+        mdata: MuData | None = None,
+        *,
+        source: str | None = None,
+        features: Sequence[str] | None = None,
+        indices: Indices = None,
+        transform_batch: str | Sequence[str] | None = None,
+        library_size: Literal["auto", "observed", "predicted"]
+        | float
+        | np.ndarray
+        | None = "auto",
+        n_samples: int = 0,
+        batch_size: int | None = None,
+        out: str | None = None,
+    ) -> AnnData:
+        """Expected values of a modality for every cell.
+
+        Parameters
+        ----------
+        modality
+            Modality to impute.
+        mdata
+            Data with any subset of the modalities, never modified; the model's own by default.
+        source
+            Infer from this modality alone, for cells with it; by default from all that a cell has.
+        features
+            Names of the features to return; all by default.
+        indices
+            Cells to impute, as positions in ``mdata.obs_names``.
+        transform_batch
+            Batch to decode for, or batches to average over. By default a cell's own; where that
+            lacks the modality, the mean over the batches that have it.
+        library_size
+            For count likelihoods: ``"observed"`` totals of the cells, totals ``"predicted"`` from
+            the source by a ridge regression on paired training cells, ``"auto"`` (observed where
+            the modality is a source and the cell has it, else predicted), one number, or one per
+            returned cell.
+        n_samples
+            Samples from the posterior; their mean replaces the value at the posterior mean, and
+            their standard deviation is in ``layers["std"]``. 0 for none.
+        batch_size
+            Cells per minibatch.
+        out
+            Directory ending in ``.zarr`` to write values to as they are computed.
+
+        Returns
+        -------
+        AnnData, cells x features, with ``.obs`` and ``obsm["spatial"]`` of the cells and the
+        ``obs["library_size"]`` that were used. ``.X`` is float32: expected counts, probabilities
+        (``"bernoulli"``) or means (``"normal"``); with `out` it stays on disk.
+
+        Raises
+        ------
+        KeyError
+            If a modality, feature or batch is unknown.
+        ValueError
+            If cells lack the source or the library sizes that are asked for, or are of an unknown
+            batch without `transform_batch`.
+
+        Examples
+        --------
+        >>> import cantata
+        >>> mdata = cantata.datasets.simulate_mosaic(n_cells=200)
+        >>> cantata.CLUE.setup_mudata(mdata)
+        >>> model = cantata.CLUE(mdata)
+        >>> model.train(max_epochs=1, enable_progress_bar=False)
+        >>> proteins = model.impute("adt", source="rna")
+        >>> proteins.n_obs == mdata["rna"].n_obs
+        True
+        """
+        return self._impute(
+            modality,
+            mdata,
+            source=source,
+            features=features,
+            indices=indices,
+            transform_batch=transform_batch,
+            library_size="auto" if library_size is None else library_size,
+            library_names=("auto", "observed", "predicted"),
+            batch_size=batch_size,
+            out=out,
+            n_samples=n_samples,
+        )
+
+    def _expected(
+        self,
+        tensors: dict[str, Tensor],
+        modality: str,
+        source: str | None,
+        batches: list[int] | None,
+        library: Any,
+        n_samples: int = 0,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        sizes = imputed_library(self.module, tensors, modality, source, library)
+        loc, scale, rows = self.module.encode(tensors)
+        if source is not None:
+            loc, scale, rows = ({source: part[source]} for part in (loc, scale, rows))
+
+        def decode(latents: dict[str, Tensor]) -> Tensor:
+            z = self.module.decoder_input(latents, scale, rows, len(tensors[CELL]))
+            return self._decode_batches(tensors, modality, z, batches, sizes)
+
+        if not n_samples:
+            return decode(loc), None, sizes
+        total: Any = 0
+        squares: Any = 0
+        for _ in range(n_samples):
+            values = decode({m: loc[m] + scale[m] * torch.randn_like(loc[m]) for m in loc})
+            total, squares = total + values, squares + values.square()
+        mean = total / n_samples
+        std = (squares / n_samples - mean.square()).clamp(min=0).sqrt()
+        return mean, std, sizes
+
+    def _decode(
+        self, modality: str, z: Tensor, covariates: Covariates, library: Tensor | None
+    ) -> Tensor:
+        location = self.module.decode(modality, z, covariates)
+        return self.module.head(modality).expected(location, library, covariates)
+
+    # Fine-tuning --------------------------------------------------------------------------------
+
+    def finetune(
+        self,
+        query_mdata: MuData,
+        *,
+        max_epochs: int | None = None,
+        plan_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Continue training on the reference and the query together.
+
+        This is the transductive second step of the competition entry: the query's cells take part
+        unpaired or paired, as they are. The learning rate starts at 1e-3, and the discriminator
+        sees no noise.
+
+        Parameters
+        ----------
+        query_mdata
+            New data with any subset of the modalities, never modified.
+        max_epochs
+            Planned epochs; half of what :meth:`train` would plan by default.
+        plan_kwargs, **kwargs
+            As in :meth:`train`.
+
+        Returns
+        -------
+        New model of all cells, ``model.adata``; this one is left as it is. Cells are named as
+        before.
+
+        Raises
+        ------
+        ValueError
+            If query and reference share cell names, and as :meth:`prepare_query_mudata`.
+
+        Examples
+        --------
+        >>> import cantata
+        >>> mdata = cantata.datasets.simulate_mosaic(n_cells=200)
+        >>> cantata.CLUE.setup_mudata(mdata)
+        >>> model = cantata.CLUE(mdata)
+        >>> model.train(max_epochs=1, enable_progress_bar=False)
+        >>> query = cantata.datasets.simulate_mosaic(n_cells=100, seed=1)
+        >>> for name in query.mod:
+        ...     query[name].obs_names = "query_" + query[name].obs_names
+        >>> query.update()
+        >>> model.finetune(query, max_epochs=1, enable_progress_bar=False).adata.n_obs
+        300
+        """
+        model = self._extended_to(self._joined_with(query_mdata))
+        if max_epochs is None:
+            planned = model._planned_epochs(model.adata.n_obs, kwargs.get("batch_size", 128))
+            max_epochs = max(5, planned // 2)
+        plan = {"lr": 1e-3, "noise_epochs": 0.0, **(plan_kwargs or {})}
+        model.train(max_epochs, plan_kwargs=plan, **kwargs)
+        return model
+
+    def _joined_with(self, query_mdata: MuData) -> MuData:
+        """The model's own cells and those of a query, with batches, covariates and labels."""
+        query = self.prepare_query_mudata(query_mdata, self)
+        reference = self._align(self.adata)
+        shared = reference.obs_names.intersection(query.obs_names)
+        if len(shared):
+            raise ValueError(
+                f"{len(shared)} cell names are in both the reference and the query, e.g. "
+                f"{shared[0]!r}. Make them unique, e.g. with a prefix per data set."
+            )
+        modalities = {
+            name: anndata.concat([part[name] for part in (reference, query) if part[name].n_obs])
+            for name in self.modalities
+        }
+        with warnings.catch_warnings(), _compat.no_pull():
+            warnings.simplefilter("ignore", (UserWarning, FutureWarning))
+            joined = MuData(modalities)
+        for key in [*self._covariate_columns, self.setup_args["labels_key"]]:
+            if key is None:
+                continue
+            of_query = query.obs[key] if key in query.obs else pd.Series(dtype=object)
+            columns = [coalesce_obs(self.adata, key).astype(object), of_query.astype(object)]
+            joined.obs[key] = pd.concat(columns).reindex(joined.obs_names).to_numpy()
+            # the column of all cells is the only one, so that none contradicts it
+            for name in modalities:
+                if key in joined[name].obs:
+                    del joined[name].obs[key]
+        return joined
 
 
 def _known_likelihoods(

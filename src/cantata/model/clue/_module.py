@@ -1,16 +1,17 @@
-"""CLUE's inference, likelihoods and objective (Tu et al. 2022, sections 4.1 to 4.5)."""
+"""CLUE's networks, likelihoods and objective (Tu et al. 2022, sections 4.1 to 4.5)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
-from scvi.module.base import LossOutput
-from torch import Tensor
+from scvi.module.base import BaseModuleClass, LossOutput
+from torch import Tensor, nn
 from torch.nn import functional
 
-from cantata._keys import CELL, LABELS
+from cantata._keys import CELL, LABELS, rep_key, rows_key
+from cantata._numeric.normalise import RNA_TOTAL
 from cantata.losses import (
     SparseCounts,
     contrastive,
@@ -23,10 +24,30 @@ from cantata.losses import (
     product_of_experts,
     squared_to_fused,
 )
-from cantata.model.clue._network import CLUENetwork
+from cantata.nn import (
+    LIKELIHOODS,
+    MIN_LIBRARY,
+    MLP,
+    Covariates,
+    CrossEncoder,
+    EncoderInput,
+    LikelihoodHead,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from cantata.nn import Transform
+
+Fusion = Literal["mean", "poe"]
+Alignment = Literal["cosine", "mse"]
+Library = Literal["observed", "learned"]
+
+ALIGNMENTS = {"cosine": cosine_to_fused, "mse": squared_to_fused}
+MAX_READ = 512
+"""Encoder inputs up to this width take part in predicting library sizes."""
+MIN_FEATURES = 3
+"""A modality with no more features is read as it is, not by components."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +83,7 @@ class Inference:
     samples: dict[str, Tensor]
     """For each modality (n_m, K * d) samples, unit vectors where the latent is normalised."""
     rows: dict[str, Tensor]
-    """For each modality (n_m,) places of its rows in the minibatch."""
+    """For each modality (n_m,) positions of its rows in the minibatch."""
     fused: Tensor
     """(n, K * d) fused sample of each cell."""
     fused_loc: Tensor | None
@@ -71,11 +92,162 @@ class Inference:
     """(n, K * d) standard deviation of the product of experts, with that fusion."""
 
 
-class CLUEModule(CLUENetwork):
+class CLUEModule(BaseModuleClass):
     """Cross-linked variational autoencoder, trained against its modality discriminator.
 
-    Its parameters are those of :class:`~cantata.model.clue.CLUENetwork`.
+    A cell's embedding is the concatenation of K subspaces, one per modality. The encoders of each
+    modality infer all of them; the decoder of a modality sees its own subspace and the covariates.
+
+    Parameters
+    ----------
+    n_features
+        Features of each modality.
+    n_input
+        Width of the registered representation of the modalities that have one.
+    likelihoods
+        Name of each modality's likelihood, see :data:`cantata.nn.LIKELIHOODS`.
+    n_batch, n_labels, n_categories, n_continuous
+        Batches, labels (0: no classifier), categories of further covariates, continuous
+        covariates.
+    library
+        ``"observed"`` totals, or ``"learned"`` from the source's counts.
+    discriminator_batch
+        Tell the discriminator the batch.
+
+    Notes
+    -----
+    All other parameters are those of :class:`cantata.CLUE`.
     """
+
+    def __init__(
+        self,
+        n_features: Mapping[str, int],
+        n_input: Mapping[str, int],
+        likelihoods: Mapping[str, str],
+        n_batch: int = 1,
+        n_labels: int = 0,
+        n_categories: list[int] | None = None,
+        n_continuous: int = 0,
+        n_latent: int = 20,
+        n_components: int | None = 50,
+        n_hidden_encoder: int = 256,
+        n_layers_encoder: int = 2,
+        n_hidden_decoder: int = 128,
+        n_layers_decoder: int = 1,
+        n_hidden_discriminator: int = 128,
+        n_layers_discriminator: int = 2,
+        dropout_rate: float = 0.2,
+        fusion: Fusion = "mean",
+        alignment: Alignment = "cosine",
+        normalize_latent: bool = True,
+        library: Library = "observed",
+        shared_first_layer: bool = False,
+        discriminator_batch: bool = False,
+    ) -> None:
+        super().__init__()
+        self.modalities = list(n_features)
+        self.n_features = dict(n_features)
+        self.reps = set(n_input)
+        self.n_batch, self.n_latent = n_batch, n_latent
+        self.fusion, self.alignment, self.library = fusion, alignment, library
+        self.normalize_latent, self.discriminator_batch = normalize_latent, discriminator_batch
+        covariates = n_categories or []
+        k = len(self.modalities)
+        self.inputs = nn.ModuleDict()
+        widths = dict(n_input)
+        for name, p in n_features.items():
+            if name in n_input:
+                continue
+            # what counts measure is known when components are fitted
+            is_count = LIKELIHOODS[likelihoods[name]].models_counts
+            transform: Transform = "log1p" if is_count else "identity"
+            width = None
+            if n_components is not None and p > MIN_FEATURES:
+                width = min(n_components, p - 1)
+            layer = EncoderInput(p, transform, width, total=RNA_TOTAL, invertible=False)
+            self.inputs[name], widths[name] = layer, layer.n_out
+        self.encoders, self.decoders, self.heads = (nn.ModuleDict() for _ in range(3))
+        for name, p in n_features.items():
+            self.encoders[name] = CrossEncoder(
+                widths[name],
+                k,
+                n_latent,
+                n_hidden_encoder,
+                n_layers_encoder,
+                dropout_rate,
+                shared_first_layer,
+            )
+            decoder = MLP(
+                n_latent,
+                n_hidden_decoder,
+                n_layers_decoder,
+                n_categories=[n_batch, *covariates],
+                n_continuous=n_continuous,
+                use_batch_norm=True,
+                dropout_rate=dropout_rate,
+            )
+            self.decoders[name] = decoder
+            self.heads[name] = LIKELIHOODS[likelihoods[name]](
+                decoder.n_out, p, n_batch, covariates, n_continuous
+            )
+        n_extra = n_batch if discriminator_batch else 0
+        self.discriminator = MLP(
+            k * n_latent + n_extra,
+            n_hidden_discriminator,
+            n_layers_discriminator,
+            k,
+            dropout_rate=dropout_rate,
+        )
+        self.classifier = nn.Linear(k * n_latent, n_labels) if n_labels else None
+        learned = n_features if library == "learned" else {}
+        self.library_encoders = nn.ModuleDict({m: nn.Linear(p, k) for m, p in learned.items()})
+        # the regressions of library sizes, which are fitted once the model is trained
+        self.library_batch: Tensor
+        self.register_buffer("library_batch", torch.zeros(k, dtype=torch.long))
+        for i, source in enumerate(self.modalities):
+            for j, target in enumerate(self.modalities):
+                n_read = widths[source] if widths[source] <= MAX_READ else 0
+                n_hidden = self.head(target).output.in_features
+                n_predictors = k * n_latent + n_hidden + n_read + 2
+                self.register_buffer(f"library_{i}_{j}", torch.zeros(n_predictors))
+
+    # Parts --------------------------------------------------------------------------------------
+
+    def input(self, modality: str) -> EncoderInput:
+        """What the encoder of a modality without a representation reads."""
+        return cast("EncoderInput", self.inputs[modality])
+
+    def head(self, modality: str) -> LikelihoodHead:
+        """Likelihood head of a modality."""
+        return cast("LikelihoodHead", self.heads[modality])
+
+    def subspace(self, modality: str) -> slice:
+        """Columns of the embedding that the decoder of `modality` reads."""
+        k = self.modalities.index(modality)
+        return slice(k * self.n_latent, (k + 1) * self.n_latent)
+
+    # Posterior ----------------------------------------------------------------------------------
+
+    def encoder_input(self, tensors: Mapping[str, Tensor], modality: str) -> Tensor:
+        """Registered representation, or components, or normalised log counts, or plain values."""
+        if modality in self.reps:
+            return tensors[rep_key(modality)]
+        return self.inputs[modality](tensors[modality])
+
+    def _unit(self, x: Tensor) -> Tensor:
+        return functional.normalize(x, dim=1) if self.normalize_latent else x
+
+    def unit_means(self, loc: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Posterior means as the model compares them."""
+        return {name: self._unit(value) for name, value in loc.items()}
+
+    def encode(self, tensors: Mapping[str, Tensor]) -> tuple[dict, dict, dict]:
+        """Posterior means and standard deviations of each modality's rows, and their positions."""
+        loc, scale, rows = {}, {}, {}
+        for name in self.modalities:
+            loc[name], scale[name] = self.encoders[name](self.encoder_input(tensors, name))
+            rows[name] = tensors[rows_key(name)]
+        return loc, scale, rows
 
     def _get_inference_input(self, tensors: Mapping[str, Tensor], **kwargs: Any) -> dict[str, Any]:
         return {"tensors": tensors}
@@ -97,6 +269,70 @@ class CLUEModule(CLUENetwork):
             fused = fuse_mean(samples, rows, n, unit=self.normalize_latent)
         return Inference(loc, scale, samples, rows, fused, fused_loc, fused_scale)
 
+    def fuse(
+        self,
+        loc: Mapping[str, Tensor],
+        scale: Mapping[str, Tensor],
+        rows: Mapping[str, Tensor],
+        n: int,
+        *,
+        unit: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the joint posterior of n cells.
+
+        With `unit` means of unit length are averaged, as the model compares them.
+        """
+        if self.fusion == "poe":
+            return product_of_experts(dict(loc), dict(scale), dict(rows), n)
+        means = self.unit_means(loc) if unit else dict(loc)
+        mean = fuse_mean(means, dict(rows), n, unit=False)
+        variance = fuse_mean({m: s.pow(2) for m, s in scale.items()}, dict(rows), n, unit=False)
+        count = torch.bincount(torch.cat(list(rows.values())), minlength=n).clamp(min=1)
+        return mean, (variance / count.unsqueeze(1)).sqrt()
+
+    def decoder_input(
+        self,
+        loc: Mapping[str, Tensor],
+        scale: Mapping[str, Tensor],
+        rows: Mapping[str, Tensor],
+        n: int,
+    ) -> Tensor:
+        """(n, K * d) fused means that decoders read, of unit length where the latent is."""
+        if self.fusion == "poe":
+            return self._unit(self.fuse(loc, scale, rows, n, unit=False)[0])
+        return fuse_mean(self.unit_means(loc), dict(rows), n, unit=self.normalize_latent)
+
+    # Likelihood ---------------------------------------------------------------------------------
+
+    def decode(self, modality: str, z: Tensor, covariates: Covariates) -> Tensor:
+        """(n, p) locations of a modality from whole embeddings `z`."""
+        hidden = self.decoders[modality](z[:, self.subspace(modality)], covariates)
+        return self.head(modality).location(hidden, covariates)
+
+    def observed_library(self, counts: Tensor) -> Tensor:
+        """(n,) totals of counts, bounded away from 0."""
+        return counts.sum(dim=1).clamp(min=MIN_LIBRARY)
+
+    def learned_library(self, source: str, target: str, counts: Tensor) -> Tensor:
+        """(n,) library sizes of `target` that the counts of `source` predict."""
+        column = self.modalities.index(target)
+        sizes = functional.relu(self.library_encoders[source](counts))
+        return sizes[:, column].clamp(min=MIN_LIBRARY)
+
+    def library_weights(self, source: str, target: str) -> Tensor:
+        """Weights that predict the log library size of `target` from rows of `source`."""
+        i, j = self.modalities.index(source), self.modalities.index(target)
+        return getattr(self, f"library_{i}_{j}")
+
+    def _library(
+        self, source: str, target: str, source_counts: Tensor, target_counts: Tensor
+    ) -> Tensor | None:
+        if not self.head(target).has_library:
+            return None
+        if self.library == "learned":
+            return self.learned_library(source, target, source_counts)
+        return self.observed_library(target_counts)
+
     def _get_generative_input(
         self, tensors: Mapping[str, Tensor], inference_outputs: Inference, **kwargs: Any
     ) -> dict[str, Any]:
@@ -105,48 +341,47 @@ class CLUEModule(CLUENetwork):
     def generative(
         self, tensors: Mapping[str, Tensor], inferred: Inference, real_cross: bool = False
     ) -> dict[str, dict[str, Tensor]]:
-        """Negative log-likelihoods per cell, divided by the number of features.
+        """Negative log-likelihoods per row, divided by the number of features.
 
         Returns
         -------
-        ``"self"``, ``"cross"`` and, if asked for, ``"real_cross"``: for each modality the (n_m,)
-        values, decoded from its own sample, from the fused sample and
-        from other modalities alone. A cell with one modality is fused from that one, so its cross
-        value is its self value.
+        ``"self"``, ``"cross"`` and, if asked for, ``"real_cross"``: for each modality the values
+        of its rows, decoded from its own sample, from the fused sample and from other modalities
+        alone.
         """
-        codes, values = self.covariates(tensors)
-        n_modalities = modality_count(inferred.rows, len(codes))
+        covariates = Covariates.of(tensors)
+        n_modalities = modality_count(inferred.rows, len(tensors[CELL]))
         out: dict[str, dict[str, Tensor]] = {"self": {}, "cross": {}, "real_cross": {}}
         for name in self.modalities:
             rows = inferred.rows[name]
             if not len(rows):
                 continue
-            data = _Target(self, name, tensors[name], codes[rows], _take(values, rows))
-            own = data.nll(inferred.samples[name], name, tensors[name])
+            target = _Target(self, name, tensors[name], covariates.rows(rows))
+            nll = target.nll(inferred.samples[name], name, tensors[name])
+            out["self"][name] = out["cross"][name] = nll
+            # a cell with one modality is fused from that one: its cross value is its self value
             several = (n_modalities[rows] > 1).nonzero().squeeze(1)
-            cross = own
             if len(several):
-                part = data.subset(several)
-                fused = inferred.fused[rows[several]]
-                cross = own.index_copy(0, several, part.nll(fused, name, part.counts.dense))
-            out["self"][name], out["cross"][name] = own, cross
+                part = target.subset(several)
+                cross = part.nll(inferred.fused[rows[several]], name, part.counts.dense)
+                out["cross"][name] = nll.index_copy(0, several, cross)
             if real_cross:
-                out["real_cross"][name] = self._from_others(name, data, tensors, inferred)
+                out["real_cross"][name] = self._from_others(target, tensors, inferred)
         return out
 
     def _from_others(
-        self, name: str, data: _Target, tensors: Mapping[str, Tensor], inferred: Inference
+        self, target: _Target, tensors: Mapping[str, Tensor], inferred: Inference
     ) -> Tensor:
         """Negative log-likelihoods of the rows that another modality of the cell can predict."""
-        parts = []
+        parts = [tensors[target.name].new_zeros(0)]
         for source in self.modalities:
-            if source == name:
+            if source == target.name:
                 continue
-            here, there = paired_rows(inferred.rows[name], inferred.rows[source])
+            here, there = paired_rows(inferred.rows[target.name], inferred.rows[source])
             if len(here):
                 sample = inferred.samples[source][there]
-                parts.append(data.subset(here).nll(sample, source, tensors[source][there]))
-        return torch.cat(parts) if parts else tensors[name].new_zeros(0)
+                parts.append(target.subset(here).nll(sample, source, tensors[source][there]))
+        return torch.cat(parts)
 
     # Objective ----------------------------------------------------------------------------------
 
@@ -158,14 +393,14 @@ class CLUEModule(CLUENetwork):
         if detach:
             noisy = {name: value.detach() for name, value in noisy.items()}
         if self.discriminator_batch:
-            batch = functional.one_hot(self.covariates(tensors)[0][:, 0], self.n_batch).float()
+            batch = functional.one_hot(Covariates.of(tensors).batch, self.n_batch).float()
             noisy = {
                 name: torch.cat([value, batch[inferred.rows[name]]], dim=1)
                 for name, value in noisy.items()
             }
         logits = self.discriminator(torch.cat(list(noisy.values()))).float()
-        parts = logits.split([len(value) for value in noisy.values()])
-        return modality_cross_entropy(dict(zip(noisy, parts, strict=True)))
+        of_modality = logits.split([len(value) for value in noisy.values()])
+        return modality_cross_entropy(dict(zip(noisy, of_modality, strict=True)))
 
     def noisy_means(self, inferred: Inference, noise: float) -> dict[str, Tensor]:
         """Posterior means with Gaussian noise of standard deviation `noise`."""
@@ -209,38 +444,40 @@ class CLUEModule(CLUENetwork):
     ) -> LossOutput:
         """What the encoders and decoders minimise (eq. 15), with every term by name."""
         weights = weights or LossWeights()
-        inferred = inference_outputs
-        align = cosine_to_fused if self.alignment == "cosine" else squared_to_fused
-        nll = {name: value.mean() for name, value in generative_outputs["self"].items()}
+        inferred, nll = inference_outputs, generative_outputs
+        # 1. terms by name; the order of computation fixes rounding
+        self_nll = {name: value.mean() for name, value in nll["self"].items()}
         kl = self._kl_terms(inferred)
-        terms = {f"nll_{name}": value for name, value in nll.items()}
+        terms = {f"nll_{name}": value for name, value in self_nll.items()}
         terms |= {f"kl_{name}": value for name, value in kl.items()}
-        fused_kl = self._fused_kl(inferred)
-        cross = [value.mean() for value in generative_outputs["cross"].values()]
-        terms["cross"] = torch.stack(cross).sum() + weights.lambda_kl * fused_kl
+        cross = torch.stack([value.mean() for value in nll["cross"].values()]).sum()
+        terms["cross"] = cross + weights.lambda_kl * self._fused_kl(inferred)
+        align = ALIGNMENTS[self.alignment]
         terms["alignment"] = align(inferred.samples, inferred.rows, inferred.fused)
-        own = torch.stack([nll[m] + weights.lambda_kl * kl[m] for m in nll]).sum()
-        total = weights.lambda_self * own
-        total = total + weights.lambda_cross * terms["cross"]
-        total = total + weights.lambda_mse * terms["alignment"]
-        others = [v.mean() for v in generative_outputs["real_cross"].values() if len(v)]
-        if others:
-            terms["real_cross"] = torch.stack(others).sum()
-            total = total + weights.lambda_real_cross * terms["real_cross"]
+        real_cross = [value.mean() for value in nll["real_cross"].values() if len(value)]
+        if real_cross:
+            terms["real_cross"] = torch.stack(real_cross).sum()
         if weights.lambda_contrastive:
             terms["contrastive"] = contrastive(inferred.samples, inferred.rows, temperature)
-            total = total + weights.lambda_contrastive * terms["contrastive"]
         if self.classifier is not None:
             terms["label"] = self._label_loss(tensors, inferred, noise)
-            total = total + weights.lambda_label * terms["label"]
         terms["discriminator"] = self.discriminator_loss(tensors, inferred, noise, detach=False)
-        fooled = total - weights.lambda_d * terms["discriminator"]
-        terms["objective"] = total
-        return LossOutput(
-            loss=fooled,
-            n_obs_minibatch=len(tensors[CELL]),
-            extra_metrics={name: value.detach() for name, value in terms.items()},
-        )
+        # 2. their weights; held-out cells are judged by all terms but the adversary's
+        of_term = {
+            "cross": weights.lambda_cross,
+            "alignment": weights.lambda_mse,
+            "real_cross": weights.lambda_real_cross,
+            "contrastive": weights.lambda_contrastive,
+            "label": weights.lambda_label,
+        }
+        self_elbo = torch.stack([self_nll[m] + weights.lambda_kl * kl[m] for m in self_nll]).sum()
+        objective = weights.lambda_self * self_elbo
+        for name, weight in of_term.items():
+            if name in terms:
+                objective = objective + weight * terms[name]
+        metrics = {k: v.detach() for k, v in (terms | {"objective": objective}).items()}
+        loss = objective - weights.lambda_d * terms["discriminator"]
+        return LossOutput(loss, n_obs_minibatch=len(tensors[CELL]), extra_metrics=metrics)
 
     def _label_loss(
         self, tensors: Mapping[str, Tensor], inferred: Inference, noise: float
@@ -257,40 +494,25 @@ class CLUEModule(CLUENetwork):
         raise NotImplementedError("Use CLUE.impute(n_samples=...).")
 
 
-def _take(values: Tensor | None, rows: Tensor) -> Tensor | None:
-    return None if values is None else values[rows]
-
-
 class _Target:
-    """Rows of one modality that are to be reconstructed, with their covariates."""
+    """Rows of one modality that are to be decoded, with their counts and covariates."""
 
     def __init__(
-        self,
-        module: CLUEModule,
-        name: str,
-        values: Tensor,
-        codes: Tensor,
-        continuous: Tensor | None,
+        self, module: CLUEModule, name: str, values: Tensor, covariates: Covariates
     ) -> None:
         self.module, self.name = module, name
-        self.counts = SparseCounts.from_dense(values)
-        self.codes, self.continuous = codes, continuous
+        self.counts, self.covariates = SparseCounts.from_dense(values), covariates
 
     def subset(self, rows: Tensor) -> _Target:
-        if len(rows) == len(self.codes):
+        if len(rows) == len(self.counts.dense):
             return self
-        return _Target(
-            self.module,
-            self.name,
-            self.counts.dense[rows],
-            self.codes[rows],
-            _take(self.continuous, rows),
-        )
+        values, covariates = self.counts.dense[rows], self.covariates.rows(rows)
+        return _Target(self.module, self.name, values, covariates)
 
     def nll(self, z: Tensor, source: str, source_counts: Tensor) -> Tensor:
         """Negative log-likelihood per row and feature, decoded from embeddings `z` of `source`."""
         module, name = self.module, self.name
-        location = module.decode(name, z, self.codes, self.continuous)
+        location = module.decode(name, z, self.covariates)
         library = module._library(source, name, source_counts, self.counts.dense)
-        log_prob = module.head(name).log_prob(location, library, self.codes, self.counts)
+        log_prob = module.head(name).log_prob(location, library, self.covariates, self.counts)
         return -log_prob / module.n_features[name]

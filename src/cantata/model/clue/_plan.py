@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from cantata._keys import CELL
 from cantata.losses import paired_rows
 from cantata.metrics import foscttm
-from cantata.model._plan import MosaicTrainingPlan, cosine_share, loss_weights
+from cantata.model._plan import MosaicTrainingPlan, Schedule, loss_weights
 from cantata.model.clue._module import CLUEModule, LossWeights
 
 if TYPE_CHECKING:
@@ -67,18 +67,20 @@ class CLUETrainingPlan(MosaicTrainingPlan):
         *,
         lr: float = 2e-3,
         optimizer: Literal["rmsprop", "adam", "adamw"] = "rmsprop",
-        lr_schedule: Literal["cosine", "constant"] = "cosine",
+        lr_schedule: Schedule = "cosine",
         noise_epochs: float = 0.3,
         temperature: float = 0.1,
         weight_decay: float = 0.0,
         gradient_clip: float | None = None,
         **lambdas: float,
     ) -> None:
-        super().__init__(module)
+        super().__init__(module, lr_schedule)
         self.weights = loss_weights(LossWeights, lambdas)
-        self.lr, self.optimizer_name, self.lr_schedule = lr, optimizer, lr_schedule
+        self.lr, self.optimizer_name, self.weight_decay = lr, optimizer, weight_decay
         self.noise_epochs, self.temperature = noise_epochs, temperature
-        self.weight_decay, self.gradient_clip = weight_decay, gradient_clip
+        self.gradient_clip = gradient_clip
+        # in a frozen model the discriminator neither learns nor steps
+        self._adversary_learns = any(p.requires_grad for p in module.discriminator.parameters())
         self._validation_pairs: list[dict[str, tuple[Tensor, Tensor]]] = []
 
     def configure_optimizers(self) -> list[Optimizer]:
@@ -87,30 +89,12 @@ class CLUETrainingPlan(MosaicTrainingPlan):
         ids = {id(p) for p in adversary}
         others = [p for p in self.module.parameters() if id(p) not in ids and p.requires_grad]
         make = OPTIMIZERS[self.optimizer_name]
-        return [
-            make(params, lr=self.lr, weight_decay=self.weight_decay)
-            for params in (others, adversary)
-        ]
-
-    def _set_learning_rate(self, batch_idx: int) -> None:
-        """Cosine decay as a function of the progress of training, which checkpoints carry."""
-        if self.lr_schedule == "constant":
-            return
-        progress = self.current_epoch + batch_idx / max(1, self.trainer.num_training_batches)
-        share = cosine_share(progress / self._max_epochs)
-        for optimizer in self._optimizers():
-            for group in optimizer.param_groups:
-                group["lr"] = self.lr * share
-
-    @property
-    def _max_epochs(self) -> int:
-        """Planned epochs; a trainer without a limit plans as scvi-tools does."""
-        return self.trainer.max_epochs or 1
+        return [make(p, lr=self.lr, weight_decay=self.weight_decay) for p in (others, adversary)]
 
     @property
     def _plays_adversary(self) -> bool:
         several = len(self.module.modalities) > 1
-        return several and self.weights.lambda_d > 0 and not self.module.frozen
+        return several and self.weights.lambda_d > 0 and self._adversary_learns
 
     @property
     def noise(self) -> float:
@@ -120,26 +104,20 @@ class CLUETrainingPlan(MosaicTrainingPlan):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """One step of the discriminator, then one of the encoders and decoders."""
-        self._set_learning_rate(batch_idx)
+        self._set_learning_rates([self.lr, self.lr], self._progress(batch_idx))
         generator, adversary = self._optimizers()
-        inferred = self.module.inference(batch)
-        noise = self.noise
+        inferred, noise = self.module.inference(batch), self.noise
         if self._plays_adversary:
-            seen = self.module.discriminator_loss(batch, inferred, noise, detach=True)
-            adversary.zero_grad()
-            self.manual_backward(seen)
-            adversary.step()
+            self._step(
+                adversary, self.module.discriminator_loss(batch, inferred, noise, detach=True)
+            )
         nll = self.module.generative(
             batch, inferred, real_cross=self.weights.lambda_real_cross > 0
         )
         self.module.discriminator.requires_grad_(False)
         output = self.module.loss(batch, inferred, nll, self.weights, noise, self.temperature)
-        generator.zero_grad()
-        self.manual_backward(output.loss)
-        self.module.discriminator.requires_grad_(not self.module.frozen)
-        if self.gradient_clip is not None:
-            torch.nn.utils.clip_grad_norm_(generator.param_groups[0]["params"], self.gradient_clip)
-        generator.step()
+        self._step(generator, output.loss, self.gradient_clip)
+        self.module.discriminator.requires_grad_(self._adversary_learns)
         self._train_terms.add(output.extra_metrics, output.n_obs_minibatch)
         return {"loss": output.loss.detach()}
 
@@ -156,25 +134,16 @@ class CLUETrainingPlan(MosaicTrainingPlan):
         self._validation_pairs.append(pairs)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means of the terms and how well paired validation cells find each other."""
+        """Log the means of the terms, and the FOSCTTM of paired cells over pairs of modalities."""
         super().on_validation_epoch_end()
-        score = self._validation_foscttm()
-        if score is not None:
-            self.log("foscttm_validation", score, prog_bar=True, batch_size=1)
-        self._validation_pairs = []
-
-    def _validation_foscttm(self) -> float | None:
-        """FOSCTTM of the paired validation cells, mean over the pairs of modalities."""
+        minibatches, self._validation_pairs = self._validation_pairs, []
         scores = []
-        for key in self._validation_pairs[0] if self._validation_pairs else {}:
-            left, right = (
-                normalize(torch.cat([p[key][side] for p in self._validation_pairs]), dim=1)[
-                    :MAX_VALIDATION_PAIRS
-                ]
-                .cpu()
-                .numpy()
-                for side in (0, 1)
+        for key in minibatches[0] if minibatches else {}:
+            first, second = (
+                torch.cat([pairs[key][side] for pairs in minibatches]) for side in (0, 1)
             )
-            if len(left) > 1:
-                scores.append(foscttm(left, right))
-        return float(np.mean(scores)) if scores else None
+            if len(first) > 1:
+                x, y = (normalize(z, dim=1)[:MAX_VALIDATION_PAIRS] for z in (first, second))
+                scores.append(foscttm(x.cpu().numpy(), y.cpu().numpy()))
+        if scores:
+            self.log("foscttm_validation", float(np.mean(scores)), prog_bar=True, batch_size=1)

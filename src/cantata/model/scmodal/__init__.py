@@ -3,5 +3,6 @@
 from cantata.model.scmodal._model import SCMODAL
 from cantata.model.scmodal._module import LossWeights, SCMODALModule
 from cantata.model.scmodal._plan import SCMODALTrainingPlan
+from cantata.model.scmodal._refine import Variates
 
-__all__ = ["SCMODAL", "LossWeights", "SCMODALModule", "SCMODALTrainingPlan"]
+__all__ = ["SCMODAL", "LossWeights", "SCMODALModule", "SCMODALTrainingPlan", "Variates"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,16 +20,7 @@ Pair = tuple[str, str]
 
 
 def resolve_pairs(mdata: MuData, names: Sequence[str], pairs: Sequence[Pair] | None) -> list[Pair]:
-    """Linked pairs of modalities, after checking that they are linked and form a tree.
-
-    Parameters
-    ----------
-    mdata
-        MuData with the matrices of :func:`cantata.pp.link_features`.
-    names
-        Modalities of the model.
-    pairs
-        Pairs to use; by default all that are linked.
+    """Linked pairs of the modalities of a model, by default all; they must form a tree.
 
     Raises
     ------
@@ -41,7 +33,11 @@ def resolve_pairs(mdata: MuData, names: Sequence[str], pairs: Sequence[Pair] | N
     if len(names) < 2:
         raise ValueError(f"SCMODAL aligns modalities; {list(names)} is only one.")
     if pairs is None:
-        pairs = linked_pairs(mdata, names)
+        pairs = [
+            (a, b)
+            for a, b in combinations(names, 2)
+            if _keys.linked(b) in mdata[a].obsm and _keys.linked(a) in mdata[b].obsm
+        ]
     chosen = [(str(a), str(b)) for a, b in pairs]
     for pair in chosen:
         for name in pair:
@@ -53,24 +49,14 @@ def resolve_pairs(mdata: MuData, names: Sequence[str], pairs: Sequence[Pair] | N
     return chosen
 
 
-def linked_pairs(mdata: MuData, names: Sequence[str]) -> list[Pair]:
-    """Pairs of modalities with linked features, in the order of the modalities."""
-    return [
-        (first, second)
-        for i, first in enumerate(names)
-        for second in names[i + 1 :]
-        if _keys.linked(second) in mdata[first].obsm and _keys.linked(first) in mdata[second].obsm
-    ]
-
-
 def _check_tree(pairs: Sequence[Pair], names: Sequence[str]) -> None:
     remedy = "Link them: cantata.pp.link_features(mdata, first, second)."
     if not pairs:
         raise ValueError(
             f"None of the modalities {list(names)} are linked to each other. {remedy}"
         )
-    place = {name: i for i, name in enumerate(names)}
-    ends = np.array([[place[a], place[b]] for a, b in pairs])
+    position = {name: i for i, name in enumerate(names)}
+    ends = np.array([[position[a], position[b]] for a, b in pairs])
     graph = coo_matrix((np.ones(len(ends)), ends.T), shape=(len(names), len(names)))
     n_parts, part = connected_components(graph, directed=False)
     if n_parts > 1:
@@ -85,13 +71,7 @@ def _check_tree(pairs: Sequence[Pair], names: Sequence[str]) -> None:
 
 
 def linked_matrix(mdata: MuData, modality: str, other: str) -> np.ndarray:
-    """Linked features of a modality's cells.
-
-    Raises
-    ------
-    KeyError
-        If there are none.
-    """
+    """Linked features of a modality's cells; a ``KeyError`` where there are none."""
     key = _keys.linked(other)
     if key not in mdata[modality].obsm:
         raise KeyError(
@@ -102,15 +82,7 @@ def linked_matrix(mdata: MuData, modality: str, other: str) -> np.ndarray:
 
 
 def check_matrices(mdata: MuData, first: str, second: str) -> None:
-    """Refuse linked features that are absent, not finite, or not as many on both sides.
-
-    Raises
-    ------
-    KeyError
-        If there are none.
-    ValueError
-        If they cannot be compared.
-    """
+    """Refuse linked features that are absent, not finite, or not as many on both sides."""
     widths = {}
     for modality, other in ((first, second), (second, first)):
         values = linked_matrix(mdata, modality, other)

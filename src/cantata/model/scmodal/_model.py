@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import numpy as np
-import torch
 
-from cantata import _compat, _keys
+from cantata import _keys
+from cantata._mudata.values import MatrixReader
+from cantata._numeric.neighbors import check_k
 from cantata.data import STEPS_PER_EPOCH, UnpairedDataModule, UnpairedDataset
-from cantata.model._feature_inputs import check_components, fit_input, resolve_transforms
-from cantata.model._impute_targets import measured_batches
-from cantata.model.base import MosaicModelClass, to_numpy
-from cantata.model.scmodal._impute import ImputeMixin
+from cantata.model._inputs import fit_input, resolve_transforms
+from cantata.model.base import Indices, MosaicModelClass
+from cantata.model.scmodal._impute import NearestCells
 from cantata.model.scmodal._links import check_matrices, resolve_pairs
 from cantata.model.scmodal._module import SCMODALModule
 from cantata.model.scmodal._plan import SCMODALTrainingPlan
 from cantata.model.scmodal._presets import PRESETS
-from cantata.model.scmodal._refine import Refiner, refinement_steps
+from cantata.model.scmodal._refine import refined_variates, refinement_steps
 from cantata.model.scmodal._training import anchor_factors, known_pairs, readers_of
+from cantata.nn import WeightInit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from anndata import AnnData
     from mudata import MuData
     from torch import Tensor
+
+    from cantata.model.scmodal._links import Pair
+    from cantata.nn import Covariates
 
 N_STEPS = 600
 """Steps of the default schedule."""
 
 
-class SCMODAL(ImputeMixin, MosaicModelClass):
+class SCMODAL(MosaicModelClass):
     """Alignment of unpaired modalities through linked features.
 
     Every modality has an autoencoder, on all its features, into one latent space. Discriminators
@@ -59,14 +65,14 @@ class SCMODAL(ImputeMixin, MosaicModelClass):
     n_components
         Modalities with more features are rotated to so many principal components of their
         standardised highly variable features, fitted in training and kept; distances and errors
-        are divided by the number of features as before. None: no rotation, as in the paper.
+        are divided by the number of features all the same. None: no rotation, as in the paper.
     n_hidden
         Width of the hidden layer of each encoder and decoder.
     n_hidden_discriminator, n_layers_discriminator
         Width and number of hidden layers of each discriminator.
-    start
-        ``"torch"``'s initial weights, or ``"normal"``: weights and biases from N(0, 0.1), as in
-        the reference implementation.
+    **module_kwargs
+        Further arguments of :class:`~cantata.model.scmodal.SCMODALModule`, which the published
+        settings need.
 
     Raises
     ------
@@ -89,7 +95,7 @@ class SCMODAL(ImputeMixin, MosaicModelClass):
     """
 
     method = "scmodal"
-    _reads_reps = False
+    _open_when_frozen = ("discriminators",)
     presets: ClassVar = PRESETS
     """Published settings: ``SCMODAL(mdata, **presets["published"]["model"])`` and
     ``model.train(**presets["published"]["train"])``."""
@@ -106,52 +112,38 @@ class SCMODAL(ImputeMixin, MosaicModelClass):
         n_hidden: int = 512,
         n_hidden_discriminator: int = 128,
         n_layers_discriminator: int = 2,
-        start: Literal["torch", "normal"] = "torch",
+        **module_kwargs: Any,
     ) -> None:
-        self.init_params_ = {
-            "kwargs": {},
-            "non_kwargs": {
-                k: v for k, v in locals().items() if k not in ("self", "mdata", "__class__")
-            },
-        }
-        if start not in ("torch", "normal"):
-            raise ValueError(f"start={start!r} is neither 'torch' nor 'normal'.")
+        init_params = self._get_init_params(locals())
+        if module_kwargs.get("weight_init", "torch") not in get_args(WeightInit):
+            raise ValueError(
+                f"weight_init={module_kwargs['weight_init']!r} is neither 'torch' nor 'normal'."
+            )
         super().__init__(mdata)
-        resolved = resolve_transforms(
-            transforms,
-            {name: mdata[name] for name in self.modalities},
-            self.adata_manager.matrix_stats,
-            rotates=n_components is not None,
-        )
-        n_features = {name: len(self.feature_names(name)) for name in self.modalities}
-        check_components(resolved, n_features, n_components)
+        modalities = {name: mdata[name] for name in self.modalities}
+        resolved = resolve_transforms(transforms, modalities, self._matrix_stats, n_components)
         # a query, or data that a model is loaded with, may tell less than the reference did
-        self.init_params_["non_kwargs"]["transforms"] = {
+        self.init_params_ = init_params
+        init_params["non_kwargs"]["transforms"] = {
             name: None if value == "identity" else value for name, value in resolved.items()
         }
         has_batch = self.setup_args["batch_key"] is not None
-        n_categories = [len(self.batch_categories)] if has_batch else []
-        n_categories += self._n_categories()
         self.module = SCMODALModule(
-            n_features=n_features,
+            n_features=self.n_features,
             pairs=self.setup_args["pairs"],
-            n_categories=n_categories,
-            n_continuous=len(self.setup_args["continuous_covariate_keys"]),
+            n_categories=[self.n_batch] * has_batch + self.n_categories,
+            n_continuous=self.n_continuous,
             has_batch=has_batch,
-            **self.init_params_["non_kwargs"] | {"transforms": resolved},
+            **self._init_arguments | {"transforms": resolved},
         )
-        self.has_inputs_ = False
         self.n_steps_ = 0
-        self.measured_batches_ = measured_batches(
-            self.adata_manager, self.modalities, self.module.n_batch
-        )
         self._model_summary_string = self.summary()
 
     @classmethod
-    def _linked_pairs(
-        cls, mdata: MuData, names: Sequence[str], pairs: Sequence[tuple[str, str]] | None
-    ) -> list[tuple[str, str]]:
-        return resolve_pairs(mdata, names, pairs)
+    def _setup_pairs(
+        cls, mdata: MuData, modalities: Sequence[str], pairs: Sequence[Pair] | None
+    ) -> list[Pair]:
+        return resolve_pairs(mdata, modalities, pairs)
 
     # Training -----------------------------------------------------------------------------------
 
@@ -189,20 +181,17 @@ class SCMODAL(ImputeMixin, MosaicModelClass):
             variates of all features, between each cell and the cells of the other modality that
             are nearest by then, join them, or replace them where they are fewer than latents.
             Beyond the paper, 0 restores it. Nothing is refined where weights are frozen.
-        accelerator, devices
-            Passed to the trainer.
         plan_kwargs
             Arguments of :class:`~cantata.model.scmodal.SCMODALTrainingPlan`: learning rate,
             weights of the loss terms.
-        **kwargs
+        accelerator, devices, **kwargs
             Passed to :class:`~scvi.train.Trainer`, e.g. ``enable_progress_bar``, ``precision``.
 
         Raises
         ------
         ValueError
-            If both `max_epochs` and `max_steps` are given, if one is not positive, if
-            `use_paired` finds no cell with two linked modalities, or if the linked features of
-            two modalities cannot be compared any more.
+            If both `max_epochs` and `max_steps` are given or one is not positive, if `use_paired`
+            finds no cell with two linked modalities, or if linked features cannot be compared.
         KeyError
             If the linked features are gone.
         TypeError
@@ -230,27 +219,30 @@ class SCMODAL(ImputeMixin, MosaicModelClass):
         for pair in self.module.pairs:
             if all(name in present for name in pair):
                 check_matrices(self.adata, *pair)
-        frozen = not all(p.requires_grad for p in self.module.encoders.parameters())
         refine_before = refinement_steps(
-            steps, 0 if frozen else n_refinements, continued=self.n_steps_ > 0
+            steps, 0 if self.is_frozen_ else n_refinements, continued=self.n_steps_ > 0
         )
-        plan: dict[str, Any] = {"max_steps": steps, **(plan_kwargs or {})}
+        # 1. the plan; weights that a user gives hold as they are
+        options: dict[str, Any] = {"max_steps": steps, **(plan_kwargs or {})}
         paired = None
         if use_paired:
             paired = known_pairs(self)
-            plan.setdefault("lambda_paired", 5.0)
-        elif plan.get("lambda_paired"):
+            options.setdefault("lambda_paired", 5.0)
+        elif options.get("lambda_paired"):
             raise ValueError("lambda_paired needs train(use_paired=True).")
-        self.module.anchor_factors = anchor_factors(self, given="lambda_anchor" in plan)
-        self.module.least_linked = 1 if "lambda_linked" in plan else self.module.n_latent
-        self.module.variates = {}
-        training_plan = self._training_plan_cls(self.module, refine_before=refine_before, **plan)
-        _compat.keep_thread_limit()
-        self._fit_inputs()
+        plan = self._training_plan_cls(
+            self.module,
+            anchor_factors=None if "lambda_anchor" in options else anchor_factors(self),
+            min_linked=1 if "lambda_linked" in options else self.module.n_latent,
+            refine_before=refine_before,
+            **options,
+        )
+        # 2. what its steps read
+        self._ensure_inputs()
         progress = kwargs.get("enable_progress_bar", True)
         readers = {name: readers_of(self, name, present, progress=progress) for name in present}
         n_obs = {name: self.adata[name].n_obs for name in present}
-        training_plan.refiner = Refiner(self.module, readers, n_obs)
+        plan.refine = partial(refined_variates, self.module, readers, n_obs)
         dataset = UnpairedDataset(
             readers,
             {name: np.arange(n) for name, n in n_obs.items()},
@@ -258,31 +250,21 @@ class SCMODAL(ImputeMixin, MosaicModelClass):
             batch_size=batch_size,
             first_step=self.n_steps_,
         )
-        kwargs.setdefault("log_every_n_steps", 1)
-        kwargs.setdefault("checkpointing_monitor", "train_loss")
-        runner = self._train_runner_cls(
-            self,
-            training_plan=training_plan,
-            data_splitter=UnpairedDataModule(dataset, steps),
-            max_epochs=-(-steps // STEPS_PER_EPOCH),
+        self._fit(
+            plan,
+            UnpairedDataModule(dataset, steps),
+            -(-steps // STEPS_PER_EPOCH),
             accelerator=accelerator,
             devices=devices,
-            early_stopping=False,
-            limit_val_batches=0,
             reload_dataloaders_every_n_epochs=1,
             **kwargs,
         )
-        self.module.train()
-        runner()
         self.n_steps_ += steps
 
     def _fit_inputs(self) -> None:
-        """Standardisation and components, once."""
-        if self.has_inputs_:
-            return
         for name in self.modalities:
-            fit_input(name, self.module.input(name), self._matrix(name), self.adata[name].n_obs)
-        self.has_inputs_ = True
+            values, n_obs = self.registered_values(name), self.adata[name].n_obs
+            fit_input(name, self.module.input(name), values, n_obs)
 
     def _align(self, mdata: MuData) -> MuData:
         """New data in the shape of the reference, with its linked features, for training."""
@@ -294,40 +276,76 @@ class SCMODAL(ImputeMixin, MosaicModelClass):
                     aligned[name].obsm[key] = mdata[name].obsm[key]
         return aligned
 
-    # Embedding ----------------------------------------------------------------------------------
+    # Embedding and imputation -------------------------------------------------------------------
 
-    @torch.inference_mode()
-    def get_latent_representation(
+    def _embed(self, tensors: Mapping[str, Tensor], modality: str | None) -> Tensor:
+        z, rows = self.module.encode(tensors)
+        if modality is not None:
+            return z[modality]
+        return self.module.joint(z, rows, len(tensors[_keys.CELL]))
+
+    def impute(
         self,
+        modality: str,
         mdata: MuData | None = None,
         *,
-        modality: str | None = None,
-        indices: Sequence[int] | np.ndarray | None = None,
+        source: str | None = None,
+        via: Sequence[str] = (),
+        features: Sequence[str] | None = None,
+        indices: Indices = None,
+        transform_batch: str | Sequence[str] | None = None,
+        library_size: float | np.ndarray | None = None,
+        n_anchors: int = 0,
         batch_size: int | None = None,
-    ) -> np.ndarray:
-        """Embedding of cells.
+        out: str | None = None,
+    ) -> AnnData:
+        """Values of a modality for every cell: ``G_target(E_source(x))``, Wang et al. 2025.
 
         Parameters
         ----------
-        mdata
-            Data to embed, with any subset of the modalities; the model's own by default. It is not
-            modified, and needs no linked features.
         modality
-            Infer from this modality alone; by default the mean over all that a cell has.
+            Modality to impute.
+        mdata
+            Data with any subset of the modalities, never modified; the model's own by default.
+        source
+            Infer from this modality alone, for cells with it; by default from the mean embedding
+            of all that a cell has.
+        via
+            Modalities to pass on the way, each decoded and encoded again, such as the bridge
+            between two modalities that are not linked.
+        features
+            Names of the features to return; all by default.
         indices
-            Cells to embed: positions in ``mdata.obs_names``, or in ``mdata[modality].obs_names``.
+            Cells to impute, as positions in ``mdata.obs_names``.
+        transform_batch
+            Batch to decode for, or batches to average over. By default a cell's own; where that
+            lacks the modality, the mean over the batches that have it.
+        library_size
+            Total per cell, one number or one per returned cell, for transforms that scale cells
+            (``"log1p"``, ``"tfidf"``) alone; by default the total to which the model scales them,
+            the median of the modality's cells (for chromatin ten times that).
+        n_anchors
+            Average the measured values of the modality's cells that are nearest in the embedding,
+            as many as this, in place of the decoder's output; their standard deviation is in
+            ``layers["std"]``. 0: the decoder, as in the paper.
         batch_size
             Cells per minibatch.
+        out
+            Directory ending in ``.zarr`` to write values to as they are computed.
 
         Returns
         -------
-        float32 array (cells, n_latent), in the order of ``mdata.obs_names`` or of
-        ``mdata[modality].obs_names``.
+        AnnData, cells x features, with ``.obs`` and ``obsm["spatial"]`` of the cells. ``.X`` is
+        float32 in registered units; with `out` it stays on disk.
 
         Raises
         ------
         KeyError
-            If `modality` is unknown or not in `mdata`.
+            If a modality, feature or batch is unknown.
+        ValueError
+            If cells lack the source, or are of an unknown batch without `transform_batch`, if
+            there are fewer cells than `n_anchors`, if `library_size` does not fit the transform,
+            or if both `n_anchors` and `transform_batch` are given.
 
         Examples
         --------
@@ -337,20 +355,70 @@ class SCMODAL(ImputeMixin, MosaicModelClass):
         >>> cantata.SCMODAL.setup_mudata(mdata)
         >>> model = cantata.SCMODAL(mdata)
         >>> model.train(max_steps=5, batch_size=50, enable_progress_bar=False)
-        >>> model.get_latent_representation(modality="adt").shape[0] == mdata["adt"].n_obs
+        >>> proteins = model.impute("adt", source="rna")
+        >>> proteins.shape == (mdata["rna"].n_obs, mdata["adt"].n_vars)
         True
         """
-        cells = self._cells(mdata)
-        chosen = self._chosen_cells(cells, modality, indices)
-        parts: list[Tensor] = []
-        for tensors in self._minibatches(cells, chosen, batch_size):
-            z, rows = self.module.encode(tensors)
-            joint = self.module.joint(z, rows, len(tensors["cell"]))
-            parts.append(joint if modality is None else z[modality])
-        return to_numpy(parts, self.module.n_latent)
+        unknown = [name for name in via if name not in self.modalities]
+        if unknown:
+            raise KeyError(f"via={list(via)}: {unknown[0]!r} is not one of {self.modalities}.")
+        if n_anchors and transform_batch is not None:
+            raise ValueError(
+                "n_anchors averages measured cells, transform_batch chooses a decoder; give one."
+            )
+        self._check_modality("modality", modality)
+        layer = self.module.input(modality)
+        if library_size is not None and not layer.scales_cells:
+            raise ValueError(
+                f"Modality {modality!r} has transform {layer.transform!r}, which does not scale "
+                "cells to a total; leave out library_size."
+            )
+        nearest = None
+        if n_anchors:
+            reference = self.get_latent_representation(modality=modality)
+            k = check_k(n_anchors, len(reference), f"modality {modality!r}")
+            read = MatrixReader(self.registered_values(modality))
+            nearest = NearestCells(reference, k, read, layer)
+        return self._impute(
+            modality,
+            mdata,
+            source=source,
+            features=features,
+            indices=indices,
+            transform_batch=transform_batch,
+            library_size=library_size,
+            batch_size=batch_size,
+            out=out,
+            via=via,
+            nearest=nearest,
+        )
+
+    def _expected(
+        self,
+        tensors: dict[str, Tensor],
+        modality: str,
+        source: str | None,
+        batches: list[int] | None,
+        library: Any,
+        via: Sequence[str] = (),
+        nearest: NearestCells | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        z = self._embed(tensors, source)
+        z = self.module.translate(z, via, self.module.covariates(tensors))
+        if nearest is not None:
+            return *nearest.values(z, library), library
+        return self._decode_batches(tensors, modality, z, batches, library), None, library
+
+    def _decode(
+        self, modality: str, z: Tensor, covariates: Covariates, library: Tensor | None
+    ) -> Tensor:
+        if not self.module.has_batch:
+            covariates = covariates.without_batch()
+        return self.module.decode(modality, z, covariates, library)
 
 
 def _planned_steps(max_epochs: int | None, max_steps: int | None) -> int:
+    """Steps that a user asks for, in hundreds or one by one."""
     if max_epochs is not None and max_steps is not None:
         raise ValueError(
             f"max_epochs={max_epochs} and max_steps={max_steps} say the same; give one. An epoch "

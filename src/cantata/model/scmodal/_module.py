@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import torch
 from scvi.module.base import BaseModuleClass, LossOutput
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
-from cantata._keys import BATCH, CATEGORICAL, CONTINUOUS, rows_key
+from cantata._keys import CATEGORICAL, CONTINUOUS, rows_key
 from cantata.data import paired_key
 from cantata.losses import (
     anchor_loss,
@@ -23,14 +25,12 @@ from cantata.losses import (
     paired_loss,
     reconstruction_loss,
 )
-from cantata.nn import FeatureInput, Perceptron, Start, Transform, initialise
+from cantata.nn import MLP, Covariates, EncoderInput, Transform, WeightInit, initialize_weights
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
 
-    from cantata.model.scmodal._variates import Variates
-
-Pair = tuple[str, str]
+    from cantata.model.scmodal._links import Pair
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,25 @@ class LossWeights:
     """Cells measured in two modalities as anchors; beyond the paper."""
 
 
-@dataclass
-class Covariates:
-    """Covariates of the rows of one modality."""
+@dataclass(frozen=True)
+class Variates:
+    """Map from what the encoder of a modality reads to what another modality has too.
 
-    codes: Tensor | None
-    values: Tensor | None
+    Linked features stay beside the variates unless they are fewer than `min_linked`.
+    """
+
+    weights: Tensor
+    """(n_out, variates)."""
+    offset: Tensor
+    """(variates,)."""
+    min_linked: int
+
+    def __call__(self, x: Tensor, linked: Tensor) -> Tensor:
+        """(n, s) linked features of a minibatch, from inputs and the linked features so far."""
+        variates = x.float() @ self.weights.to(x.device) + self.offset.to(x.device)
+        if linked.shape[1] < self.min_linked:
+            return variates
+        return torch.cat([normalize(variates, dim=1), normalize(linked, dim=1)], dim=1)
 
 
 class SCMODALModule(BaseModuleClass):
@@ -74,28 +87,21 @@ class SCMODALModule(BaseModuleClass):
 
     Parameters
     ----------
-    n_features
-        Features of every modality.
-    transforms
-        Transform of every modality.
+    n_features, transforms
+        Features and transform of every modality.
     pairs
         Linked pairs; they form a tree.
-    n_latent
-        Width q of the latent space.
-    n_components
-        Modalities with more features are rotated to so many components; None for no rotation.
-    n_hidden
-        Width of the hidden layer of encoders and decoders.
-    n_hidden_discriminator, n_layers_discriminator
-        Width and number of hidden layers of the discriminators.
-    start
+    weight_init
         ``"torch"``'s initial weights, or ``"normal"``: all from N(0, 0.1).
-    n_categories
-        Number of categories of each categorical covariate, the batch first.
-    n_continuous
-        Number of continuous covariates.
+    n_categories, n_continuous
+        Number of categories of each categorical covariate, the batch first, and of continuous
+        covariates.
     has_batch
         Whether the first covariate is the batch.
+
+    Notes
+    -----
+    All other parameters are those of :class:`cantata.SCMODAL`.
 
     Examples
     --------
@@ -116,7 +122,7 @@ class SCMODALModule(BaseModuleClass):
         n_hidden: int = 512,
         n_hidden_discriminator: int = 128,
         n_layers_discriminator: int = 2,
-        start: Start = "torch",
+        weight_init: WeightInit = "torch",
         n_categories: list[int] | None = None,
         n_continuous: int = 0,
         has_batch: bool = False,
@@ -125,51 +131,49 @@ class SCMODALModule(BaseModuleClass):
         self.modalities = list(n_features)
         self.n_batch = n_categories[0] if has_batch and n_categories else 1
         self.pairs: list[Pair] = [(first, second) for first, second in pairs]
-        self.n_latent = n_latent
-        self.anchor_factors = dict.fromkeys(map(pair_name, self.pairs), 1.0)
-        self.least_linked = 1
-        self.variates: dict[Pair, Variates] = {}
-        self.inputs = nn.ModuleDict()
-        self.encoders = nn.ModuleDict()
-        self.decoders = nn.ModuleDict()
-        covariates = (n_categories, n_continuous)
+        self.n_latent, self.has_batch = n_latent, has_batch
+        self.inputs, self.encoders, self.decoders = (nn.ModuleDict() for _ in range(3))
+        network = partial(
+            MLP,
+            n_hidden=n_hidden,
+            n_layers=1,
+            n_categories=n_categories or (),
+            n_continuous=n_continuous,
+            inject_covariates=False,
+            activation=nn.ReLU(),
+        )
         for name, p in n_features.items():
             rotate = n_components is not None and p > n_components
-            layer = FeatureInput(p, transforms[name], n_components if rotate else None)
-            self.inputs[name], width = layer, layer.n_out
-            self.encoders[name] = Perceptron(width, n_hidden, 1, n_latent, *covariates)
-            self.decoders[name] = Perceptron(n_latent, n_hidden, 1, width, *covariates)
-        self.discriminators = nn.ModuleDict(
-            {
-                pair_name(pair): Perceptron(
-                    n_latent, n_hidden_discriminator, n_layers_discriminator, 1
-                )
-                for pair in self.pairs
-            }
-        )
+            layer = EncoderInput(p, transforms[name], n_components if rotate else None)
+            self.inputs[name] = layer
+            self.encoders[name] = network(layer.n_out, n_out=n_latent)
+            self.decoders[name] = network(n_latent, n_out=layer.n_out)
+        self.discriminators = nn.ModuleDict()
+        for pair in self.pairs:
+            sizes = n_latent, n_hidden_discriminator, n_layers_discriminator, 1
+            self.discriminators[pair_name(pair)] = MLP(*sizes, activation=nn.ReLU())
         for part in (self.encoders, self.decoders, self.discriminators):
-            initialise(part, start)
+            initialize_weights(part, weight_init)
 
-    def input(self, modality: str) -> FeatureInput:
+    def input(self, modality: str) -> EncoderInput:
         """Standardisation of a modality."""
-        return cast("FeatureInput", self.inputs[modality])
-
-    def freeze_all_but_covariates(self) -> None:
-        """Let training change the parameters of covariates alone, and those of discriminators."""
-        for name, parameter in self.named_parameters():
-            if not name.startswith("discriminators."):
-                parameter.requires_grad_(".covariates." in name)
+        return cast("EncoderInput", self.inputs[modality])
 
     # From registered values ---------------------------------------------------------------------
 
     def encode(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Embeddings of the rows of every modality in a minibatch of cells, and their places."""
+        """Embeddings of every modality's rows in a minibatch of cells, and their positions."""
         z, rows = {}, {}
+        covariates = self.covariates(tensors)
         for name in self.modalities:
             rows[name] = tensors[rows_key(name)]
-            own = covariates_of(tensors, rows[name])
-            z[name] = self.encoders[name](self.inputs[name](tensors[name]), own.codes, own.values)
+            x = self.inputs[name](tensors[name])
+            z[name] = self.encoders[name](x, covariates.rows(rows[name]))
         return z, rows
+
+    def covariates(self, tensors: Mapping[str, Tensor]) -> Covariates:
+        """Covariates of a minibatch of cells; without registered batches none for the batch."""
+        return Covariates.of(tensors, default_batch=self.has_batch)
 
     def joint(self, z: Mapping[str, Tensor], rows: Mapping[str, Tensor], n: int) -> Tensor:
         """(n, q) mean of the embeddings over the modalities that a cell has."""
@@ -178,27 +182,34 @@ class SCMODALModule(BaseModuleClass):
     def translate(self, z: Tensor, via: Sequence[str], covariates: Covariates) -> Tensor:
         """Embeddings decoded to each modality of a path in turn and encoded again."""
         for name in via:
-            decoded = self.decoders[name](z, covariates.codes, covariates.values)
-            z = self.encoders[name](decoded, covariates.codes, covariates.values)
+            z = self.encoders[name](self.decoders[name](z, covariates), covariates)
         return z
 
     def decode(
         self, modality: str, z: Tensor, covariates: Covariates, library: Tensor | None = None
     ) -> Tensor:
         """(n, p) values of a modality, in registered units."""
-        x = self.decoders[modality](z, covariates.codes, covariates.values)
+        x = self.decoders[modality](z, covariates)
         return self.input(modality).inverse(x, library)
 
-    # Losses -------------------------------------------------------------------------------------
+    # Training -----------------------------------------------------------------------------------
 
-    def embed(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Embeddings of a training minibatch, whose values are standardised already."""
-        z = {}
-        for name in self.modalities:
-            if name in batch:
-                own = training_covariates(batch, name)
-                z[name] = self.encoders[name](batch[name], own.codes, own.values)
-        return z
+    def inference(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """(n, q) embeddings of a training minibatch, whose values are standardised already."""
+        return {
+            name: self.encoders[name](batch[name], training_covariates(batch, name))
+            for name in self.modalities
+            if name in batch
+        }
+
+    def generative(
+        self, batch: Mapping[str, Tensor], z: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """(n, n_out) reconstructions of a training minibatch from its embeddings."""
+        return {
+            name: self.decoders[name](embedding, training_covariates(batch, name))
+            for name, embedding in z.items()
+        }
 
     def present_pairs(self, z: Container[str]) -> list[Pair]:
         """Linked pairs of which both modalities are in a minibatch."""
@@ -214,8 +225,13 @@ class SCMODALModule(BaseModuleClass):
         self,
         batch: Mapping[str, Tensor],
         z: Mapping[str, Tensor],
+        decoded: Mapping[str, Tensor],
         weights: LossWeights,
+        *,
         n_neighbors: int,
+        anchor_factors: Mapping[Pair, float] | None = None,
+        min_linked: int = 1,
+        variates: Mapping[Pair, Variates] | None = None,
     ) -> LossOutput:
         """Objective of encoders and decoders, Wang et al. 2025, eq. 7.
 
@@ -223,89 +239,67 @@ class SCMODALModule(BaseModuleClass):
         ----------
         batch
             Training minibatch: standardised values, linked features, covariates.
-        z
-            Its embeddings, from :meth:`embed`.
+        z, decoded
+            Its embeddings and reconstructions, from :meth:`inference` and :meth:`generative`.
         weights
-            Weights of the terms.
+            Weights of the terms; a term of weight 0 is not computed.
         n_neighbors
             Neighbours among which anchors are mutual.
+        anchor_factors
+            By how much more the anchors of a pair weigh; 1 by default.
+        min_linked
+            Pairs with fewer linked features have no linked term.
+        variates
+            For ordered pairs, what makes refined linked features of linked ones.
         """
-        terms: dict[str, Tensor] = {}
-        total = next(iter(z.values())).new_zeros((), dtype=torch.float32)
-        for name in z:
-            total = total + self._own_terms(batch, z, name, weights, terms)
+        # 1. terms by kind and by modality or pair; the order of computation fixes rounding
+        terms: dict[tuple[str, str], Tensor] = {}
+        n_anchors: dict[str, Tensor] = {}
+        for name, embedding in z.items():
+            x, p = batch[name], self.input(name).n_used
+            terms["reconstruction", name] = reconstruction_loss(x, decoded[name].float(), p)
+            if weights.lambda_geo:
+                with full_precision(embedding):
+                    of_values = gaussian_kernel(x.float(), p)
+                    of_embedding = gaussian_kernel(embedding.float(), self.n_latent)
+                    terms["geometry", name] = geometry_loss(of_values, of_embedding)
         for pair in self.present_pairs(z):
-            total = total + self._pair_terms(batch, z, pair, weights, n_neighbors, terms)
-        terms["objective"] = total
-        size = len(next(iter(z.values())))
-        return LossOutput(loss=total, n_obs_minibatch=size, extra_metrics=terms)
-
-    def _own_terms(
-        self,
-        batch: Mapping[str, Tensor],
-        z: Mapping[str, Tensor],
-        name: str,
-        weights: LossWeights,
-        terms: dict[str, Tensor],
-    ) -> Tensor:
-        """Reconstruction and geometry of one modality."""
-        own = training_covariates(batch, name)
-        width = self.input(name).n_used
-        decoded = self.decoders[name](z[name], own.codes, own.values)
-        terms[f"reconstruction_{name}"] = reconstruction_loss(batch[name], decoded.float(), width)
-        total = weights.lambda_ae * terms[f"reconstruction_{name}"]
-        if weights.lambda_geo:
-            with full_precision(z[name]):
-                terms[f"geometry_{name}"] = geometry_loss(
-                    gaussian_kernel(batch[name].float(), width),
-                    gaussian_kernel(z[name].float(), self.n_latent),
-                )
-            total = total + weights.lambda_geo * terms[f"geometry_{name}"]
-        return total
-
-    def _pair_terms(
-        self,
-        batch: Mapping[str, Tensor],
-        z: Mapping[str, Tensor],
-        pair: Pair,
-        weights: LossWeights,
-        n_neighbors: int,
-        terms: dict[str, Tensor],
-    ) -> Tensor:
-        """Adversarial term, latent cycle, anchors and linked features of a pair."""
-        label = pair_name(pair)
-        total = next(iter(z.values())).new_zeros((), dtype=torch.float32)
-        if weights.lambda_gan:
-            terms[f"discriminator_{label}"] = self.discriminator_loss(z, pair)
-            total = total - weights.lambda_gan * terms[f"discriminator_{label}"]
-        if weights.lambda_cycle:
-            terms[f"cycle_{label}"] = self._cycle(batch, z, *pair) + self._cycle(
-                batch, z, *pair[::-1]
-            )
-            total = total + weights.lambda_cycle * terms[f"cycle_{label}"]
-        with full_precision(z[pair[0]]):
-            first, second = (z[name].float() for name in pair)
-            a, b = (self._linked(batch, *way) for way in (pair, pair[::-1]))
-            if weights.lambda_anchor:
-                anchors = mutual_neighbors(a, b, n_neighbors)
-                terms[f"anchor_{label}"] = anchor_loss(first, second, anchors)
-                terms[f"n_anchors_{label}"] = anchors.sum().float()
-                weight = weights.lambda_anchor * self.anchor_factors[label]
-                total = total + weight * terms[f"anchor_{label}"]
-            if weights.lambda_linked and a.shape[1] >= self.least_linked:
-                terms[f"linked_{label}"] = linked_loss(first, second, a, b)
-                total = total + weights.lambda_linked * terms[f"linked_{label}"]
-            if weights.lambda_paired:
-                same = batch[paired_key(*pair)]
-                terms[f"paired_{label}"] = paired_loss(first[same[0]], second[same[1]])
-                total = total + weights.lambda_paired * terms[f"paired_{label}"]
-        return total
-
-    def _linked(self, batch: Mapping[str, Tensor], name: str, other: str) -> Tensor:
-        """Features that a modality has in common with another: linked, or refined ones."""
-        linked = batch[linked_key(name, other)]
-        variates = self.variates.get((name, other))
-        return linked if variates is None else variates(batch[name], linked)
+            label, ways = pair_name(pair), (pair, pair[::-1])
+            if weights.lambda_gan:
+                terms["discriminator", label] = self.discriminator_loss(z, pair)
+            if weights.lambda_cycle:
+                there, back = (self._cycle(batch, z, *way) for way in ways)
+                terms["cycle", label] = there + back
+            with full_precision(z[pair[0]]):
+                first, second = (z[name].float() for name in pair)
+                a, b = (_linked_features(batch, way, variates or {}) for way in ways)
+                if weights.lambda_anchor:
+                    anchors = mutual_neighbors(a, b, n_neighbors)
+                    terms["anchor", label] = anchor_loss(first, second, anchors)
+                    n_anchors[f"n_anchors_{label}"] = anchors.sum().float()
+                if weights.lambda_linked and a.shape[1] >= min_linked:
+                    terms["linked", label] = linked_loss(first, second, a, b)
+                if weights.lambda_paired:
+                    same = batch[paired_key(*pair)]
+                    terms["paired", label] = paired_loss(first[same[0]], second[same[1]])
+        # 2. their weights
+        of_kind = {
+            "reconstruction": weights.lambda_ae,
+            "geometry": weights.lambda_geo,
+            "discriminator": -weights.lambda_gan,
+            "cycle": weights.lambda_cycle,
+            "anchor": weights.lambda_anchor,
+            "linked": weights.lambda_linked,
+            "paired": weights.lambda_paired,
+        }
+        factors = {("anchor", pair_name(pair)): f for pair, f in (anchor_factors or {}).items()}
+        like = next(iter(z.values()))
+        total = like.new_zeros((), dtype=torch.float32)
+        for (kind, label), value in terms.items():
+            total = total + of_kind[kind] * factors.get((kind, label), 1.0) * value
+        named = {f"{kind}_{label}": value for (kind, label), value in terms.items()}
+        metrics = named | n_anchors | {"objective": total}
+        return LossOutput(loss=total, n_obs_minibatch=len(like), extra_metrics=metrics)
 
     def _cycle(
         self, batch: Mapping[str, Tensor], z: Mapping[str, Tensor], name: str, other: str
@@ -313,6 +307,14 @@ class SCMODALModule(BaseModuleClass):
         """Embeddings of one modality through the decoder and encoder of another."""
         cycled = self.translate(z[name], [other], training_covariates(batch, name))
         return cycle_loss(z[name].float(), cycled.float())
+
+
+def _linked_features(
+    batch: Mapping[str, Tensor], way: Pair, variates: Mapping[Pair, Variates]
+) -> Tensor:
+    """(n, s) features that a modality has in common with another: linked, or refined ones."""
+    linked = batch[linked_key(*way)]
+    return variates[way](batch[way[0]], linked) if way in variates else linked
 
 
 def pair_name(pair: Pair) -> str:
@@ -328,18 +330,6 @@ def linked_key(modality: str, other: str) -> str:
 def covariates_key(modality: str, kind: str) -> str:
     """Name of the tensor with the covariates of a modality's rows in a training minibatch."""
     return f"{modality}_{kind}"
-
-
-def covariates_of(tensors: Mapping[str, Tensor], rows: Tensor | slice) -> Covariates:
-    """Covariates of some of the cells of a minibatch of cells, the batch first."""
-    codes = [tensors[BATCH].unsqueeze(1)] if BATCH in tensors else []
-    if CATEGORICAL in tensors:
-        codes.append(tensors[CATEGORICAL])
-    values = tensors.get(CONTINUOUS)
-    return Covariates(
-        torch.cat(codes, dim=1)[rows] if codes else None,
-        None if values is None else values[rows],
-    )
 
 
 def training_covariates(batch: Mapping[str, Tensor], modality: str) -> Covariates:

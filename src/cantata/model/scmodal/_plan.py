@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from cantata.data import STEPS_PER_EPOCH
-from cantata.model._plan import MosaicTrainingPlan, cosine_share, loss_weights
-from cantata.model.scmodal._module import LossWeights, SCMODALModule
-from cantata.model.scmodal._variates import Variates
+from cantata.model._plan import MosaicTrainingPlan, Schedule, loss_weights
+from cantata.model.scmodal._module import LossWeights, SCMODALModule, Variates
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container
+    from collections.abc import Callable, Container, Mapping
 
     from lightning.pytorch.core.optimizer import LightningOptimizer
     from torch.optim import Optimizer
+
+    from cantata.model.scmodal._links import Pair
 
 
 class SCMODALTrainingPlan(MosaicTrainingPlan):
@@ -44,8 +45,10 @@ class SCMODALTrainingPlan(MosaicTrainingPlan):
         Largest norm of the gradient of encoders and decoders; None for no limit.
     max_steps
         Planned steps, for the schedule.
-    refine_before
-        Steps before which :attr:`refiner` is called.
+    anchor_factors, min_linked
+        Passed to :meth:`SCMODALModule.loss`.
+    refine, refine_before
+        What gives refined linked features, and the steps before which it is called.
     **lambdas
         Fields of :class:`~cantata.model.scmodal.LossWeights`.
 
@@ -65,25 +68,27 @@ class SCMODALTrainingPlan(MosaicTrainingPlan):
         module: SCMODALModule,
         *,
         lr: float = 1e-3,
-        lr_schedule: Literal["constant", "cosine"] = "constant",
+        lr_schedule: Schedule = "constant",
         weight_decay: float = 1e-3,
         n_discriminator_steps: int = 2,
         n_neighbors: int = 15,
         gradient_clip: float | None = 5.0,
         max_steps: int | None = None,
+        anchor_factors: Mapping[Pair, float] | None = None,
+        min_linked: int = 1,
+        refine: Callable[[], dict[Pair, Variates]] | None = None,
         refine_before: Container[int] = (),
         **lambdas: float,
     ) -> None:
-        super().__init__(module)
-        if lr_schedule not in ("constant", "cosine"):
-            raise ValueError(f"lr_schedule={lr_schedule!r} is neither 'constant' nor 'cosine'.")
+        super().__init__(module, lr_schedule)
         self.weights = loss_weights(LossWeights, lambdas)
-        self.lr, self.lr_schedule, self.weight_decay = lr, lr_schedule, weight_decay
+        self.lr, self.weight_decay = lr, weight_decay
         self.n_discriminator_steps, self.n_neighbors = n_discriminator_steps, n_neighbors
         self.gradient_clip, self.max_steps = gradient_clip, max_steps
-        self.refine_before = refine_before
-        self.refiner: Callable[[], None] | None = None
-        """Replaces linked features by refined ones in the module; None for no refinement."""
+        self.anchor_factors, self.min_linked = anchor_factors, min_linked
+        self.refine, self.refine_before = refine, refine_before
+        self.variates: dict[Pair, Variates] = {}
+        """For ordered pairs of modalities, what makes refined linked features of linked ones."""
 
     def configure_optimizers(self) -> list[Optimizer]:
         """One optimiser for encoders and decoders, one for the discriminators."""
@@ -105,55 +110,46 @@ class SCMODALTrainingPlan(MosaicTrainingPlan):
             if groups
         ]
 
-    def _set_learning_rate(self, step: int) -> None:
-        if self.lr_schedule == "constant" or not self.max_steps:
-            return
-        share = cosine_share(step / self.max_steps)
-        for optimizer in self._optimizers():
-            for group in optimizer.param_groups:
-                group["lr"] = self.lr * share
-
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Steps of the discriminators, then one of the encoders and decoders."""
-        step = self.current_epoch * STEPS_PER_EPOCH + batch_idx
-        self._set_learning_rate(step)
-        if self.refiner is not None and step in self.refine_before:
-            self.refiner()
-        optimizers = self._optimizers()
-        z = self.module.embed(batch)
+        step, optimizers = self.current_epoch * STEPS_PER_EPOCH + batch_idx, self._optimizers()
+        progress = step / self.max_steps if self.max_steps else 0.0
+        self._set_learning_rates([self.lr] * len(optimizers), progress)
+        if self.refine is not None and step in self.refine_before:
+            self.variates |= self.refine()
+        z = self.module.inference(batch)
         if self.weights.lambda_gan and self.module.present_pairs(z):
             self._step_discriminators(z, optimizers[-1])
         self.module.discriminators.requires_grad_(False)
-        output = self.module.loss(batch, z, self.weights, self.n_neighbors)
-        generator = optimizers[0]
-        generator.zero_grad()
-        self.manual_backward(output.loss)
+        output = self.module.loss(
+            batch,
+            z,
+            self.module.generative(batch, z),
+            self.weights,
+            n_neighbors=self.n_neighbors,
+            anchor_factors=self.anchor_factors,
+            min_linked=self.min_linked,
+            variates=self.variates,
+        )
+        self._step(optimizers[0], output.loss, self.gradient_clip)
         self.module.discriminators.requires_grad_(True)
-        if self.gradient_clip is not None:
-            moved = [p for group in generator.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(moved, self.gradient_clip)
-        generator.step()
         self._train_terms.add(output.extra_metrics, 1)
         return {"loss": output.loss.detach()}
+
+    def _step_discriminators(self, z: dict[str, Tensor], optimizer: LightningOptimizer) -> None:
+        fixed = {name: value.detach() for name, value in z.items()}
+        pairs = self.module.present_pairs(fixed)
+        for _ in range(self.n_discriminator_steps):
+            losses = [self.module.discriminator_loss(fixed, pair) for pair in pairs]
+            self._step(optimizer, torch.stack(losses).sum())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add refined linked features, which the module does not keep."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["variates"] = {way: vars(own) for way, own in self.module.variates.items()}
+        checkpoint["variates"] = {way: vars(v) for way, v in self.variates.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continue with the refined linked features of the checkpoint."""
         super().on_load_checkpoint(checkpoint)
-        kept = checkpoint.get("variates", {})
-        self.module.variates = {way: Variates(**own) for way, own in kept.items()}
-
-    def _step_discriminators(self, z: dict[str, Tensor], optimizer: LightningOptimizer) -> None:
-        fixed = {name: value.detach() for name, value in z.items()}
-        for _ in range(self.n_discriminator_steps):
-            losses = [
-                self.module.discriminator_loss(fixed, pair)
-                for pair in self.module.present_pairs(fixed)
-            ]
-            optimizer.zero_grad()
-            self.manual_backward(torch.stack(losses).sum())
-            optimizer.step()
+        saved = checkpoint.get("variates", {})
+        self.variates = {way: Variates(**parameters) for way, parameters in saved.items()}

@@ -12,7 +12,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "n_hidden": 512,
             "n_hidden_discriminator": 512,
             "n_layers_discriminator": 2,
-            "start": "normal",
+            "weight_init": "normal",
         },
         "train": {
             "max_steps": 10_000,

@@ -2,36 +2,47 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from sklearn.decomposition import PCA
 
+from cantata._numeric.canonical import canonical_variates
+from cantata._numeric.neighbors import nearest_neighbors, neighbor_sums
 from cantata._numeric.sampling import sample_cells
-from cantata.model.scmodal._variates import Variates, matched_variates
+from cantata.model.scmodal._module import Variates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cantata._mudata.rows import RowReader
+    from torch import Tensor
+
+    from cantata._mudata.values import RowReader
+    from cantata.model.scmodal._links import Pair
     from cantata.model.scmodal._module import SCMODALModule
 
-N_CELLS = 10_000
-"""Cells of each modality, at most, whose nearest cells are sought."""
+logger = logging.getLogger(__name__)
 
-BLOCK = 2_000
+MAX_CELLS = 10_000
+"""Cells of each modality, at most, whose nearest cells are sought."""
+BLOCK_CELLS = 2_000
 """Cells that are embedded at a time."""
+N_NEIGHBORS = 20
+"""Nearest cells of the other modality whose mean stands for what a cell lacks."""
+MAX_VARIATES = 40
+"""Canonical variates, at most."""
+MAX_COLUMNS = 100
+"""Columns of a modality that enter, at most; of wider ones principal components."""
+CELLS_PER_COLUMN = 10
+"""Cells that every column needs."""
 
 
 def refinement_steps(n_steps: int, n_refinements: int, *, continued: bool) -> frozenset[int]:
     """Steps before which linked features are refined: evenly over the last third.
 
     Training that is `continued` refines them at once too, since a model does not keep them.
-
-    Raises
-    ------
-    ValueError
-        If `n_refinements` is negative.
 
     Examples
     --------
@@ -45,8 +56,10 @@ def refinement_steps(n_steps: int, n_refinements: int, *, continued: bool) -> fr
     return frozenset(steps | ({0} if continued and n_refinements else set()))
 
 
-class Refiner:
-    """Replace linked features by canonical variates of matched cells, as the model trains.
+def refined_variates(
+    module: SCMODALModule, readers: Mapping[str, Mapping[str, RowReader]], n_obs: Mapping[str, int]
+) -> dict[Pair, Variates]:
+    """Canonical variates of matched cells, for both ways of every pair that has cells.
 
     The 20 nearest cells of the other modality, by the embeddings so far, stand for what a cell
     lacks. Canonical correlation analysis of what the encoders read with the mean of these, over
@@ -55,49 +68,78 @@ class Refiner:
     them where these are fewer than latents. Beyond the paper; MaxFuse (Chen et al. 2024) refines
     its matches in a like manner.
 
-    Parameters
-    ----------
-    module
-        Network that is trained.
-    readers
-        Functions from row numbers to the tensors of a minibatch, for every modality.
-    n_obs
-        Cells of every modality.
+    `readers` are, for every modality, functions from row numbers to the tensors of a minibatch.
+    There are no variates where embeddings are not finite; the end of the epoch gives advice then.
     """
+    inputs, z = {}, {}
+    for name in readers:
+        inputs[name], z[name] = _embedded_sample(module, name, readers[name], n_obs[name])
+    if not all(np.isfinite(embedding).all() for embedding in z.values()):
+        return {}
+    device = next(module.parameters()).device
+    variates = {}
+    for pair in module.present_pairs(z):
+        a, b = pair
+        maps = matched_variates(inputs[a], z[a], inputs[b], z[b])
+        for way, (weights, offset) in zip((pair, pair[::-1]), maps, strict=True):
+            variates[way] = Variates(weights.to(device), offset.to(device), module.n_latent)
+    return variates
 
-    def __init__(
-        self,
-        module: SCMODALModule,
-        readers: Mapping[str, Mapping[str, RowReader]],
-        n_obs: Mapping[str, int],
-    ) -> None:
-        self.module, self.readers = module, readers
-        self.rows = {name: sample_cells(n_obs[name], N_CELLS) for name in readers}
 
-    def __call__(self) -> None:
-        """Refine the linked features of every pair that has cells."""
-        embedded = {name: self._embed(name) for name in self.readers}
-        if not all(np.isfinite(z).all() for _, z in embedded.values()):
-            return  # the end of the epoch says so, with advice
-        device = next(self.module.parameters()).device
-        for pair in self.module.present_pairs(embedded):
-            first, second = (embedded[name] for name in pair)
-            maps = matched_variates(*first, *second)
-            for way, own in zip((pair, pair[::-1]), maps, strict=True):
-                weights, offset = (tensor.to(device) for tensor in own)
-                self.module.variates[way] = Variates(weights, offset, self.module.n_latent)
+@torch.no_grad()
+def _embedded_sample(
+    module: SCMODALModule, name: str, readers: Mapping[str, RowReader], n_obs: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the encoder reads of the sampled cells of a modality, and their embeddings."""
+    device = next(module.parameters()).device
+    sampled = sample_cells(n_obs, MAX_CELLS)
+    values, z = [], []
+    for start in range(0, len(sampled), BLOCK_CELLS):
+        rows = sampled[start : start + BLOCK_CELLS]
+        batch = {key: torch.from_numpy(read(rows)).to(device) for key, read in readers.items()}
+        values.append(batch[name].float().cpu().numpy())
+        z.append(module.inference(batch)[name].float().cpu().numpy())
+    return np.concatenate(values).astype(np.float64), np.concatenate(z).astype(np.float64)
 
-    @torch.no_grad()
-    def _embed(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """What the encoder reads of the sampled cells of a modality, and their embeddings."""
-        device = next(self.module.parameters()).device
-        values, z = [], []
-        for start in range(0, len(self.rows[name]), BLOCK):
-            rows = self.rows[name][start : start + BLOCK]
-            batch = {
-                key: torch.from_numpy(read(rows)).to(device)
-                for key, read in self.readers[name].items()
-            }
-            values.append(batch[name].float().cpu().numpy())
-            z.append(self.module.embed(batch)[name].float().cpu().numpy())
-        return np.concatenate(values).astype(np.float64), np.concatenate(z).astype(np.float64)
+
+def matched_variates(
+    a: np.ndarray, z_a: np.ndarray, b: np.ndarray, z_b: np.ndarray
+) -> list[tuple[Tensor, Tensor]]:
+    """Weights and offsets of the canonical variates of two modalities, matched by embeddings.
+
+    From (n, p) and (m, r) values and (n, q) and (m, q) embeddings to, for each modality, (p, k)
+    weights and a (k,) offset: variates of variance 1 times their correlation.
+    """
+    # 1. leading components of either modality, few enough for the number of cells
+    n_columns = max(min(MAX_COLUMNS, (len(a) + len(b)) // CELLS_PER_COLUMN), 2)
+    rotations = [_rotation(x, n_columns) for x in (a, b)]
+    x, y = (values @ rotation for values, rotation in zip((a, b), rotations, strict=True))
+    # 2. cells of both, each with the mean of its nearest cells in place of what it lacks
+    of_first = np.concatenate([x, _mean_of_nearest(z_b, z_a, x)])
+    of_second = np.concatenate([_mean_of_nearest(z_a, z_b, y), y])
+    canonical = canonical_variates([of_first, of_second], MAX_VARIATES)
+    logger.info("%r", canonical)
+    # 3. back from components to columns; a variate counts as much as its two sides correlate
+    maps = []
+    for rotation, weights, mean in zip(rotations, canonical.weights, canonical.means, strict=True):
+        scaled = weights * canonical.correlations
+        maps.append((_single(rotation @ scaled), _single(-mean @ scaled)))
+    return maps
+
+
+def _rotation(x: np.ndarray, n: int) -> np.ndarray:
+    """(p, n) axes of the leading principal components; the identity for few columns."""
+    if x.shape[1] <= n:
+        return np.eye(x.shape[1])
+    n = min(n, len(x))
+    return np.asarray(PCA(n, svd_solver="auto", random_state=0).fit(x).components_.T)
+
+
+def _mean_of_nearest(z: np.ndarray, reference: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(n, p) mean of the values of the nearest reference cells."""
+    k = min(N_NEIGHBORS, len(reference))
+    return neighbor_sums(values, nearest_neighbors(reference, z, k)[0]) / k
+
+
+def _single(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32))

@@ -1,1 +1,1 @@
-"""Feature links: which features of two modalities correspond, and matrices of them."""
+"""Which features of two modalities are linked, and their values."""

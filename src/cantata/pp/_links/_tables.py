@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from cantata.pp._links._names import genes_of, plain_name
+from cantata._mudata.link_tables import find_table
+from cantata.pp._links._proteins import genes_of, plain_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,104 +21,79 @@ if TYPE_CHECKING:
 GENE = "gene"
 """Column of ``.var`` that names the gene of a feature."""
 
-NARROW = 1000
+MAX_PANEL_FEATURES = 1000
 """Up to this many features a modality may be a panel of antibodies with names of proteins."""
 
 
-@dataclass(frozen=True)
-class Features:
+class FeatureNames:
     """Names of a modality's features, and their genes (None: there is no such column)."""
 
-    modality: str
-    names: np.ndarray
-    genes: list[tuple[str, ...]] | None
+    def __init__(self, adata: AnnData) -> None:
+        self.names = adata.var_names.astype(str).to_numpy(dtype=object)
+        self.maybe_panel = len(self.names) <= MAX_PANEL_FEATURES
+        self.genes: list[tuple[str, ...]] | None = None
+        if GENE in adata.var:
+            entries = adata.var[GENE].astype(object)
+            parts = ([] if pd.isna(entry) else str(entry).split("/") for entry in entries)
+            self.genes = [tuple(g.strip() for g in genes if g.strip()) for genes in parts]
 
-    @property
-    def narrow(self) -> bool:
-        """Whether it may be a panel."""
-        return len(self.names) <= NARROW
-
-    def called(self) -> list[tuple[str, ...]]:
+    def plain_names(self) -> list[tuple[str, ...]]:
         """The name of each feature, without what a panel's maker put around it."""
-        return [(plain_name(name) if self.narrow else name,) for name in self.names]
+        return [(plain_name(name) if self.maybe_panel else name,) for name in self.names]
 
-    def coded(self) -> list[tuple[str, ...]]:
+    def gene_names(self) -> list[tuple[str, ...]]:
         """The genes of each feature: by the column, else its name and known aliases."""
         if self.genes is not None:
             return self.genes
-        if not self.narrow:
+        if not self.maybe_panel:
             return [(name,) for name in self.names]
         return [(name, *genes_of(name)) for name in self.names]
 
-
-def read_features(modality: str, adata: AnnData) -> Features:
-    """Names of the features of a modality, and their genes if it has a column of them."""
-    names = adata.var_names.astype(str).to_numpy(dtype=object)
-    if GENE not in adata.var:
-        return Features(modality, names, None)
-    column = adata.var[GENE].astype(object)
-    genes = [
-        tuple(gene.strip() for gene in str(entry).split("/") if gene.strip())
-        if not pd.isna(entry)
-        else ()
-        for entry in column
-    ]
-    return Features(modality, names, genes)
+    def examples(self) -> str:
+        """The first names, for an error."""
+        names = [repr(str(name)) for name in self.names[:3]]
+        if self.genes is not None:
+            genes = ["/".join(genes) for genes in self.genes[:3]]
+            names = [f"{n} with gene {g!r}" for n, g in zip(names, genes, strict=True)]
+        return ", ".join(names)
 
 
 def links_by_name(mdata: MuData, a: str, b: str) -> pd.DataFrame:
-    """Links by ``.var["gene"]``, equal names and known aliases.
-
-    Parameters
-    ----------
-    mdata
-        Any MuData; it is not modified.
-    a, b
-        Two modalities.
+    """Links by ``.var["gene"]``, equal names and known aliases; none is a ``ValueError``.
 
     Returns
     -------
     Columns ``source`` and ``target`` (names), ``weight`` (1), ``type`` (``"name"``, ``"gene"``
     or ``"alias"``), ``source_index`` and ``target_index`` (positions), in the order of `a`.
-
-    Raises
-    ------
-    ValueError
-        If there is no link.
     """
-    left, right = read_features(a, mdata[a]), read_features(b, mdata[b])
-    found: dict[tuple[int, int], str] = {}
-    if not any(x.genes is not None and x.narrow and not y.narrow for x, y in _both(left, right)):
-        found.update(dict.fromkeys(_match(left.called(), right.called()), "name"))
-    linked = {i for i, _ in found}, {j for _, j in found}
-    how = "alias" if left.genes is None and right.genes is None else "gene"
-    for i, j in _match(left.coded(), right.coded()):
-        taken = (left.narrow and i in linked[0]) or (right.narrow and j in linked[1])
-        if not taken:
-            found.setdefault((i, j), how)
-    if not found:
+    left, right = FeatureNames(mdata[a]), FeatureNames(mdata[b])
+    ways: dict[tuple[int, int], str] = {}
+    # 1. by equal names, unless a panel says itself which genes of a wide modality it measures
+    panel_names_genes = any(
+        x.genes is not None and x.maybe_panel and not y.maybe_panel
+        for x, y in ((left, right), (right, left))
+    )
+    if not panel_names_genes:
+        ways.update(dict.fromkeys(_match(left.plain_names(), right.plain_names()), "name"))
+    # 2. by gene; a feature of a panel that has a link by name gets no other one
+    linked_left, linked_right = {i for i, _ in ways}, {j for _, j in ways}
+    way = "alias" if left.genes is None and right.genes is None else "gene"
+    for i, j in _match(left.gene_names(), right.gene_names()):
+        of_left = left.maybe_panel and i in linked_left
+        of_right = right.maybe_panel and j in linked_right
+        if not (of_left or of_right):
+            ways.setdefault((i, j), way)
+    if not ways:
         raise ValueError(
-            f"No feature of {a!r} (e.g. {_some(left)}) is linked with one of {b!r} (e.g. "
-            f"{_some(right)}) by the column {GENE!r} of .var, equal names or known aliases of "
+            f"No feature of {a!r} (e.g. {left.examples()}) is linked with one of {b!r} (e.g. "
+            f"{right.examples()}) by the column {GENE!r} of .var, equal names or known aliases of "
             "proteins. Give links: a table with the columns 'source' (features of "
             f"{a!r}), 'target' (features of {b!r}) and optionally 'weight'."
         )
-    table = pd.DataFrame(sorted(found), columns=["source_index", "target_index"])
-    table["type"] = [found[pair] for pair in sorted(found)]
+    table = pd.DataFrame(sorted(ways), columns=["source_index", "target_index"])
+    table["type"] = [ways[pair] for pair in sorted(ways)]
     table["weight"] = 1.0
-    return _named(table, left.names, right.names)
-
-
-def _both(left: Features, right: Features) -> tuple[tuple[Features, Features], ...]:
-    return (left, right), (right, left)
-
-
-def _some(features: Features) -> str:
-    shown = [repr(str(name)) for name in features.names[:3]]
-    if features.genes is None:
-        return ", ".join(shown)
-    genes = ["/".join(genes) for genes in features.genes[:3]]
-    return ", ".join(f"{name} with gene {gene!r}" for name, gene in zip(shown, genes, strict=True))
+    return _with_names(table, left.names, right.names)
 
 
 def _match(
@@ -126,12 +101,11 @@ def _match(
 ) -> list[tuple[int, int]]:
     """Pairs that share a key as it is written; among the others, those that do in any case."""
     pairs = _equal(left, right)
-    exact = {i for i, _ in pairs}, {j for _, j in pairs}
+    matched_left, matched_right = {i for i, _ in pairs}, {j for _, j in pairs}
     folded = [[tuple(key.casefold() for key in keys) for keys in side] for side in (left, right)]
-    for i, j in _equal(folded[0], folded[1]):
-        if i not in exact[0] and j not in exact[1]:
-            pairs.append((i, j))
-    return pairs
+    return pairs + [
+        (i, j) for i, j in _equal(*folded) if i not in matched_left and j not in matched_right
+    ]
 
 
 def _equal(
@@ -145,7 +119,7 @@ def _equal(
     return list(dict.fromkeys(pairs))
 
 
-def _named(table: pd.DataFrame, left: np.ndarray, right: np.ndarray) -> pd.DataFrame:
+def _with_names(table: pd.DataFrame, left: np.ndarray, right: np.ndarray) -> pd.DataFrame:
     table = table.assign(
         source=left[table["source_index"].to_numpy()],
         target=right[table["target_index"].to_numpy()],
@@ -154,17 +128,10 @@ def _named(table: pd.DataFrame, left: np.ndarray, right: np.ndarray) -> pd.DataF
     return table[columns].reset_index(drop=True)
 
 
-def links_by_table(mdata: MuData, a: str, b: str, links: pd.DataFrame) -> pd.DataFrame:
-    """Check a user's table of links.
-
-    Parameters
-    ----------
-    mdata
-        Any MuData; it is not modified.
-    a, b
-        Modalities of the columns ``source`` and ``target``.
-    links
-        Table with these columns, or ``gene`` and ``peak``, and optionally ``weight``.
+def links_by_table(
+    mdata: MuData, a: str, b: str, links: pd.DataFrame | str, argument: str = "links"
+) -> pd.DataFrame:
+    """Check a user's table of links: see :func:`cantata._mudata.link_tables.find_table`.
 
     Returns
     -------
@@ -173,29 +140,19 @@ def links_by_table(mdata: MuData, a: str, b: str, links: pd.DataFrame) -> pd.Dat
 
     Raises
     ------
-    TypeError
-        If `links` is no table.
     ValueError
-        If a column is missing, a weight is no positive number, or no link is left.
+        Also if a weight is no positive number, or no link is left.
     """
-    if not isinstance(links, pd.DataFrame):
-        raise TypeError(
-            f"links is a {type(links).__name__}; give a DataFrame with the columns 'source' "
-            f"(features of {a!r}), 'target' (features of {b!r}) and optionally 'weight'."
-        )
-    links = _as_links(mdata[a].var_names, links)
-    if not {"source", "target"} <= set(links.columns) or links.empty:
-        raise ValueError(
-            f"links has {len(links)} rows and the columns {list(links.columns)}; needed are "
-            f"'source' (features of {a!r}) and 'target' (features of {b!r})."
-        )
-    source, target = links["source"].astype(str), links["target"].astype(str)
+    links, ends = find_table(mdata, links, argument, (a, b))
     left, right = mdata[a].var_names, mdata[b].var_names
+    source, target = (links[end].astype(str) for end in ends)
+    if ends == ("gene", "peak") and not source.isin(left).any():
+        source, target = target, source
     table = pd.DataFrame(
         {
             "source_index": left.get_indexer(source),
             "target_index": right.get_indexer(target),
-            "weight": _weights(links),
+            "weight": _weights(links, source, target, argument),
             "type": "table",
         }
     )
@@ -203,8 +160,8 @@ def links_by_table(mdata: MuData, a: str, b: str, links: pd.DataFrame) -> pd.Dat
     if not known.all():
         row = int(np.flatnonzero(~known)[0])
         text = (
-            f"links: {(~known).sum()} of {len(links)} rows name a feature that does not exist, "
-            f"e.g. {source.iloc[row]!r} of {a!r} with {target.iloc[row]!r} of {b!r}"
+            f"{argument}: {(~known).sum()} of {len(links)} rows name a feature that does not "
+            f"exist, e.g. {source.iloc[row]!r} of {a!r} with {target.iloc[row]!r} of {b!r}"
         )
         if not known.any():
             swapped = source.isin(right).any() and target.isin(left).any()
@@ -216,19 +173,12 @@ def links_by_table(mdata: MuData, a: str, b: str, links: pd.DataFrame) -> pd.Dat
         warnings.warn(f"{text}; they are left out.", UserWarning, stacklevel=3)
     table = table[known].sort_values("weight", ascending=False, kind="stable")
     table = table.drop_duplicates(["source_index", "target_index"]).sort_index()
-    return _named(table, left.to_numpy(), right.to_numpy())
+    return _with_names(table, left.to_numpy(), right.to_numpy())
 
 
-def _as_links(left: pd.Index, links: pd.DataFrame) -> pd.DataFrame:
-    """A table of genes and peaks with the columns ``source`` and ``target``."""
-    if "source" in links or not {"gene", "peak"} <= set(links.columns):
-        return links
-    genes_first = bool(links["gene"].astype(str).isin(left).any())
-    names = ("source", "target") if genes_first else ("target", "source")
-    return links.rename(columns=dict(zip(("gene", "peak"), names, strict=True)))
-
-
-def _weights(links: pd.DataFrame) -> np.ndarray:
+def _weights(
+    links: pd.DataFrame, source: pd.Series, target: pd.Series, argument: str
+) -> np.ndarray:
     if "weight" not in links:
         return np.ones(len(links))
     weights = pd.to_numeric(links["weight"], errors="coerce").to_numpy(dtype=np.float64)
@@ -236,8 +186,8 @@ def _weights(links: pd.DataFrame) -> np.ndarray:
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise ValueError(
-            f"links: {bad.sum()} of {len(links)} weights are no positive numbers, e.g. that of "
-            f"{links['source'].iloc[row]!r} with {links['target'].iloc[row]!r} "
+            f"{argument}: {bad.sum()} of {len(links)} weights are no positive numbers, e.g. that "
+            f"of {source.iloc[row]!r} with {target.iloc[row]!r} "
             f"({links['weight'].iloc[row]!r}). Leave such links out."
         )
     return weights

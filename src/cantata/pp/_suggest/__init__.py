@@ -1,1 +1,1 @@
-"""Links proposed from the data where few or none are known."""
+"""Match the cells of two modalities without pairs, for suggestions of links."""

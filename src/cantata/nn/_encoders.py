@@ -1,0 +1,191 @@
+"""Encoders: from one modality to the subspaces of all, or to a shared and a specific part."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cantata.nn._mlp import MLP, BatchNorm1d
+
+MIN_SCALE = 1e-7
+
+
+class GroupedLinear(nn.Module):
+    """Independent linear layers, one per group, as one batched product.
+
+    Parameters
+    ----------
+    n_groups
+        Number of layers.
+    n_in, n_out
+        Width of the input and the output of each.
+
+    Examples
+    --------
+    >>> import torch
+    >>> GroupedLinear(2, 3, 4)(torch.zeros(5, 2, 3)).shape
+    torch.Size([5, 2, 4])
+    """
+
+    def __init__(self, n_groups: int, n_in: int, n_out: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(n_in)
+        self.weight = nn.Parameter(torch.empty(n_groups, n_in, n_out).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(n_groups, 1, n_out).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias, x.transpose(0, 1), self.weight).transpose(0, 1)
+
+
+def mlp(n_in: int, n_hidden: int, n_layers: int, n_out: int, dropout: float) -> nn.Sequential:
+    """Perceptron without batch normalisation: Linear, LeakyReLU(0.2), dropout; then Linear.
+
+    Examples
+    --------
+    >>> len(mlp(4, 8, 2, 3, 0.1))
+    7
+    """
+    layers: list[nn.Module] = []
+    width = n_in
+    for _ in range(n_layers):
+        layers += [nn.Linear(width, n_hidden), nn.LeakyReLU(0.2), nn.Dropout(dropout)]
+        width = n_hidden
+    return nn.Sequential(*layers, nn.Linear(width, n_out))
+
+
+class CrossEncoder(nn.Module):
+    """The K encoders of one source modality, evaluated as one grouped perceptron.
+
+    Encoder j maps the source to the Gaussian posterior of subspace j. The encoders share no
+    parameter unless `shared_first_layer` is set. Each layer is Linear, LeakyReLU(0.2), batch
+    normalisation, dropout.
+
+    Source: Tu et al. 2022, section 4.3; the shared first layer is their remedy for many modalities
+    (section 6).
+
+    Parameters
+    ----------
+    n_in
+        Width of the source's input.
+    n_groups
+        Number K of subspaces.
+    n_latent
+        Width of each subspace.
+    n_hidden, n_layers
+        Width and number of hidden layers of each encoder.
+    dropout_rate
+        Dropout rate.
+    shared_first_layer
+        Let the encoders share their first layer.
+
+    Examples
+    --------
+    >>> import torch
+    >>> loc, scale = CrossEncoder(10, n_groups=2, n_latent=3)(torch.zeros(5, 10))
+    >>> loc.shape
+    torch.Size([5, 6])
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_groups: int,
+        n_latent: int,
+        n_hidden: int = 256,
+        n_layers: int = 2,
+        dropout_rate: float = 0.2,
+        shared_first_layer: bool = False,
+    ) -> None:
+        super().__init__()
+        self.n_groups, self.n_latent, self.n_hidden = n_groups, n_latent, n_hidden
+        self.shared_first_layer = shared_first_layer
+        first_width = n_hidden if shared_first_layer else n_groups * n_hidden
+        self.first = nn.Linear(n_in, first_width)
+        self.first_norm = BatchNorm1d(first_width)
+        self.hidden = nn.ModuleList(
+            GroupedLinear(n_groups, n_hidden, n_hidden) for _ in range(n_layers - 1)
+        )
+        self.norms = nn.ModuleList(BatchNorm1d(n_groups * n_hidden) for _ in range(n_layers - 1))
+        self.head = GroupedLinear(n_groups, n_hidden, 2 * n_latent)
+        self.dropout_rate = dropout_rate
+
+    def _activate(self, x: Tensor, norm: nn.Module) -> Tensor:
+        x = norm(functional.leaky_relu(x, 0.2))
+        return functional.dropout(x, self.dropout_rate, self.training)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Posterior mean and standard deviation, (n, K * n_latent) each, subspaces in order."""
+        n = len(x)
+        hidden = self._activate(self.first(x), self.first_norm)
+        if self.shared_first_layer:
+            hidden = hidden.unsqueeze(1).expand(n, self.n_groups, self.n_hidden)
+        else:
+            hidden = hidden.view(n, self.n_groups, self.n_hidden)
+        for layer, norm in zip(self.hidden, self.norms, strict=True):
+            flat = layer(hidden).reshape(n, self.n_groups * self.n_hidden)
+            hidden = self._activate(flat, norm).view(n, self.n_groups, self.n_hidden)
+        loc, raw = self.head(hidden).float().split(self.n_latent, dim=2)
+        scale = functional.softplus(raw) + MIN_SCALE
+        width = self.n_groups * self.n_latent
+        return loc.reshape(n, width), scale.reshape(n, width)
+
+
+class SplitEncoder(nn.Module):
+    """A trunk with two heads, and a linear map beside them.
+
+    The linear map is set, not trained: it holds the least-squares solution, and the trunk, whose
+    heads start at 0, adds what is not linear. Without it the map stays 0.
+
+    Parameters
+    ----------
+    n_in
+        Width of the input.
+    n_shared, n_specific
+        Widths of the two parts; the specific part may be 0.
+    n_hidden, n_layers, dropout_rate
+        Of the trunk.
+
+    Examples
+    --------
+    >>> import torch
+    >>> shared, specific = SplitEncoder(6, 3, 2, n_hidden=8)(torch.zeros(4, 6))
+    >>> shared.shape, specific.shape
+    (torch.Size([4, 3]), torch.Size([4, 2]))
+    """
+
+    slope: Tensor
+    offset: Tensor
+
+    def __init__(
+        self,
+        n_in: int,
+        n_shared: int,
+        n_specific: int,
+        n_hidden: int = 128,
+        n_layers: int = 2,
+        dropout_rate: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.sizes = [n_shared, n_specific]
+        self.trunk = MLP(n_in, n_hidden, n_layers, use_batch_norm=True, dropout_rate=dropout_rate)
+        self.heads = nn.ModuleList(nn.Linear(n_hidden, size) for size in self.sizes if size)
+        self.register_buffer("slope", torch.zeros(n_in, n_shared + n_specific))
+        self.register_buffer("offset", torch.zeros(n_shared + n_specific))
+
+    def set_linear(self, weights: Tensor, offset: Tensor) -> None:
+        """Set the linear map, and let the heads start at 0."""
+        self.slope.copy_(weights)
+        self.offset.copy_(offset)
+        with torch.no_grad():
+            for parameter in self.heads.parameters():
+                parameter.zero_()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, n_shared) and (n, n_specific) from (n, n_in)."""
+        hidden = self.trunk(x)
+        out = torch.cat([head(hidden) for head in self.heads], dim=1)
+        shared, specific = (out + x @ self.slope + self.offset).split(self.sizes, dim=1)
+        return shared, specific

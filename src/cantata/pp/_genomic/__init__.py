@@ -1,1 +1,0 @@
-"""Genes and peaks by their place on the genome."""

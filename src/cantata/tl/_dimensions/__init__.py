@@ -1,0 +1,1 @@
+"""Sizes of latent spaces, estimated before a model is trained."""

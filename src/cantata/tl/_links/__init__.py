@@ -1,0 +1,1 @@
+"""Links between features of two modalities, and networks and groups of features."""

@@ -1,0 +1,92 @@
+"""Output layers beside their distributions and naive losses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from cantata.losses import SparseCounts, min_max_scaled
+from cantata.nn import LIKELIHOODS, LOSSES, Covariates, ScaledHead, SquaredHead
+
+ONE_BATCH = Covariates(torch.zeros(6, 1, dtype=torch.long), None)
+
+
+def test_losses_are_likelihoods_and_two_more():
+    assert set(LOSSES) - set(LIKELIHOODS) == {"bce", "mse"}
+
+
+def test_scaled_head_finds_the_mean_whatever_the_weight():
+    torch.manual_seed(0)
+    values = torch.tensor([[0.0, 1.0, 3.0], [0.0, 3.0, 3.0]]).repeat(3, 1)
+    target = min_max_scaled(values)
+    for weight in (1.0, 5.0):
+        head = ScaledHead(1, 3, 1)
+        head.pos_weight.fill_(weight)
+        hidden = torch.ones(6, 1)
+        optimizer = torch.optim.Adam(head.output.parameters(), lr=0.1)
+        for _ in range(400):
+            optimizer.zero_grad()
+            loss = -head.log_prob(head.location(hidden, ONE_BATCH), None, ONE_BATCH, target).sum()
+            loss.backward()
+            optimizer.step()
+        found = head.expected(head.location(hidden, ONE_BATCH), None, ONE_BATCH)[0]
+        assert torch.allclose(found, target.dense().mean(dim=0), atol=0.02)
+
+
+@pytest.mark.parametrize("covariates", [{"n_batch": 1}, {"n_batch": 2}, {"n_categories": [3]}])
+@pytest.mark.parametrize("loss", ["bce", "mse"])
+def test_mean_loss_is_the_mean_of_log_probs(loss, covariates):
+    torch.manual_seed(0)
+    head = LOSSES[loss](2, 5, **{"n_batch": 1} | covariates)
+    values = torch.rand(6, 5).mul(4).round()
+    target = min_max_scaled(values) if loss == "bce" else values
+    codes, hidden = torch.tensor([[0, 1]] * 3 + [[head.n_batch - 1, 2]] * 3), torch.randn(6, 2)
+    own = Covariates(codes, None)
+    found = head.mean_loss(hidden, own, None, target)
+    expected = -head.log_prob(head.location(hidden, own), None, own, target) / 5
+    assert torch.allclose(found, expected.mean())
+
+
+def test_squared_head():
+    head = SquaredHead(2, 3, 1)
+    location = head.location(torch.ones(6, 2), ONE_BATCH)
+    assert torch.allclose(
+        head.log_prob(location, None, ONE_BATCH, location + 2), torch.tensor(-12.0)
+    )
+    assert torch.equal(head.expected(location, None, ONE_BATCH), location)
+
+
+def test_batches_have_their_own_bias():
+    head = SquaredHead(2, 3, n_batch=2)
+    with torch.no_grad():
+        head.bias[1] += 1
+    batches = Covariates(torch.tensor([[0], [1]]), None)
+    first, second = head.location(torch.ones(2, 2), batches)
+    assert torch.allclose(second - first, torch.ones(3))
+
+
+@pytest.mark.parametrize("n_batch", [1, 3])
+@pytest.mark.parametrize("name", sorted(LIKELIHOODS))
+def test_head_agrees_with_its_distribution(name: str, n_batch: int) -> None:
+    torch.manual_seed(0)
+    head = LIKELIHOODS[name](8, 5, n_batch, [2], 1)
+    for parameter in head.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    hidden = torch.randn(4, 8)
+    codes = torch.stack([torch.arange(4) % n_batch, torch.arange(4) % 2], dim=1)
+    covariates = Covariates(codes, torch.randn(4, 1))
+    x = torch.poisson(torch.rand(4, 5) * 3)
+    x[:, 0] += 1
+    library = x.sum(1) if head.has_library else None
+    location = head.location(hidden, covariates)
+    log_prob = head.log_prob(location, library, covariates, SparseCounts.from_dense(x))
+    distribution = head.distribution(location, library, covariates)
+    seen = (x > 0).float() if name == "bernoulli" else x
+    assert torch.allclose(log_prob, distribution.log_prob(seen).sum(1), atol=1e-3)
+    assert distribution.mean.shape == (4, 5)
+    if head.has_library and name != "zinb":
+        assert torch.allclose(distribution.mean.sum(1), library, rtol=1e-4)
+    loss = -log_prob.mean()
+    loss.backward()
+    assert all(p.grad is not None for p in head.parameters())

@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from mosaics import mosaic
+from scipy import stats
+from sklearn.cross_decomposition import CCA
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LinearRegression
+
+from cantata.tl import latent_association
+
+SHARED, SPECIFIC = "X_apollo_shared", "X_apollo_specific"
+
+
+@pytest.fixture(scope="module")
+def mdata():
+    """RNA of cells 0 to 199 and proteins of 80 to 299, shuffled, with annotations in parts."""
+    rng = np.random.default_rng(0)
+    latent = rng.normal(size=(300, 4)) * [4, 3, 2, 1]
+    kind = np.where(latent[:, 0] > 2, "T", np.where(latent[:, 0] < -2, "B", "NK")).astype(object)
+    kind[::17] = None
+    parts = {}
+    for name, cells in (("rna", np.arange(200)), ("adt", np.arange(80, 300))):
+        rows = rng.permutation(cells)
+        obs = pd.DataFrame(
+            {
+                "kind": kind[rows],
+                "total": latent[rows, 1] ** 3 + (name == "adt"),
+                "batch": rows % 3,
+                "empty": np.nan,
+                "noise": rng.normal(size=len(rows)) if name == "rna" else np.nan,
+            },
+            index=[f"cell{i}" for i in rows],
+        )
+        obsm = {SHARED: latent[rows], SPECIFIC: rng.normal(size=(len(rows), 3))}
+        parts[name] = AnnData(np.ones((len(rows), 2)), obs=obs, obsm=obsm)
+        parts[name].var_names = [f"{name}{j}" for j in range(2)]
+        parts[name].obs["flag"] = pd.Categorical(rows % 2)
+    mdata = mosaic(parts)
+    order = [int(name[4:]) for name in mdata.obs_names]
+    mdata.obsm["X_apollo"] = latent[order] + 1
+    mdata.obs["score"] = np.where(np.arange(300) % 11 == 0, np.inf, latent[order, 2])
+    return mdata
+
+
+def rows_of(table, **values):
+    for column, value in values.items():
+        table = table[table[column] == value]
+    return table.set_index("axis")
+
+
+def test_axes_equal_scipy(mdata):
+    table = latent_association(
+        mdata,
+        ["kind", "rna:total"],
+        use_rep=SHARED,
+        modality="rna",
+        axes="dimensions",
+        categorical=["kind"],
+    )
+    obs, latent = mdata["rna"].obs, mdata["rna"].obsm[SHARED]
+    assert set(table["space"]) == {f"rna:{SHARED}"}
+    numbers, levels = (rows_of(table, column=c) for c in ("rna:total", "kind"))
+    known = obs["kind"].notna().to_numpy()
+    for k in range(4):
+        expected = stats.spearmanr(latent[:, k], obs["total"])
+        row = numbers.loc[str(k + 1)]
+        assert row["effect"] == pytest.approx(expected.statistic)
+        assert row["p"] == pytest.approx(expected.pvalue, rel=1e-6)
+        groups = [latent[known & (obs["kind"] == level), k] for level in ("B", "NK", "T")]
+        expected, row = stats.kruskal(*groups), levels.loc[str(k + 1)]
+        assert row["statistic"] == pytest.approx(expected.statistic)
+        assert row["p"] == pytest.approx(expected.pvalue, rel=1e-6)
+        ranks = stats.rankdata(latent[known, k])
+        kinds = obs["kind"][known].to_numpy()
+        between = pd.Series(ranks).groupby(kinds).transform("mean").var(ddof=0)
+        assert row["effect"] == pytest.approx(between / ranks.var())
+    assert set(levels["n"]) == {int(known.sum())}
+    assert set(numbers["n"]) == {200}
+
+
+def test_whole_spaces_equal_other_libraries(mdata):
+    table = latent_association(
+        mdata, ["score", "kind"], use_rep=["X_apollo"], axes="dimensions"
+    ).set_index(["column", "axis"])
+    latent = mdata.obsm["X_apollo"]
+    known = np.isfinite(mdata.obs["score"]).to_numpy()
+    x, y = latent[known], mdata.obs["score"][known] + 0.0
+    r2 = LinearRegression().fit(x, y).score(x, y)
+    n, row = len(y), table.loc[("score", "all")]
+    assert row["n"] == n < 300
+    assert row["effect"] == pytest.approx(1 - (1 - r2) * (n - 1) / (n - 5))
+    kind = pd.Series(index=mdata.obs_names, dtype=object)
+    for name in ("rna", "adt"):
+        kind[mdata[name].obs_names] = mdata[name].obs["kind"].to_numpy()
+    has = kind.notna().to_numpy()
+    design = pd.get_dummies(kind[has]).to_numpy(dtype=float)[:, 1:]
+    x = latent[has]
+    scores = CCA(2, max_iter=5000, tol=1e-12).fit(x, design).transform(x, design)
+    trace = sum(
+        np.corrcoef(a, b)[0, 1] ** 2 for a, b in zip(scores[0].T, scores[1].T, strict=True)
+    )
+    row, n = table.loc[("kind", "all")], has.sum()
+    assert row["test"] == "manova"
+    assert row["effect"] == pytest.approx(1 - (1 - trace / 2) * (n - 1) / (n - 5), rel=1e-4)
+    f = (2 * (n - 3 - 4 - 1) / 2 + 3) / (2 * (4 - 2 - 1) / 2 + 3) * trace / (2 - trace)
+    assert row["statistic"] == pytest.approx(f, rel=1e-3)
+    assert row["p"] == pytest.approx(stats.f.sf(f, 8, 2 * (n - 3 - 4 - 1) + 6), rel=0.05)
+
+
+def test_one_number_is_a_regression(mdata):
+    """With one dimension the test of the whole space is that of one axis."""
+    part = mosaic({"rna": mdata["rna"].copy()})
+    part["rna"].obsm["X"] = part["rna"].obsm[SPECIFIC][:, :1]
+    table = latent_association(part, ["flag", "total"], use_rep="X").set_index(["column", "axis"])
+    x, obs = part["rna"].obsm["X"].ravel(), part["rna"].obs
+    expected = stats.f_oneway(*(x[obs["flag"] == level] for level in (0, 1)))
+    assert table.loc[("flag", "all"), "statistic"] == pytest.approx(expected.statistic)
+    assert table.loc[("flag", "all"), "p"] == pytest.approx(expected.pvalue)
+    expected = stats.linregress(x, obs["total"])
+    assert table.loc[("total", "all"), "p"] == pytest.approx(expected.pvalue)
+
+
+def test_spaces_of_all_modalities(mdata):
+    table = latent_association(
+        mdata, ["kind", "score"], use_rep=["X_apollo", SHARED, f"adt:{SPECIFIC}"], n_components=3
+    )
+    spaces = ["X_apollo", f"rna:{SHARED}", f"adt:{SHARED}", f"adt:{SPECIFIC}"]
+    assert list(dict.fromkeys(table["space"])) == spaces
+    for space in spaces:
+        assert list(rows_of(table, space=space, column="kind").index) == [
+            "PC1",
+            "PC2",
+            "PC3",
+            "all",
+        ]
+    n = table[table["column"] == "score"].groupby("space")["n"].first()
+    assert n["X_apollo"] > n[f"adt:{SHARED}"] > n[f"rna:{SHARED}"]
+    for space in spaces[:3]:
+        assert rows_of(table, space=space, column="kind").loc["PC1", "effect"] > 0.7
+        assert abs(rows_of(table, space=space, column="score").loc["PC3", "effect"]) > 0.95
+    assert rows_of(table, space=spaces[3], column="kind")["effect"].max() < 0.05
+    known = table["p"].notna()
+    np.testing.assert_allclose(table["q"][known], stats.false_discovery_control(table["p"][known]))
+    latent = mdata["adt"].obsm[SHARED]
+    scores = PCA().fit_transform(latent)[:, 2]
+    score = mdata.obs["score"][mdata["adt"].obs_names].to_numpy()
+    finite = np.isfinite(score)
+    r = stats.spearmanr(scores[finite], score[finite]).statistic
+    found = rows_of(table, space=f"adt:{SHARED}", column="score").loc["PC3", "effect"]
+    assert abs(found) == pytest.approx(abs(r))
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["kmeans", pytest.param("leiden", marks=pytest.mark.slow)],  # umap compiles for long
+)
+def test_clusters(mdata, method):
+    part = mosaic({"rna": mdata["rna"].copy()})
+    obs = part["rna"].obs
+    latent = np.random.default_rng(0).normal(size=(200, 3))
+    latent[:100] += 12
+    part["rna"].obsm["X"] = latent
+    obs["half"] = np.repeat(["a", "b"], 100)
+    obs["height"] = np.repeat([1.0, 2.0], 100) + obs["noise"] / 10
+    obs["half_or_none"] = np.where(np.arange(200) % 5 == 0, None, obs["half"])
+    table = latent_association(
+        part,
+        ["half", "height", "kind"],
+        use_rep="X",
+        clusters=method,
+        resolution=0.01,
+        cluster_keys="half_or_none",
+    )
+    found = table[table["axis"] == "clusters"].set_index(["space", "column"])
+    own, given = found.loc["rna:X"], found.loc["half_or_none"]
+    assert own.loc["half", "effect"] == pytest.approx(1)
+    assert own["n"].tolist() == [200, 200, obs["kind"].notna().sum()]
+    known = obs["half_or_none"].notna()
+    assert given["n"].tolist()[:2] == [160, 160]
+    for values, row in ((obs, own.loc["height"]), (obs[known], given.loc["height"])):
+        expected = stats.kruskal(
+            *(values["height"][values["half"] == level] for level in ("a", "b"))
+        )
+        assert row["test"] == "kruskal"
+        assert row["statistic"] == pytest.approx(expected.statistic)
+        assert row["p"] == pytest.approx(expected.pvalue)
+    both = known & obs["kind"].notna()
+    counts = pd.crosstab(obs["half"][both], obs["kind"][both])
+    expected = stats.chi2_contingency(counts, correction=False)
+    assert given.loc["kind", "p"] == pytest.approx(expected.pvalue)
+    v = stats.contingency.association(counts.to_numpy(), method="cramer")
+    assert given.loc["kind", "effect"] == pytest.approx(v)
+
+
+def test_numbers_that_mean_levels(mdata):
+    options = {"use_rep": SPECIFIC, "modality": "rna"}
+    assert set(latent_association(mdata, "batch", **options)["test"]) == {"spearman", "regression"}
+    for key, more in (("batch", {"categorical": ["batch"]}), ("flag", {})):
+        table = latent_association(mdata, key, **options, **more)
+        assert set(table["test"]) == {"kruskal", "manova"}
+
+
+def test_chance_is_zero_for_whole_spaces(mdata):
+    rng = np.random.default_rng(0)
+    part = mosaic({"rna": mdata["rna"].copy()})
+    part["rna"].obsm["X"] = rng.normal(size=(200, 60))
+    keys = [f"n{k}" for k in range(20)]
+    for key in keys:
+        part["rna"].obs[key] = rng.normal(size=200)
+    table = latent_association(part, keys, use_rep="X")
+    whole = table[table["axis"] == "all"]
+    assert abs(whole["effect"].mean()) < 0.05
+    assert (table["q"] > 0.05).all()
+    assert 0.3 < whole["p"].mean() < 0.7
+
+
+def test_columns_that_say_nothing(mdata):
+    table = latent_association(mdata, ["empty", "noise"], use_rep=SHARED, clusters="kmeans")
+    assert table[table["column"] == "empty"][["effect", "p", "q"]].isna().all().all()
+    assert (table[table["column"] == "empty"]["n"] == 0).all()
+    adt = rows_of(table, space=f"adt:{SHARED}", column="noise")
+    assert (adt["n"] == 120).all()  # cells that RNA has a value for
+    assert adt["p"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"keys": "type"}, KeyError, "keys='type' is neither a column"),
+        ({"keys": "rna:type"}, KeyError, "keys='rna:type': modality 'rna' has the columns"),
+        ({"keys": []}, ValueError, "keys is empty"),
+        ({"keys": "total"}, ValueError, "keys='total' contradicts itself"),
+        ({"keys": "name"}, ValueError, "another value in each of 300 cells"),
+        ({"use_rep": "X_clue"}, KeyError, "use_rep='X_clue' does not exist"),
+        ({"use_rep": "X_apollo", "modality": "rna"}, KeyError, "use_rep='X_apollo'"),
+        ({"use_rep": []}, ValueError, "use_rep is empty"),
+        ({"modality": "atac"}, KeyError, "modality='atac' is no modality"),
+        ({"axes": "pcs"}, ValueError, "axes='pcs' is unknown"),
+        ({"clusters": "kind"}, ValueError, "clusters='kind' is unknown.*cluster_keys="),
+        ({"cluster_keys": ["type"]}, KeyError, "cluster_keys='type'"),
+        ({"n_components": 0}, ValueError, "n_components=0"),
+        ({"n_clusters": 1}, ValueError, "n_clusters=1"),
+        ({"resolution": 0}, ValueError, "resolution=0"),
+        ({"categorical": "kind"}, TypeError, "categorical='kind' must be a list"),
+        ({"categorical": ["batch"]}, KeyError, "'batch' is none of keys"),
+    ],
+)
+def test_bad_input_is_named(mdata, change, error, message):
+    mdata.obs["name"] = mdata.obs_names
+    with pytest.raises(error, match=message):
+        latent_association(mdata, **{"keys": "kind", "use_rep": SHARED, **change})
+
+
+def test_spaces_that_do_not_vary(mdata):
+    part = mosaic({"rna": mdata["rna"].copy()})
+    part["rna"].obsm["X"] = np.ones((200, 3))
+    with pytest.raises(ValueError, match="is the same in all cells: it has no axes"):
+        latent_association(part, "kind", use_rep="X")
