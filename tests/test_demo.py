@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -13,8 +16,10 @@ import pytest
 import torch
 from anndata import AnnData
 from mosaics import mosaic
+from rich.console import Console
 from scipy import sparse
 
+import cantata
 from cantata import datasets, pp
 from cantata.__main__ import main
 from cantata._demo import _data, _output, _scores
@@ -191,7 +196,7 @@ def test_file_of_cell_ranger(tmp_path):
     assert list(mdata["rna"].var_names) == ["A", "B", "C", "A-1"]
     np.testing.assert_array_equal(mdata["prot"].X.toarray(), counts[:, 8:])
     pp.preprocess(mdata, n_components=2)
-    assert mdata["atac"].obsm["X_lsi"].shape == (30, 2)
+    assert mdata["atac"].obsm["X_cantata_lsi"].shape == (30, 2)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +211,8 @@ def test_file_of_cell_ranger(tmp_path):
         (["--data", "good.h5mu", "--batch-key", "nope"], "--batch-key='nope'"),
         (["--data", "floats.h5mu"], "layers['counts']"),
         (["--data", "strange.h5mu"], "'a', 'b'"),
-        (["--out", "text.h5mu"], "is a file"),
+        (["--out", "text.h5mu"], "--out: cannot write to text.h5mu: File exists"),
+        (["--out", "text.h5mu/new"], "--out: cannot write to text.h5mu/new: Not a directory"),
         (["--model", "nope"], "'nope'"),
         (["--epochs", "0"], "--epochs: 0 is not between"),
         (["--seed", "x"], "--seed: 'x' is no integer"),
@@ -217,7 +223,7 @@ def test_errors_are_one_line(arguments, message, tmp_path, monkeypatch, capsys):
     tiny = {"n_features": {"rna": 20, "adt": 8}, "n_cell_types": 2}
     Path("text.h5mu").write_text("no HDF5")
     Path("text.h5").write_text("no HDF5")
-    good = datasets.simulate_mosaic(60, **tiny)
+    good = datasets.simulate_mosaic(120, **tiny)
     write(good, Path("good.h5mu"))
     good["rna"].write_h5ad("table.h5ad")
     good["rna"].X = good["rna"].X * 0.3
@@ -238,6 +244,66 @@ def test_errors_are_one_line(arguments, message, tmp_path, monkeypatch, capsys):
     assert error.startswith("python -m cantata demo: error: ")
     assert message in error
     assert not Path("demo.h5mu").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--epochs", "0"], ["--nope"], ["--data", "nowhere.h5mu"], ["--out", "text/new"]],
+)
+def test_wrong_options_are_refused_before_torch_is_imported(arguments, tmp_path):
+    (tmp_path / "text").write_text("no folder")
+    script = (
+        "import runpy, sys\n"
+        "sys.modules |= dict.fromkeys(['torch', 'scvi', 'scanpy', 'mudata'])\n"
+        f"sys.argv[1:] = ['demo', *{arguments}]\n"
+        "runpy.run_module('cantata', run_name='__main__')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("python -m cantata")
+
+
+def test_a_folder_that_cannot_be_written_to_is_named_before_the_work(
+    tmp_path, monkeypatch, capsys
+):
+    def refuse(**_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)  # root may write everywhere
+    assert main(["demo", "--out", str(tmp_path)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == (
+        f"python -m cantata demo: error: --out: cannot write to {tmp_path}: Permission denied.\n"
+    )
+
+
+@pytest.mark.parametrize("width", [30, 50, 200])
+def test_lines_in_a_terminal_break_between_words(width):
+    note = "Without any count and taken as not measured there: 3 cells in rna, [7] in adt-like."
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, color_system=None, width=width)
+    _output.say(console, "note", note, 1.5)
+    lines = text.getvalue().splitlines()
+    assert " ".join(text.getvalue().split()) == f"note {note} (1.5 s)"
+    assert max(map(len, lines)) <= width
+    assert all(line.startswith(" " * _output.TITLE_WIDTH) for line in lines[1:])
+    assert len(lines) > 1 or width == 200
+    piped = io.StringIO()
+    _output.say(Console(file=piped, width=width), "note", note)
+    assert piped.getvalue().count("\n") == 1  # whatever reads it breaks lines itself
+
+
+def test_rooms_and_models_are_found_at_first_use():
+    assert set(cantata.__all__) <= set(dir(cantata))
+    for name in cantata.__all__:
+        assert getattr(cantata, name) is not None
+    assert cantata.CLUE is cantata.model.CLUE
+    with pytest.raises(AttributeError, match="no attribute 'clue'"):
+        cantata.clue  # noqa: B018
 
 
 def test_help_names_every_option(capsys):

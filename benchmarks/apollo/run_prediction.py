@@ -77,8 +77,8 @@ def by_neighbours(train: MuData, test: MuData, target: str) -> np.ndarray:
     cantata.pp.preprocess(later, reference=fitted)
     values = dense(train[target].X)
     values = np.log1p(values) if target == "adt" else (values > 0).astype(np.float32)
-    found = KNeighborsRegressor(K).fit(fitted["rna"].obsm["X_pca"], values)
-    predicted = found.predict(later["rna"].obsm["X_pca"])
+    found = KNeighborsRegressor(K).fit(fitted["rna"].obsm["X_cantata_pca"], values)
+    predicted = found.predict(later["rna"].obsm["X_cantata_pca"])
     return np.expm1(predicted) if target == "adt" else predicted
 
 

@@ -52,7 +52,10 @@ def rows_like(adata: AnnData, cells: pd.Series) -> AnnData:
 def correlations(
     inputs: Unpaired, expression: AnnData, candidates: pd.DataFrame, rows: np.ndarray | None = None
 ) -> pd.DataFrame:
-    """Correlation of expression with peaks across ATAC cells, in the order of the candidates."""
+    """Correlation of expression with peaks across ATAC cells, in the order of the candidates.
+
+    With `rows` only these cells take part; expression is then measured in them, and tested.
+    """
     atac = inputs.modalities["atac"]
     atac = AnnData(sparse.csr_matrix(atac.X), obs=atac.obs[[CELL]], var=atac.var[[]])
     atac.layers[LAYER] = normalised(atac.X)
@@ -61,7 +64,13 @@ def correlations(
         expression = expression[atac.obs_names].copy()
     mdata = MuData({"rna": inputs.modalities["rna"], "atac": atac})
     table = cantata.tl.infer_links(
-        mdata, "rna", "atac", imputed=expression, layer=LAYER, candidates=candidates
+        mdata,
+        "rna",
+        "atac",
+        imputed=expression,
+        layer=LAYER,
+        candidates=candidates,
+        p_values=rows is not None,
     )
     found = table.set_index(["source", "target"])
     return found.loc[pd.MultiIndex.from_frame(candidates)]

@@ -1,13 +1,15 @@
-"""Command line: ``python -m cantata demo``."""
+"""Command line: ``python -m cantata demo``.
+
+Options are checked before anything is imported that takes long.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
-
-from cantata._demo import DemoError, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,6 +37,26 @@ def _number(smallest: int, largest: int) -> Callable[[str], int]:
     return read
 
 
+def _file(text: str) -> Path:
+    """Path of a file that can be one of data."""
+    path = Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {path}")
+    if path.suffix == ".h5ad":
+        raise argparse.ArgumentTypeError(
+            f"{path} holds an AnnData, one table. Put the modalities into a MuData, "
+            "mudata.MuData({'rna': rna, 'adt': adt}), and write it as .h5mu"
+        )
+    return path
+
+
+def _make_folder(path: Path) -> None:
+    """Make a folder, and write into it as a trial."""
+    path.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path):
+        pass
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m cantata", description="Integration of multimodal data.")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
@@ -47,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument(
         "--data",
-        type=Path,
+        type=_file,
         metavar="FILE.h5mu",
         help="your own data, counts in .X or 'counts'; or a file of Cell Ranger, .h5",
     )
@@ -98,17 +120,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Examples
     --------
-    >>> main(["demo", "--data", "nowhere.h5mu"])
-    2
+    >>> main(["demo", "--epochs", "0"])
+    Traceback (most recent call last):
+    SystemExit: 2
     """
     arguments = vars(_parser().parse_args(argv))
     del arguments["command"]
     try:
+        _make_folder(arguments["out"])
+    except OSError as error:
+        return _refuse(f"--out: cannot write to {arguments['out']}: {error.strerror or error}.")
+    from cantata._demo import DemoError, run  # takes ten seconds
+
+    try:
         run(**arguments)
     except DemoError as error:
-        sys.stderr.write(f"python -m cantata demo: error: {error}\n")
-        return 2
+        return _refuse(str(error))
     return 0
+
+
+def _refuse(reason: str) -> int:
+    sys.stderr.write(f"python -m cantata demo: error: {reason}\n")
+    return 2
 
 
 if __name__ == "__main__":

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+import warnings
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import mudata
 import torch
+from mudata import MuData
 from scvi.data import AnnDataManager, _constants
+from scvi.model._utils import parse_device_args
+from scvi.model.base._save_load import _load_saved_files
+from scvi.train._logger import SimpleLogger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FIELD_REGISTRIES: str = _constants._FIELD_REGISTRIES_KEY
 STATE_REGISTRY: str = _constants._STATE_REGISTRY_KEY
 SETUP_ARGS: str = _constants._SETUP_ARGS_KEY
 
+MODEL_NAME: str = _constants._MODEL_NAME_KEY
+
 __all__ = [
     "FIELD_REGISTRIES",
+    "MODEL_NAME",
     "SETUP_ARGS",
     "STATE_REGISTRY",
     "keep_thread_limit",
     "no_pull",
+    "quiet_lightning",
+    "saved_files",
+    "simple_logger",
     "source_registry",
 ]
 
@@ -45,3 +60,36 @@ def no_pull() -> AbstractContextManager[Any]:
 def source_registry(manager: AnnDataManager) -> dict[str, Any] | None:
     """Registry of the model that data were registered for; None where there is none."""
     return manager._source_registry
+
+
+def saved_files(
+    dir_path: str, *, accelerator: str, device: int | str, with_data: bool, **kwargs: Any
+) -> tuple[dict[str, Any], dict[str, torch.Tensor], MuData | None, torch.device]:
+    """Attributes, weights and data (None: not saved, or not asked for) of a model; its device."""
+    *_, torch_device = parse_device_args(
+        accelerator=accelerator, devices=device, return_device="torch", validate_single_device=True
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Save path contains no saved anndata")
+        attributes, _, weights, data = _load_saved_files(
+            dir_path, with_data, map_location=torch_device, **kwargs
+        )
+    weights.pop("pyro_param_store", None)
+    return attributes, weights, data if isinstance(data, MuData) else None, torch_device
+
+
+def simple_logger() -> SimpleLogger:
+    """Logger of the history; without a version, which the progress bar would show."""
+    return SimpleLogger(version="")
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Leave out lightning's lines on devices and loggers, which every fit would repeat."""
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

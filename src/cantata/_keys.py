@@ -11,10 +11,13 @@ COUNTS = "counts"
 PREPROCESS = "preprocess"
 """Entry of ``uns["cantata"]`` written by :func:`cantata.pp.preprocess`."""
 
-PCA = "X_pca"
-"""Representation of RNA and protein modalities, in ``mdata[m].obsm``."""
+PCA = "X_cantata_pca"
+"""Representation of RNA and protein modalities, in ``mdata[m].obsm``.
 
-LSI = "X_lsi"
+Not ``"X_pca"``, which scanpy overwrites.
+"""
+
+LSI = "X_cantata_lsi"
 """Representation of chromatin modalities, in ``mdata[m].obsm``."""
 
 LINKS = "links"

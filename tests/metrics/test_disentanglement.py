@@ -93,6 +93,26 @@ def test_scores_equal_a_loop(cells):
     assert found["permuted"] < 0.5 < found["score"]
 
 
+def test_chance_names_the_class_that_is_common_in_training():
+    rng = np.random.default_rng(0)
+    test = np.arange(N) < 90
+    labels = np.where(rng.random(N) < np.where(test, 0.7, 0.3), "a", "b")
+    table = disentanglement(
+        {"x": rng.normal(size=(N, 2))}, pd.DataFrame({"type": labels}), test=test
+    )
+    expected = np.mean(labels[test] == "b")  # the rare one among the held-out cells
+    assert expected < 0.4
+    assert row(table, "x", "type")["chance"] == pytest.approx(expected)
+
+
+def test_noise_has_the_size_of_one():
+    z = np.random.default_rng(0).normal(size=4000)
+    for size in (1.0, 3.0):
+        table = disentanglement({"a": size * z[:, None]}, pd.DataFrame({"z": z}), noisy=True)
+        # signal over signal and noise of variance 1
+        assert row(table, "a", "z")["linear"] == pytest.approx(size**2 / (size**2 + 1), abs=0.04)
+
+
 def test_silhouettes_are_those_of_the_latents(cells):
     latents, factors, test = cells
     table = disentanglement({"a": latents}, factors, test=test, noisy=True)

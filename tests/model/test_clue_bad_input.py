@@ -247,6 +247,8 @@ def test_unknown_likelihood_and_plan_argument() -> None:
         CLUE(mdata, likelihoods={"atac": "nb"})
     with pytest.raises(TypeError, match="lambda_gan"):
         CLUE(mdata).train(1, plan_kwargs={"lambda_gan": 1.0}, enable_progress_bar=False)
+    with pytest.raises(ValueError, match="lr_schedule='step' is neither 'constant' nor 'cosine'"):
+        CLUE(mdata).train(1, plan_kwargs={"lr_schedule": "step"}, enable_progress_bar=False)
 
 
 def test_backed_and_integer_and_dense_input_train(tmp_path) -> None:

@@ -251,7 +251,8 @@ def test_three_modalities_no_cell_with_all() -> None:
 
 def test_one_modality_is_an_autoencoder() -> None:
     mdata = counts_mosaic({"rna": 9}, np.ones((60, 1), dtype=bool))
-    CLUE.setup_mudata(mdata)
+    with pytest.warns(UserWarning, match=r"CLUE aligns modalities; \['rna'\] is only one"):
+        CLUE.setup_mudata(mdata)
     clue = CLUE(mdata, **SMALL)
     clue.train(2, batch_size=16, enable_progress_bar=False, accelerator="cpu")
     assert clue.get_latent_representation().shape == (60, 4)

@@ -189,7 +189,7 @@ def test_the_components_of_preprocess(name: str, transform: str) -> None:
     mdata = counts_mosaic({"rna": 20, "adt": 15, "atac": 30}, np.ones((60, 3), dtype=bool))
     values = mdata[name].X.copy()
     cantata.pp.preprocess(mdata, n_components=5)
-    expected = mdata[name].obsm["X_lsi" if transform == "tfidf" else "X_pca"]
+    expected = mdata[name].obsm["X_cantata_lsi" if transform == "tfidf" else "X_cantata_pca"]
     layer = fitted(transform, values, 5, as_preprocess=True)
     dense = torch.from_numpy(values.toarray())
     for x in (dense, dense.to_sparse_csr()):

@@ -202,7 +202,7 @@ def test_other_methods(cells, blocks):
         (None, {"kind": "locus"}, ValueError, "shows one gene"),
         (None, {"kind": "locus", "gene": "g1"}, ValueError, "'adt'.*no valid coordinates"),
         (None, {"max_q": 5}, ValueError, "max_q=5"),
-        (None, {"n_top": 0}, ValueError, "n_top=0"),
+        (None, {"n_top": 0}, ValueError, "n_top must be at least 1, got 0"),
         (None, {"other": pd.DataFrame()}, ValueError, "kind='locus'"),
     ],
 )

@@ -12,6 +12,7 @@ from scipy import sparse
 
 from cantata import pp
 from cantata._mudata.pairing import row_table
+from cantata.pp import _link_report
 from cantata.pp._links import _components, _values
 
 GENES = ["CD4", "MS4A1", "PTPRC", "NCAM1", "ITGAX", "XIST", "ACTB"]
@@ -93,7 +94,7 @@ def test_published_recipe_of_counts(fmt, held, monkeypatch):
     mdata["rna"].X = fmt(x.astype(np.float32))
     totals = [np.median(v[:, sorted(set(c))].sum(axis=1)) for v, c in ((x, left), (y, right))]
     target = max(min(totals), 20)
-    report = pp.link_features(mdata, "rna", "adt", **PUBLISHED)
+    report = pp.link_features(mdata, "rna", "adt", transforms="log1p", **PUBLISHED)
     assert report.targets == {"rna": target, "adt": target}
     got = matrices(mdata)
     for array, v, columns in ((got[0], x, left), (got[1], y, right)):
@@ -593,3 +594,184 @@ def test_chromatin_is_smoothed_by_all_its_peaks():
     report = pp.link_features(mdata, "rna", "atac", peak_table(mdata), smooth={"atac": True})
     assert report.smoothed == {"rna": False, "atac": True}
     assert np.isfinite(mdata["atac"].obsm["X_linked_rna"]).all()
+
+
+# links and pairs that do not fit
+
+
+def populations(n_genes=40, n_cells=300, seed=3, paired=True):
+    """RNA and proteins of cells in a few programmes; gene j and protein j go together."""
+    rng = np.random.default_rng(seed)
+    programmes, load = rng.normal(size=(n_cells, 4)), rng.normal(0, 0.8, (4, n_genes))
+    parts = {}
+    for name, depth in (("rna", 2.0), ("adt", 20.0)):
+        parts[name] = AnnData(rng.poisson(depth * np.exp(programmes @ load)).astype(np.float32))
+        parts[name].obs_names = [f"c{i}" if paired else f"{name}{i}" for i in range(n_cells)]
+        parts[name].var_names = [f"F{j}" for j in range(n_genes)]
+    return mosaic(parts)
+
+
+def told(call):
+    """Warnings of this package, after a check that they point at this file."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = call()
+    own = [w for w in caught if w.category is UserWarning and "var_names" not in str(w.message)]
+    assert {w.filename for w in own} <= {__file__}
+    return result, [str(w.message) for w in own]
+
+
+def naive_consistency(x, y):
+    """Loop over pairs of links: correlation of sources with that of targets."""
+    a, b = np.corrcoef(x, rowvar=False), np.corrcoef(y, rowvar=False)
+    pairs = [(i, j) for i in range(len(a)) for j in range(i)]
+    left, right = ([m[i, j] for i, j in pairs] for m in (a, b))
+    each = [np.corrcoef(np.delete(a[j], j), np.delete(b[j], j))[0, 1] for j in range(len(a))]
+    return np.corrcoef(left, right)[0, 1], each
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_right_links_are_consistent(paired):
+    mdata = populations(paired=paired)
+    report, warned = told(lambda: pp.link_features(mdata, "rna", "adt", **PUBLISHED))
+    assert warned == []
+    score, each = naive_consistency(*matrices(mdata))
+    assert report.consistency == pytest.approx(score, abs=1e-3)
+    np.testing.assert_allclose(report.links["consistency"], each, atol=1e-3)
+    assert report.consistency > 0.8 > 3 * report.shuffled_consistency
+    assert "consistency" in repr(report)
+    assert "consistency" in report.summary
+    assert (report.agreement_z is not None) == paired
+
+
+def test_wrong_links_are_warned_of_without_pairs():
+    mdata = populations(paired=False)
+    features = mdata["rna"].var_names
+    links = pd.DataFrame({"source": features, "target": np.roll(features, 7)})
+    report, warned = told(lambda: pp.link_features(mdata, "rna", "adt", links))
+    assert len(warned) == 1
+    assert "40 links of 'rna' and 'adt' agree no better than shuffled ones" in warned[0]
+    assert report.consistency < report.shuffled_consistency
+    # a few wrong ones are found, and named in the report
+    links["target"] = features
+    links.loc[:5, "target"] = np.roll(features[:6], 2)
+    report, warned = told(lambda: pp.link_features(mdata, "rna", "adt", links))
+    assert warned == []
+    each = report.links["consistency"]
+    assert each[:6].max() < each[6:].min()
+    assert "doubtful" in repr(report)
+
+
+def test_links_of_one_feature_say_nothing_of_each_other():
+    """Two proteins of one gene go together with it whatever they are."""
+    mdata = populations(12)
+    links = pd.DataFrame({"source": ["F0"] * 6, "target": [f"F{j}" for j in range(6)]})
+    report, _ = told(lambda: pp.link_features(mdata, "rna", "adt", links, **PUBLISHED))
+    assert report.consistency is None
+    assert report.links["consistency"].isna().all()
+
+
+@pytest.mark.parametrize("smooth", [True, False])
+def test_wrong_pairs_are_warned_of(smooth):
+    mdata = populations()
+    adt = mdata["adt"][np.random.default_rng(0).permutation(300)].copy()
+    adt.obs_names = mdata["rna"].obs_names
+    shuffled = mosaic({"rna": mdata["rna"], "adt": adt})
+    options = {"smooth": {"rna": smooth}, "shared": False}
+    report, warned = told(lambda: pp.link_features(shuffled, "rna", "adt", **options))
+    assert len(warned) == 1
+    assert "300 cells have both 'rna' and 'adt'" in warned[0]
+    assert "pairs may be wrong" in warned[0]
+    assert report.agreement_z < 2
+    right, warned = told(lambda: pp.link_features(mdata, "rna", "adt", **options))
+    assert warned == []
+    assert right.agreement_z > 20
+
+
+def test_agreement_in_standard_deviations_is_that_of_permutations():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, 6)), rng.normal(size=(40, 6))
+    x, y = ((z - z.mean(axis=0)) / z.std(axis=0) for z in (x, y + 0.3 * x))
+    sums = [(x * y[rng.permutation(40)]).sum() for _ in range(4000)]
+    expected = ((x * y).sum() - np.mean(sums)) / np.std(sums)
+    assert _link_report._agreement_z(x, y) == pytest.approx(expected, rel=0.05)
+    wide = np.hstack([x] * 8), np.hstack([y] * 8)
+    assert _link_report._agreement_z(*wide) == pytest.approx(expected, rel=0.05)
+
+
+# values
+
+
+@pytest.mark.parametrize("fmt", [sparse.csr_matrix, sparse.csc_matrix, sparse.csr_array, np.array])
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint8", "int64"])
+@pytest.mark.parametrize("transforms", ["auto", "clr"])
+def test_counts_of_any_dtype(fmt, dtype, transforms):
+    mdata, wide = populations(12), populations(12)
+    for name in ("rna", "adt"):
+        counts = np.minimum(values(mdata, name), 100).astype(dtype)
+        mdata[name].X = fmt(counts)
+        wide[name].X = counts.astype(np.float64)
+    options = {"transforms": transforms, "smooth": {"rna": True}}
+    for data in (mdata, wide):
+        told(lambda data=data: pp.link_features(data, "rna", "adt", **options))
+    for array, expected in zip(matrices(mdata), matrices(wide), strict=True):
+        np.testing.assert_allclose(array, expected, atol=2e-4)
+
+
+@pytest.mark.parametrize(("n_links", "transform"), [(3, "clr"), (11, "clr"), (12, "log1p")])
+def test_counts_of_few_proteins_are_not_scaled_to_their_sum(n_links, transform):
+    mdata = populations(12)
+    links = pd.DataFrame({"source": [f"F{j}" for j in range(n_links)]})
+    links["target"] = links["source"]
+    report, warned = told(lambda: pp.link_features(mdata, "rna", "adt", links))
+    assert report.transforms["adt"] == transform
+    assert len(warned) == (n_links < 10)
+    if warned:
+        assert f"only {n_links} link(s)" in warned[0]
+    assert report.transforms["rna"] == "log1p" or mdata["rna"].n_vars <= 300
+
+
+def test_three_proteins_tell_cells_apart():
+    """The sum of three proteins is no depth: what it is made of is lost when it is scaled away."""
+    rng = np.random.default_rng(0)
+    group = rng.integers(0, 4, 400)
+    high = np.array([[9, 9, 9], [9, 1, 1], [1, 9, 9], [1, 1, 1]])[group]
+    parts = {}
+    for name, scale in (("rna", 2.0), ("adt", 20.0)):
+        rate = np.hstack([scale * high, scale * rng.gamma(2, 1, (400, 30))])
+        parts[name] = AnnData(rng.poisson(rate).astype(np.float32))
+        parts[name].obs_names = [f"{name}{i}" for i in range(400)]
+        parts[name].var_names = ["CD4", "CD19", "CD14", *(f"{name}_{i}" for i in range(30))]
+    mdata = mosaic(parts)
+    scores = {}
+    for transforms in ("auto", "log1p"):
+        told(lambda t=transforms: pp.link_features(mdata, "rna", "adt", transforms=t))
+        x = mdata["adt"].obsm["X_linked_rna"]
+        centres = np.stack([x[group == g].mean(axis=0) for g in range(4)])
+        nearest = ((x[:, None] - centres) ** 2).sum(axis=2).argmin(axis=1)
+        scores[transforms] = (nearest == group).mean()
+    assert scores["auto"] > 0.95
+    assert scores["log1p"] < 0.8
+
+
+def test_corrected_counts_count_as_counts():
+    mdata, whole = populations(), populations()
+    x = values(whole, "rna")
+    assert x.max() > 50
+    mdata["rna"].X = sparse.csr_matrix(np.where(x > 0, x * 0.999, 0))
+    report, warned = told(lambda: pp.link_features(mdata, "rna", "adt"))
+    assert report.transforms["rna"] == "log1p"
+    assert len(warned) == 1
+    assert "'rna' are no counts" in warned[0]
+    assert "corrected counts ('log1p')" in warned[0]
+    told(lambda: pp.link_features(whole, "rna", "adt"))
+    np.testing.assert_allclose(matrices(mdata)[0], matrices(whole)[0], atol=1e-2)
+    # negative intensities are left as they are, logarithms without a word
+    mdata["rna"].X = x - 3
+    report, warned = told(lambda: pp.link_features(mdata, "rna", "adt"))
+    assert report.transforms["rna"] == "none"
+    assert "taken as they are" in warned[0]
+    mdata["rna"].X = np.log1p(x)
+    report, warned = told(lambda: pp.link_features(mdata, "rna", "adt"))
+    assert report.transforms["rna"] == "none"
+    assert warned == []

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -215,6 +216,81 @@ def test_chromosomes_named_differently(peak, chrom, remedy):
         pp.peak_gene_links(build([peak], ["g"]), annotation=annotate(("g", chrom, 0, 9, "+")))
 
 
+def test_scaffolds_in_common_do_not_hide_chromosomes_named_differently():
+    genes = [("s0", "GL1", 0, 900, "+"), ("s1", "GL1", 0, 900, "+")]
+    genes += [(f"g{i}", "1", 1000 * i, 1000 * i + 900, "+") for i in range(200)]
+    peaks = ["GL1:10-20", *(f"chr1:{1000 * i}-{1000 * i + 50}" for i in range(200))]
+    mdata = build(peaks, [g[0] for g in genes])
+    with pytest.raises(ValueError, match=r"only 2 of 202 genes .*'chr' \+ annotation\['chrom'\]"):
+        pp.peak_gene_links(mdata, annotation=annotate(*genes))
+    renamed = annotate(*genes)
+    renamed.loc[2:, "chrom"] = "chr" + renamed.loc[2:, "chrom"]
+    assert pp.peak_gene_links(mdata, annotation=renamed)["source"].nunique() == 202
+
+
+def here(call, match):
+    """Result of a call that warns once, at this file."""
+    with pytest.warns(UserWarning, match=match) as caught:
+        result = call()
+    own = [w for w in caught if "var_names" not in str(w.message)]
+    assert [w.filename for w in own if w.category is UserWarning] == [__file__]
+    return result
+
+
+def test_low_coverage_is_warned_of():
+    genes = [(f"g{i}", "chr1", 1000 * i, 1000 * i + 900, "+") for i in range(40)]
+    peaks = [f"chr1:{1000 * i}-{1000 * i + 50}" for i in range(40)]
+    mdata = build(peaks, [g[0] for g in genes])
+    # most genes are not annotated
+    call = lambda: pp.peak_gene_links(mdata, annotation=annotate(*genes[:19]))  # noqa: E731
+    here(call, "21 of 40 features of modality 'rna' are not in the annotation")
+    # most lie where no peak is, and most peaks where no gene is
+    elsewhere = annotate(*genes).assign(chrom=["chr1"] * 10 + ["NC_1"] * 30)
+    mixed = build(
+        [*peaks[:10], *(f"chr2:{i}00-{i}50" for i in range(1, 31))], list(mdata["rna"].var_names)
+    )
+    call = lambda: pp.peak_gene_links(mixed, annotation=elsewhere)  # noqa: E731
+    here(call, "only 10 of 40 genes on a chromosome in common.*'NC_1'")
+    # assemblies that differ
+    far = annotate(*genes).assign(
+        start=lambda t: t["start"] + 10**6, end=lambda t: t["end"] + 10**6
+    )
+    far.loc[0, ["start", "end"]] = [0, 900]
+    call = lambda: pp.peak_gene_links(mdata, annotation=far)  # noqa: E731
+    here(call, "Only 1 links: 1 of 40 genes, 1 of 40 peaks .*one assembly")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        pp.peak_gene_links(mdata, annotation=annotate(*genes))
+
+
+@pytest.mark.parametrize("annotated", ["CD3E", "Cd3e"])
+def test_proteins_are_looked_up_by_aliases_and_the_gene_column(annotated):
+    mdata = build(["chr1:0-10", "chr1:5000-5010", "chr1:9000-9010"], ["x"])
+    adt = AnnData(np.ones((3, 4), np.float32), obs=mdata["rna"].obs.copy())
+    adt.var_names = ["CD3", "CD45RA", "CD4", "isotype"]
+    adt.var["gene"] = ["", "PTPRC", "", ""]
+    mdata = mosaic({"adt": adt, "atac": mdata["atac"]})
+    genes = annotate(
+        (annotated, "chr1", 0, 100, "+"),
+        ("PTPRC", "chr1", 5000, 5100, "+"),
+        ("CD4", "chr1", 9000, 9100, "+"),
+    )
+    links = pp.peak_gene_links(mdata, genes="adt", annotation=genes)
+    assert list(pairs(links)) == [
+        ("CD3", "chr1:0-10"),
+        ("CD45RA", "chr1:5000-5010"),
+        ("CD4", "chr1:9000-9010"),
+    ]
+    activity = pp.gene_activity(mdata, genes="adt", annotation=genes, key_added=None)
+    assert list(activity.var_names) == ["CD3", "CD45RA", "CD4"]
+
+
+def test_genes_with_a_prefix_are_annotated():
+    mdata = build(["chr1:8100-8200"], ["rna:fwd", "rna:rev"])
+    links = pp.peak_gene_links(mdata, annotation=STRANDS, max_distance=50_000)
+    assert set(links["source"]) == {"rna:fwd", "rna:rev"}
+
+
 GENES = annotate(("fwd", "chr1", 10_000, 12_000, "+"))
 
 
@@ -286,8 +362,9 @@ def test_repeated_links_keep_the_largest_weight_and_absent_ones_are_said():
     table = pd.DataFrame(
         {"gene": ["a", "a", "c"], "peak": ["p0", "p0", "p1"], "weight": [0.2, 0.7, 1.0]}
     )
-    with pytest.warns(UserWarning, match="1 of 3 links .*'c' with 'p1'"):
-        found = pp.peak_gene_links(mdata, links=table)
+    said = "1 of 3 links .*'c' with 'p1'"
+    found = here(lambda: pp.peak_gene_links(mdata, links=table), said)
+    here(lambda: pp.gene_activity(mdata, links=table, key_added=None), said)
     ((link, (weight, distance)),) = pairs(found).items()
     assert (link, weight) == (("a", "p0"), 0.7)
     assert np.isnan(distance)

@@ -13,7 +13,7 @@ from scipy import sparse
 from cantata import pp
 from cantata._compat import no_pull
 
-REPS = {"rna": "X_pca", "adt": "X_pca", "atac": "X_lsi"}
+REPS = {"rna": "X_cantata_pca", "adt": "X_cantata_pca", "atac": "X_cantata_lsi"}
 
 
 def _reps(mdata):
@@ -55,7 +55,7 @@ def test_what_is_written(make, fmt, pairing):
         }
     assert mdata["rna"].var["highly_variable"].sum() == 60
     assert not mdata["rna"].var["highly_variable"].iloc[0]
-    loadings = mdata["rna"].varm["PCs"]
+    loadings = mdata["rna"].varm["cantata_pca"]
     assert not loadings[~mdata["rna"].var["highly_variable"].to_numpy()].any()
 
 
@@ -134,7 +134,7 @@ def test_a_copy_leaves_the_input_alone(make):
 def test_only_named_modalities_and_fewer_components(make):
     mdata = make("full")
     pp.preprocess(mdata, modalities={"adt": "adt"})
-    assert mdata["adt"].obsm["X_pca"].shape[1] == 12  # 14 proteins, one without counts
+    assert mdata["adt"].obsm["X_cantata_pca"].shape[1] == 12  # 14 proteins, one without counts
     assert list(mdata.uns["cantata"]["preprocess"]) == ["adt"]
     assert not mdata["rna"].obsm
     pp.preprocess(mdata, modalities={"rna": "rna"})
@@ -147,7 +147,7 @@ def test_reference_reproduces_itself_also_from_disk(make, tmp_path):
     first = _reps(mdata)
     fresh = make("partial")
     pp.preprocess(mdata, reference=mdata)
-    assert "PCs" in mdata["rna"].varm
+    assert "cantata_pca" in mdata["rna"].varm
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         mdata.write(tmp_path / "ref.h5mu")
@@ -396,3 +396,16 @@ def test_closed_form_score_on_real_data(real_data, file, second, limit):
     pp.preprocess(mdata)
     reps = _reps(mdata)
     assert _cca_foscttm(reps["rna"], reps[second]) < limit
+
+
+@pytest.mark.parametrize("fmt", ["csr", "dense"])
+def test_corrected_counts_can_be_rounded_as_the_error_says(make, fmt):
+    mdata = make("full", fmt=fmt)
+    counts = mdata["adt"].X.copy()
+    mdata["adt"].X = counts * 0.999
+    with pytest.raises(ValueError, match=r"'adt'.*no integers.*can be rounded") as error:
+        pp.preprocess(mdata)
+    code = str(error.value).split("can be rounded: ")[1].removesuffix(".")
+    exec(code, {"mdata": mdata, "np": np})
+    pp.preprocess(mdata, n_components=5)
+    np.testing.assert_array_equal(_dense(mdata["adt"].layers["counts"]), _dense(counts))

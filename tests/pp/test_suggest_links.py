@@ -366,3 +366,31 @@ def test_metacells_are_means_of_their_cells() -> None:
             group.whitened[code], group.cells[group.labels == code].mean(axis=0)
         )
     np.testing.assert_allclose(np.abs(group.weights @ group.profiles).max(), 0, atol=0.2)
+
+
+@pytest.mark.parametrize("fmt", [sparse.csr_matrix, np.array])
+def test_transforms_are_those_that_are_asked_for(fmt):
+    counts = np.random.default_rng(0).poisson(20.0, (60, 8)).astype(np.float64)
+    adata = AnnData(counts)
+    by_transform = {}
+    for transform in ("clr", "log1p", "arcsinh", None):
+        sample = read_modality("adt", adata, fmt(counts), transform, 100, NONE)
+        values = sample.values
+        values = values.toarray() if sparse.issparse(values) else values
+        by_transform[transform] = np.sort(values, axis=0)
+    expected = np.log1p(counts / np.exp(np.log1p(counts).mean(axis=0)))
+    np.testing.assert_allclose(by_transform["clr"], np.sort(expected, axis=0), rtol=1e-5)
+    assert not np.allclose(by_transform["log1p"], by_transform["clr"])
+    with pytest.raises(ValueError, match=r"'adt' has negative values .*'clr' cannot"):
+        read_modality("adt", adata, counts - 30, "clr", 100, NONE)
+
+
+def test_corrected_counts_count_as_counts(data):
+    mdata, _ = data
+    corrected = mosaic({name: mdata[name].copy() for name in ("rna", "adt")})
+    corrected["adt"].X = corrected["adt"].X * 0.99
+    with pytest.warns(UserWarning, match=r"'adt' are no counts .*corrected counts") as caught:
+        found = suggest_links(corrected, "rna", "adt", **FAST)
+    assert __file__ in {w.filename for w in caught}
+    expected = suggest_links(mdata, "rna", "adt", **FAST)
+    pd.testing.assert_frame_equal(found[["source", "target"]], expected[["source", "target"]])

@@ -107,13 +107,6 @@ def load(path: Path | None, label_key: str | None, batch_key: str | None, *, see
 
 
 def _read(path: Path) -> MuData:
-    if not path.is_file():
-        raise DemoError(f"--data: there is no file {path}.")
-    if path.suffix == ".h5ad":
-        raise DemoError(
-            f"--data: {path} holds an AnnData, one table. Put the modalities into a MuData, "
-            "mudata.MuData({'rna': rna, 'adt': adt}), and write it as .h5mu."
-        )
     try:
         return _read_10x(path) if path.suffix == ".h5" else mudata.read_h5mu(path)
     except (OSError, KeyError, TypeError, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import textwrap
 import time
 import warnings
 from contextlib import contextmanager
@@ -36,6 +37,9 @@ CHATTY = ("lightning.pytorch", "lightning.fabric", "scvi")
 
 FEATURES_PER_THREAD = 10_000
 
+TITLE_WIDTH = 11
+"""Columns that the title of a line takes."""
+
 MODEL_COLOR, SIMPLE_COLOR, CHANCE_COLOR = "#2f6b9a", "#b9c6d2", "#c44e52"
 
 CURVES = ("objective", "foscttm", "alignment", "discriminator")
@@ -59,12 +63,17 @@ def step(console: Console, title: str) -> Iterator[Step]:
 
 
 def say(console: Console, title: str, text: str, seconds: float | None = None) -> None:
-    """Print one line: a title, a text and how long it took."""
+    """Print a title, a text and how long it took: one line, which a terminal wraps at words."""
     style = "yellow" if seconds is None else "bold"
-    took = "" if seconds is None else f" [dim]({seconds:.1f} s)[/dim]"
-    console.print(
-        f"[{style}]{title:<10}[/{style}] {escape(text)}{took}", highlight=False, soft_wrap=True
-    )
+    took = "" if seconds is None else f" ({seconds:.1f} s)"
+    lines = [text + took]
+    if console.is_terminal:
+        width = max(console.width - TITLE_WIDTH, 1)
+        lines = textwrap.wrap(lines[0], width, break_long_words=False, break_on_hyphens=False)
+    for row, line in enumerate(lines or [""]):
+        start = f"{title:<{TITLE_WIDTH - 1}}" if row == 0 else " " * (TITLE_WIDTH - 1)
+        marked = f"[{style}]{start}[/{style}] {escape(line)}"
+        console.print(marked, highlight=False, soft_wrap=True)
 
 
 @contextmanager

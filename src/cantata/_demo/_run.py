@@ -88,7 +88,7 @@ def run(
 ) -> pd.DataFrame:
     """Run the demo, write ``demo.h5mu`` and ``demo.png``, and return the table of the scores.
 
-    The arguments are the options of ``python -m cantata demo``.
+    The arguments are the options of ``python -m cantata demo``; the folder `out` exists.
 
     Raises
     ------
@@ -99,7 +99,8 @@ def run(
     start = time.perf_counter()
     with quiet(console):
         try:
-            _check(out, accelerator)
+            if not available(accelerator):
+                raise DemoError(f"--accelerator: there is no {accelerator} here.")
             scvi.settings.seed = seed
             mosaic = _load(data, label_key, batch_key, console, seed=seed)
             ready = _prepare(mosaic, model, console, seed=seed)
@@ -109,17 +110,12 @@ def run(
         ours, simple = _embed(ready, console, seed=seed)
         scores = _score(ready, ours, simple, console, seed=seed)
         _report(ready, scores, console)
-        _write(ready, scores, out, console, kept_epoch=kept_epoch, seed=seed)
+        try:
+            _write(ready, scores, out, console, kept_epoch=kept_epoch, seed=seed)
+        except OSError as error:
+            raise DemoError(f"--out: cannot write to {out}: {error}") from error
     console.print(f"Done in {time.perf_counter() - start:.0f} s.", highlight=False)
     return as_table(scores)
-
-
-def _check(out: Path, accelerator: str) -> None:
-    if out.exists() and not out.is_dir():
-        raise DemoError(f"--out: {out} is a file, not a directory.")
-    out.mkdir(parents=True, exist_ok=True)
-    if not available(accelerator):
-        raise DemoError(f"--accelerator: there is no {accelerator} here.")
 
 
 def _load(

@@ -40,8 +40,16 @@ FEATURE_TYPES: dict[str, Kind] = {
 }
 """Values of ``.var["feature_types"]``, as written by common pipelines."""
 
+MAX_LISTED = 16
+"""Up to so many hashtags are listed in full."""
+
 MAX_PANEL_FEATURES = 300
 """Up to this many features, a modality of unknown name is taken as an antibody panel."""
+
+_HASHTAG = re.compile(
+    r"hash[-_. ]?tag|sample[-_. ]?tag|cell[-_. ]?hash|(?:^|[-_.: ])(?:hto|cmo)(?=\d|[-_.: ]|$)",
+    re.IGNORECASE,
+)
 
 _REGION = re.compile(r"^(chr)?[\w.]+[:_-]\d+[-_]\d+$")
 
@@ -69,6 +77,27 @@ def guess_kind(name: str, adata: AnnData) -> tuple[Kind, str]:
         f"Cannot tell what modality {name!r} with {adata.n_vars} features measures. Say it: "
         f"modalities={{{name!r}: 'rna', ...}} (or 'protein', 'atac'); modalities that are not "
         "named are left as they are."
+    )
+
+
+def kind_of(name: str, adata: AnnData) -> Kind | None:
+    """What a modality measures by :func:`guess_kind`, None where nothing tells."""
+    try:
+        return guess_kind(name, adata)[0]
+    except ValueError:
+        return None
+
+
+def hashtag_hint(name: str, adata: AnnData) -> str | None:
+    """What to do about hashtags among the proteins of a modality; None where there are none."""
+    found = [feature for feature in map(str, adata.var_names) if _HASHTAG.search(feature)]
+    if not found or kind_of(name, adata) != "protein":
+        return None
+    return (
+        f"{len(found)} of {adata.n_vars} features of {name!r} look like hashtags, e.g. "
+        f"{found[0]!r}. They mark samples and steer which cells are neighbours; leave them out: "
+        f"mdata.mod[{name!r}] = mdata[{name!r}][:, ~mdata[{name!r}].var_names.isin("
+        f"{found if len(found) <= MAX_LISTED else '[...]'})].copy(); mdata.update()."
     )
 
 

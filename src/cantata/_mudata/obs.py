@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import warnings
+from numbers import Real
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,17 +17,43 @@ if TYPE_CHECKING:
     from mudata import MuData
 
 
+def category_name(value: Any) -> str:
+    """Name of a category; whole numbers have one, whatever their type.
+
+    Columns of numbers become floats where one value is missing, and integers or strings when files
+    are written and read.
+
+    Examples
+    --------
+    >>> [category_name(value) for value in (1, 1.0, "1", 1.5, True)]
+    ['1', '1', '1', '1.5', 'True']
+    """
+    is_number = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+    if is_number and float(value).is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def category_names(column: pd.Series) -> pd.Series:
+    """A column with the names of its categories; missing values stay missing."""
+    return column.map(category_name, na_action="ignore")
+
+
 def coalesce_obs(
     mdata: MuData,
     key: str,
     modalities: Sequence[str] | None = None,
     *,
     argument: str = "batch_key",
+    top_alone: bool = False,
 ) -> pd.Series:
     """One value per cell of an annotation, wherever it is stored.
 
     Looks in ``mdata.obs[key]``, then ``mdata.obs["<m>:<key>"]``, then ``mdata[m].obs[key]`` of
     every modality (of `modalities`, if given), and takes the first value that is not missing.
+
+    With `top_alone`, ``mdata.obs[key]`` is not completed where it exists: what is missing there
+    is unknown, such as labels that a user hid. A warning says it where modalities know more.
 
     Returns
     -------
@@ -35,14 +63,19 @@ def coalesce_obs(
     ------
     KeyError
         If the column is nowhere; it names the `argument` that `key` was given for.
+    TypeError
+        If `key` is no text, such as a list of columns.
     ValueError
         If two sources disagree about a cell.
     """
+    if not isinstance(key, str):
+        raise TypeError(f"{argument}={key!r} must be the name of one column.")
     names = list(mdata.mod) if modalities is None else list(modalities)
     # 1. columns called `key`: where each was found, and one value per cell of the MuData
     candidates: list[tuple[str, np.ndarray]] = []
     if key in mdata.obs:
         candidates.append((f"mdata.obs[{key!r}]", mdata.obs[key].to_numpy(dtype=object)))
+    top_alone = top_alone and bool(candidates)
     for name, rows in row_table(mdata, names).items():
         if f"{name}:{key}" in mdata.obs:
             values = mdata.obs[f"{name}:{key}"].to_numpy(dtype=object)
@@ -62,15 +95,27 @@ def coalesce_obs(
     for source, (where, values) in enumerate(candidates):
         known = ~pd.isna(values)
         both = np.flatnonzero(known & (origin >= 0))
-        clash = both[merged[both] != values[both]]
-        if clash.size:
+        unequal = both[merged[both] != values[both]]
+        clash = [i for i in unequal if category_name(merged[i]) != category_name(values[i])]
+        if clash:
             cell = clash[0]
             raise ValueError(
-                f"{argument}={key!r} contradicts itself for {clash.size} cells: cell "
+                f"{argument}={key!r} contradicts itself for {len(clash)} cells: cell "
                 f"{mdata.obs_names[cell]!r} is {merged[cell]!r} in "
                 f"{candidates[origin[cell]][0]} but {values[cell]!r} in {where}. Make the columns "
                 "agree or delete one of them."
             )
         new = known & (origin < 0)
         merged[new], origin[new] = values[new], source
+    # 3. unless what is missing in the first column is to stay so
+    completed = origin > 0
+    if top_alone and completed.any():
+        warnings.warn(
+            f"{argument}={key!r}: {completed.sum()} cells have no value in mdata.obs[{key!r}], "
+            f"but one in {candidates[int(origin[completed][0])][0]}. They are taken as unknown; "
+            f"to use all values, delete the column: del mdata.obs[{key!r}].",
+            UserWarning,
+            stacklevel=2,
+        )
+        merged[completed] = np.nan
     return pd.Series(merged, index=mdata.obs_names, name=key, dtype=object)

@@ -52,13 +52,23 @@ def membership(mdata: MuData, modalities: Sequence[str] | None = None) -> np.nda
     return np.stack([rows >= 0 for rows in table.values()], axis=1)
 
 
-def connected_groups(member: np.ndarray, modalities: Sequence[str]) -> list[list[str]]:
+def connected_groups(
+    member: np.ndarray,
+    modalities: Sequence[str],
+    *,
+    min_cells: int = 1,
+    apart: Sequence[tuple[str, str]] = (),
+) -> list[list[str]]:
     """Groups of modalities that cells with several of them connect, directly or by a chain.
 
-    `member` is cells x modalities; no cell has modalities of two groups.
+    `member` is cells x modalities. Two modalities are connected by `min_cells` cells that have
+    both, unless they are among those that are to be held `apart`.
     """
-    together = member.T.astype(np.int64) @ member.astype(np.int64)
-    n_groups, group = connected_components(csr_matrix(together > 0), directed=False)
+    together = member.T.astype(np.int64) @ member.astype(np.int64) >= min_cells
+    for pair in apart:
+        i, j = (list(modalities).index(name) for name in pair)
+        together[i, j] = together[j, i] = False
+    n_groups, group = connected_components(csr_matrix(together), directed=False)
     return [
         [name for name, g in zip(modalities, group, strict=True) if g == i]
         for i in range(n_groups)

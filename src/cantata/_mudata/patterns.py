@@ -44,15 +44,18 @@ def natural_order(names: Iterable[str]) -> list[str]:
 
 
 def pattern_counts(
-    mdata: MuData, batch_key: str | None = None
+    mdata: MuData, batch_key: str | None = None, member: np.ndarray | None = None
 ) -> tuple[pd.DataFrame, dict[str, tuple[str, ...]]]:
     """Cells per pairing pattern and batch (None: all cells together), and patterns' modalities.
 
+    `member` (cells x modalities) says what is measured; by default what the MuData holds.
     Counts are patterns x batches: patterns with most modalities first, then in the order of the
     modalities; batches in natural order.
     """
     names = list(mdata.mod)
-    codes = pattern_codes(membership(mdata)) if names else np.zeros(mdata.n_obs, dtype=np.int64)
+    if member is None and names:
+        member = membership(mdata)
+    codes = np.zeros(mdata.n_obs, np.int64) if member is None else pattern_codes(member)
     if batch_key is None:
         batches = np.full(mdata.n_obs, "cells", dtype=object)
     else:

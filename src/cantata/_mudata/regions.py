@@ -10,8 +10,11 @@ import numpy as np
 import pandas as pd
 
 from cantata._mudata.annotation import read_annotation
+from cantata._mudata.warn import warn_user
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anndata import AnnData
 
 logger = logging.getLogger(__name__)
@@ -31,6 +34,9 @@ INTERVAL = "interval"
 
 IDS = ("gene_ids", "gene_id")
 """Columns of ``.var`` that may hold gene identifiers beside names."""
+
+MAX_UNKNOWN = 0.5
+"""Larger shares of genes that are not annotated, or lie where no peak is, are warned of."""
 
 _REGION = r"^(.+)[:_-](\d[\d,]*)[_-](\d[\d,]*)$"
 _VERSION = r"\.\d+"
@@ -59,7 +65,10 @@ def peak_regions(name: str, adata: AnnData) -> pd.DataFrame:
 
 
 def gene_regions(
-    name: str | None, adata: AnnData | None, annotation: pd.DataFrame | str | Path | None
+    name: str | None,
+    adata: AnnData | None,
+    annotation: pd.DataFrame | str | Path | None,
+    aliases: Sequence[Sequence[Sequence[str]]] = (),
 ) -> pd.DataFrame:
     """Coordinates of genes.
 
@@ -70,6 +79,9 @@ def gene_regions(
     annotation
         Table as from :func:`cantata.pp.read_annotation`, or path of a GTF; None: columns of
         ``.var``.
+    aliases
+        Other names of each feature, one list after the other: features that are not found as they
+        are named are looked up by these, in any case.
 
     Returns
     -------
@@ -88,7 +100,7 @@ def gene_regions(
     table = _check_annotation(annotation)
     if adata is None:
         return table[["gene", "chrom", "start", "end", "strand"]]
-    rows = _look_up(adata.var, table)
+    rows = _look_up(adata.var, table, aliases)
     annotated = np.unique(rows["feature"])
     if not annotated.size:
         raise ValueError(
@@ -98,33 +110,49 @@ def gene_regions(
         )
     if annotated.size < adata.n_vars:
         absent = np.setdiff1d(np.arange(adata.n_vars), annotated)
-        logger.info(
-            "%d of %d features of modality %r are not in the annotation (e.g. %r).",
-            absent.size,
-            adata.n_vars,
-            name,
-            adata.var_names[absent[0]],
+        text = (
+            f"{absent.size} of {adata.n_vars} features of modality {name!r} are not in the "
+            f"annotation (e.g. {adata.var_names[absent[0]]!r})."
         )
+        if absent.size > MAX_UNKNOWN * adata.n_vars:
+            warn_user(f"{text} Is it the same species, and are both names or both identifiers?")
+        else:
+            logger.info("%s", text)
     result = table.iloc[rows["row"]].reset_index(drop=True)
     result["gene"] = adata.var_names.to_numpy()[rows["feature"]]
     return result[["gene", "chrom", "start", "end", "strand"]]
 
 
 def check_chromosomes(peaks: pd.DataFrame, genes: pd.DataFrame, name: str) -> None:
-    """Refuse peaks and genes that have no name of a chromosome in common."""
-    of_peaks, of_genes = pd.unique(peaks["chrom"]), pd.unique(genes["chrom"])
-    if set(of_peaks) & set(of_genes):
+    """Refuse peaks and genes whose chromosomes are named differently.
+
+    That is so if they have none in common, or if more genes lie on chromosomes of peaks once
+    ``"chr"`` is put in front of those of the genes, or taken away. Where most genes and most peaks
+    lie on chromosomes that the other has not, there is a warning.
+    """
+    of_peaks, of_genes = pd.unique(peaks["chrom"]), genes["chrom"].astype(str)
+    forms = {
+        "annotation['chrom']": of_genes,
+        "'chr' + annotation['chrom']": "chr" + of_genes,
+        "annotation['chrom'].str.removeprefix('chr')": of_genes.str.removeprefix("chr"),
+    }
+    n_on = {form: int(chrom.isin(of_peaks).sum()) for form, chrom in forms.items()}
+    n_now, (best, n_best) = next(iter(n_on.values())), max(n_on.items(), key=lambda item: item[1])
+    share = max(n_now / len(genes), peaks["chrom"].isin(of_genes).mean())
+    if n_now == n_best and share >= 1 - MAX_UNKNOWN:
         return
-    prefixed = [all(str(c).startswith("chr") for c in names) for names in (of_peaks, of_genes)]
-    remedy = "Rename those of the annotation, or take one of the same assembly and provider."
-    if prefixed == [True, False]:
-        remedy = "Rename them: annotation['chrom'] = 'chr' + annotation['chrom']."
-    elif prefixed == [False, True]:
-        remedy = "Rename them: annotation['chrom'] = annotation['chrom'].str.removeprefix('chr')."
-    raise ValueError(
-        f"Peaks of modality {name!r} and genes have no chromosome in common: peaks lie on e.g. "
-        f"{of_peaks[0]!r}, genes on e.g. {of_genes[0]!r}. {remedy}"
+    elsewhere = of_genes[~of_genes.isin(of_peaks)]
+    common = f"only {n_now} of {len(genes)} genes on a chromosome" if n_now else "no chromosome"
+    text = (
+        f"Peaks of modality {name!r} and genes have {common} in common: peaks lie on e.g. "
+        f"{of_peaks[0]!r}, genes on e.g. {elsewhere.iloc[0]!r}."
     )
+    if n_best > n_now:
+        raise ValueError(f"{text} Rename them: annotation['chrom'] = {best}.")
+    remedy = "Rename those of the annotation, or take one of the same assembly and provider."
+    if not n_now:
+        raise ValueError(f"{text} {remedy}")
+    warn_user(f"{text} {remedy}")
 
 
 def _from_columns(var: pd.DataFrame) -> pd.DataFrame | None:
@@ -220,11 +248,14 @@ def _check_annotation(annotation: pd.DataFrame | str | Path) -> pd.DataFrame:
     return table
 
 
-def _look_up(var: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+def _look_up(
+    var: pd.DataFrame, table: pd.DataFrame, aliases: Sequence[Sequence[Sequence[str]]]
+) -> pd.DataFrame:
     """Pairs of feature and row of the annotation, by position.
 
     A feature is looked up by its identifier, then by its name, then by its name taken as an
-    identifier; the first that is annotated counts. Versions of identifiers are ignored.
+    identifier, then by its aliases; the first that is annotated counts. Versions of identifiers
+    are ignored.
     """
     names = var.index.to_series().astype(str).reset_index(drop=True)
     keys = [(names, table["gene"])]
@@ -233,15 +264,23 @@ def _look_up(var: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
         keys.append((_unversioned(names), ids))
         columns = [column for column in IDS if column in var]
         keys[:0] = [(_unversioned(var[column].reset_index(drop=True)), ids) for column in columns]
+    folded = [table["gene"].str.casefold(), *([ids.str.casefold()] if "gene_id" in table else [])]
+    for names_of_features in aliases:
+        series = pd.Series(
+            [[name.casefold() for name in names] for names in names_of_features], dtype=object
+        ).explode()
+        keys += [(series.dropna(), of_row) for of_row in folded]
     pending = names.index
     matches = []
     for of_feature, of_row in keys:
-        left = pd.DataFrame({"feature": pending, "key": of_feature[pending].astype(object)})
+        of_feature = of_feature[of_feature.index.isin(pending)].astype(object)
+        left = pd.DataFrame({"feature": of_feature.index, "key": of_feature.to_numpy()})
         right = pd.DataFrame({"row": np.arange(len(table)), "key": of_row.astype(object)})
         pairs = left.merge(right, on="key")
         matches.append(pairs[["feature", "row"]])
         pending = pending.difference(pairs["feature"])
-    return pd.concat(matches, ignore_index=True).sort_values(["feature", "row"])
+    found = pd.concat(matches, ignore_index=True).drop_duplicates()
+    return found.sort_values(["feature", "row"])
 
 
 def _unversioned(ids: pd.Series) -> pd.Series:

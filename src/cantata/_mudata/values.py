@@ -50,6 +50,13 @@ def matrix_of(
     matrix = adata.X if layer is None else adata.layers[layer]
     if matrix is None:
         raise KeyError(f"Modality {modality!r} has no .X; name a layer: {layer_names(adata)}.")
+    dtype = getattr(matrix, "dtype", None)
+    if dtype is not None and dtype.kind not in "biuf":
+        where = ".X" if layer is None else f".layers[{layer!r}]"
+        raise TypeError(
+            f"Modality {modality!r}: {where} holds values of dtype {dtype}. Make them numbers: "
+            f"mdata[{modality!r}]{where} = mdata[{modality!r}]{where}.astype('float32')."
+        )
     return matrix
 
 
@@ -57,6 +64,14 @@ def saved_record(adata: AnnData) -> dict[str, Any] | None:
     """What :func:`cantata.pp.preprocess` recorded in a modality, or None."""
     record = adata.uns.get(_keys.UNS, {}).get(_keys.PREPROCESS)
     return None if record is None else dict(record)
+
+
+def recipe_of(adata: AnnData, rep: str) -> int | None:
+    """Digest of what :func:`cantata.pp.preprocess` made a representation by; None: unknown."""
+    record = saved_record(adata)
+    if record is None or record.get("rep") != rep or "recipe" not in record:
+        return None
+    return int(record["recipe"])
 
 
 def choose_layer(
@@ -71,6 +86,15 @@ def choose_layer(
         return layers[modality]
     layer = (saved_record(mdata[modality]) or {}).get("counts_layer")
     return layer if layer in mdata[modality].layers else None
+
+
+def with_counts(matrix: Any, n_rows: int) -> np.ndarray:
+    """Which rows of a matrix, in memory or on disk, have a value that is not 0."""
+    rows = np.empty(n_rows, dtype=bool)
+    for start, block in iter_blocks(matrix, n_rows):
+        block = block.tocsr() if sparse.issparse(block) else np.asarray(block)
+        rows[start : start + block.shape[0]] = np.asarray((block != 0).sum(axis=1)).ravel() > 0
+    return rows
 
 
 def check_in_memory(mdata: MuData) -> None:

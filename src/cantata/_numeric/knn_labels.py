@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from cantata._numeric.neighbors import check_k, check_rows, nearest_neighbors, unit_rows
+from cantata._numeric.neighbors import (
+    check_column,
+    check_k,
+    check_rows,
+    nearest_neighbors,
+    unit_rows,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,6 +112,7 @@ def knn_labels(
 
 def _encode(labels: Any, n_cells: int) -> tuple[np.ndarray, pd.CategoricalDtype]:
     """Codes of the labels in sorted order, -1 where missing, and their categorical dtype."""
+    check_column(labels, "reference_labels")
     series = pd.Series(labels).reset_index(drop=True)
     if len(series) != n_cells:
         raise ValueError(f"reference has {n_cells} rows but {len(series)} reference_labels.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +34,11 @@ def check_rows(values: Any, name: str, *, width: int | None = None) -> np.ndarra
         If it is not two-dimensional, has no row or no column, holds NaN or infinity, or has
         not `width` columns.
     """
+    if hasattr(values, "obsm"):  # reading it as a sequence would take minutes
+        raise TypeError(
+            f"{name} is a {type(values).__name__}; give an array (cells, dimensions), such as its "
+            ".obsm['X_clue']. Metrics also take a MuData and use_rep='X_clue'."
+        )
     try:
         array = np.asarray(values, dtype=np.float64, order="C")
     except (TypeError, ValueError) as error:
@@ -56,6 +62,16 @@ def check_rows(values: Any, name: str, *, width: int | None = None) -> np.ndarra
             f"{bad[0]}. Leave these cells out."
         )
     return array
+
+
+def check_column(values: Any, name: str) -> np.ndarray:
+    """One value per cell as an ``object`` array; what is no list of values is a ``TypeError``."""
+    if isinstance(values, str | bytes) or hasattr(values, "obsm") or np.ndim(values) != 1:
+        given = repr(values) if isinstance(values, str | bytes) else f"a {type(values).__name__}"
+        raise TypeError(
+            f"{name} is {given}; give one value per cell. The name of a column goes with a MuData."
+        )
+    return pd.Series(values).to_numpy(dtype=object)
 
 
 def check_pairs(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:

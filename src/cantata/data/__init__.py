@@ -11,10 +11,12 @@ from cantata.data._fields import (
     MosaicCategoricalField,
     MosaicNumericalField,
     MosaicObsField,
+    MosaicRepField,
+    MosaicValuesField,
     registered_fields,
 )
 from cantata.data._loader import EpochBatchSampler, EpochSampler, MosaicLoader
-from cantata.data._query import align_query
+from cantata.data._query import align_query, without_cells
 from cantata.data._splitter import MosaicSplitter, stratified_split
 from cantata.data._unpaired import (
     STEPS_PER_EPOCH,
@@ -39,7 +41,9 @@ __all__ = [
     "MosaicManager",
     "MosaicNumericalField",
     "MosaicObsField",
+    "MosaicRepField",
     "MosaicSplitter",
+    "MosaicValuesField",
     "StepSampler",
     "UnpairedDataModule",
     "UnpairedDataset",
@@ -52,4 +56,5 @@ __all__ = [
     "row_table",
     "rows_key",
     "stratified_split",
+    "without_cells",
 ]

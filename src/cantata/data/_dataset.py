@@ -19,7 +19,7 @@ from cantata.data._fields import MosaicCategoricalField, MosaicNumericalField, M
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from cantata._mudata.checks import MatrixStats
+    import pandas as pd
 
 
 def as_tensor(rows: Any) -> torch.Tensor:
@@ -172,8 +172,8 @@ class MosaicManager(AnnDataManager):
             check_fully_paired_mudata=False
         )
         super().__init__(fields, setup_method_args, checks)
-        self.matrix_stats: dict[str, MatrixStats] = {}
-        """What one pass over each modality's values found when they were registered."""
+        self.fingerprints: dict[str, pd.Series] = {}
+        """By registry key, :func:`row_fingerprints` of the values of each cell, by its name."""
 
     def create_torch_dataset(
         self,

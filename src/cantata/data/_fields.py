@@ -1,7 +1,8 @@
-"""Annotations of cells as scvi-tools fields that read, but never write, a mosaic MuData."""
+"""Values and annotations of cells as scvi-tools fields that read, but never write, a MuData."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,13 +10,100 @@ import pandas as pd
 from scvi.data.fields import BaseAnnDataField, MuDataLayerField, MuDataObsmField
 
 from cantata._keys import BATCH, LABELS, rep_key
-from cantata._mudata.obs import coalesce_obs
+from cantata._mudata.checks import MatrixStats, check_finite, check_like_source, matrix_stats
+from cantata._mudata.obs import category_names, coalesce_obs
+from cantata._mudata.values import matrix_of, recipe_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import rich.table
     from mudata import MuData
+
+
+class MosaicValuesField(MuDataLayerField):
+    """Values of a modality, which new data must match in features and in kind.
+
+    Its state holds what one pass over the values found (``stats``), and what it found in the data
+    of the first set-up (``source_stats``), see
+    :class:`~cantata._mudata.checks.MatrixStats`.
+    """
+
+    def __init__(self, modality: str, layer: str | None) -> None:
+        super().__init__(
+            modality,
+            layer,
+            mod_key=modality,
+            mod_required=True,
+            is_count_data=False,
+            correct_data_format=False,
+        )
+
+    def _stats(self, mdata: MuData) -> MatrixStats:
+        adata = mdata[self.registry_key]
+        values = matrix_of(mdata, self.registry_key, self.attr_key)
+        return matrix_stats(values, adata.obs_names, adata.n_vars)
+
+    def register_field(self, mdata: MuData) -> dict[str, Any]:
+        """Features and what their values are; a ``ValueError`` where these are not finite."""
+        stats = self._stats(mdata)
+        check_finite(self.registry_key, stats)
+        state = super().register_field(mdata)
+        return state | {"stats": asdict(stats), "source_stats": asdict(stats)}
+
+    def transfer_field(
+        self, state_registry: dict[str, Any], mdata_target: MuData, **kwargs: Any
+    ) -> dict[str, Any]:
+        """The same of new data, whose features are those of the source in the same order."""
+        state = super().register_field(mdata_target)
+        if not np.array_equal(state["column_names"], state_registry["column_names"]):
+            raise ValueError(
+                f"Modality {self.registry_key!r} has other features than the model, or in "
+                "another order. Line them up: mdata = "
+                "prepare_query_mudata(mdata, model)."
+            )
+        stats, source = self._stats(mdata_target), state_registry["source_stats"]
+        if mdata_target[self.registry_key].n_obs:
+            check_like_source(self.registry_key, stats, MatrixStats(**source))
+        return state | {"stats": asdict(stats), "source_stats": source}
+
+
+class MosaicRepField(MuDataObsmField):
+    """Representation of a modality; its state says which :func:`cantata.pp.preprocess` made it."""
+
+    def __init__(self, modality: str, key: str) -> None:
+        super().__init__(
+            rep_key(modality),
+            key,
+            mod_key=modality,
+            mod_required=True,
+            correct_data_format=False,
+        )
+
+    def register_field(self, mdata: MuData) -> dict[str, Any]:
+        """Names of the columns, and the recipe where one is recorded."""
+        recipe = recipe_of(self.get_modality(mdata), self.attr_key)
+        return super().register_field(mdata) | {"recipe": recipe}
+
+    def transfer_field(
+        self, state_registry: dict[str, Any], mdata_target: MuData, **kwargs: Any
+    ) -> dict[str, Any]:
+        """The same of new data, which must have been made by the same recipe."""
+        state, name = self.register_field(mdata_target), self.mod_key
+        n_columns, n_before = (len(s["column_names"]) for s in (state, state_registry))
+        if n_columns != n_before:
+            raise ValueError(
+                f"mdata[{name!r}].obsm[{self.attr_key!r}] has {n_columns} columns, the model's "
+                f"{n_before}."
+            )
+        recipes = {state["recipe"], state_registry["recipe"]}
+        if mdata_target[name].n_obs and None not in recipes and len(recipes) > 1:
+            raise ValueError(
+                f"mdata[{name!r}].obsm[{self.attr_key!r}] was made by another run of preprocess "
+                "than the one that the model was set up with. Project the counts as then: "
+                "cantata.pp.preprocess(query, reference=mdata)."
+            )
+        return state | {"recipe": state_registry["recipe"]}
 
 
 class MosaicObsField(BaseAnnDataField):
@@ -35,6 +123,9 @@ class MosaicObsField(BaseAnnDataField):
     argument
         Name of the user's argument, for errors.
     """
+
+    _top_alone = False
+    """Whether a column at the top of the MuData is not completed by those of modalities."""
 
     def __init__(
         self, registry_key: str, key: str | None, modalities: Sequence[str], argument: str
@@ -65,13 +156,14 @@ class MosaicObsField(BaseAnnDataField):
         """The column, one value per cell of the union; none may be missing unless allowed."""
         assert self.key is not None
         present = [name for name in self.modalities if name in mdata.mod]
-        column = coalesce_obs(mdata, self.key, present, argument=self.argument)
+        column = coalesce_obs(
+            mdata, self.key, present, argument=self.argument, top_alone=self._top_alone
+        )
         missing = np.flatnonzero(column.isna())
         if missing.size and not allow_missing:
             raise ValueError(
                 f"{self.argument}={self.key!r} has no value for {missing.size} of {len(column)} "
-                f"cells, e.g. {column.index[missing[0]]!r}. Fill the column in before "
-                "setup_mudata."
+                f"cells, e.g. {column.index[missing[0]]!r}. Fill the column in first."
             )
         return column
 
@@ -108,11 +200,10 @@ class MosaicCategoricalField(MosaicObsField):
         allow_missing: bool = False,
     ) -> None:
         super().__init__(registry_key, key, modalities, argument)
-        self.allow_missing = allow_missing
+        self.allow_missing = self._top_alone = allow_missing
 
     def _values(self, mdata: MuData) -> pd.Series:
-        column = self.column(mdata, allow_missing=self.allow_missing)
-        return column.map(str, na_action="ignore")
+        return category_names(self.column(mdata, allow_missing=self.allow_missing))
 
     def _state(self, categories: Sequence[str], absent: bool = False) -> dict[str, Any]:
         mapping = np.asarray(list(categories), dtype=object)
@@ -136,11 +227,13 @@ class MosaicCategoricalField(MosaicObsField):
     ) -> dict[str, Any]:
         """Categories of the source, followed by new ones where they may be added.
 
-        New labels are unknown labels. With `allow_absent` the column may be missing altogether.
+        New labels are unknown labels. Labels may be missing altogether, and with `allow_absent`
+        the batch, for which a decoder can be given another one.
         """
         super().transfer_field(state_registry, mdata_target, **kwargs)
         known = list(state_registry["categorical_mapping"])
-        if (allow_absent or self.allow_missing) and not self.is_present(mdata_target):
+        may_be_absent = self.allow_missing or (allow_absent and self.registry_key == BATCH)
+        if may_be_absent and not self.is_present(mdata_target):
             return self._state(known, absent=True)
         new = sorted(set(self._values(mdata_target).dropna().unique()) - set(known))
         if self.allow_missing:
@@ -148,7 +241,7 @@ class MosaicCategoricalField(MosaicObsField):
         if new and not extend_categories:
             raise ValueError(
                 f"{self.argument}={self.key!r} holds {len(new)} categories that the model does "
-                f"not know, e.g. {new[0]!r}. Map new batches with load_query_data."
+                f"not know, e.g. {new[0]!r}. Map such cells with load_query_data."
             )
         return self._state(known + new)
 
@@ -193,27 +286,18 @@ class MosaicNumericalField(MosaicObsField):
             "original_key": self.key,
             "mean": float(numbers.mean()),
             "std": float(numbers.std()) or 1.0,
-            "absent": False,
         }
 
     def transfer_field(
-        self,
-        state_registry: dict[str, Any],
-        mdata_target: MuData,
-        allow_absent: bool = False,
-        **kwargs: Any,
+        self, state_registry: dict[str, Any], mdata_target: MuData, **kwargs: Any
     ) -> dict[str, Any]:
-        """Keep the moments of the source; an absent column counts as the source's mean."""
+        """Keep the moments of the source."""
         super().transfer_field(state_registry, mdata_target, **kwargs)
-        absent = allow_absent and not self.is_present(mdata_target)
-        if not absent:
-            self._numbers(mdata_target)
-        return {**state_registry, "absent": absent}
+        self._numbers(mdata_target)
+        return dict(state_registry)
 
     def read(self, mdata: MuData, state_registry: dict[str, Any]) -> np.ndarray:
         """Standardised values of shape (n_obs,), float32."""
-        if state_registry["absent"]:
-            return np.zeros(mdata.n_obs, dtype=np.float32)
         numbers = (self._numbers(mdata) - state_registry["mean"]) / state_registry["std"]
         return numbers.astype(np.float32)
 
@@ -225,23 +309,8 @@ class MosaicNumericalField(MosaicObsField):
 def registered_fields(arguments: Mapping[str, Any]) -> list[Any]:
     """Fields for completed arguments of ``setup_mudata``."""
     names = arguments["modalities"]
-    fields: list[Any] = [
-        MuDataLayerField(
-            name,
-            arguments["layers"][name],
-            mod_key=name,
-            mod_required=True,
-            is_count_data=False,
-            correct_data_format=False,
-        )
-        for name in names
-    ]
-    fields += [
-        MuDataObsmField(
-            rep_key(name), key, mod_key=name, mod_required=True, correct_data_format=False
-        )
-        for name, key in arguments["reps"].items()
-    ]
+    fields: list[Any] = [MosaicValuesField(name, arguments["layers"][name]) for name in names]
+    fields += [MosaicRepField(name, key) for name, key in arguments["reps"].items()]
     if arguments["batch_key"] is not None:
         fields.append(MosaicCategoricalField(BATCH, arguments["batch_key"], names, "batch_key"))
     if arguments["labels_key"] is not None:

@@ -10,6 +10,8 @@ from scvi import settings
 from torch.sparse import check_sparse_tensor_invariants
 from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
 
+from cantata._mudata.checks import check_integer
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence, Sized
 
@@ -108,6 +110,7 @@ class MosaicLoader(DataLoader):
     ) -> None:
         if distributed_sampler:
             raise ValueError("Training over several devices is not supported yet; pass devices=1.")
+        batch_size = check_integer("batch_size", batch_size, 1)
         dataset = adata_manager.create_torch_dataset(
             indices, data_and_attributes, load_sparse_tensor
         )

@@ -12,12 +12,12 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
-from cantata import _compat
+from cantata import _compat, _keys
 from cantata._mudata.checks import match_features
-from cantata._mudata.values import layer_names
+from cantata._mudata.values import layer_names, matrix_of, saved_record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 logger = logging.getLogger(__name__)
 
@@ -56,39 +56,72 @@ def align_query(
         raise KeyError(
             f"The query holds the modalities {list(mdata.mod)}, the model knows {list(var_names)}."
         )
-    parts = {
-        name: _align_modality(name, mdata, names, layers.get(name), rep_widths.get(name))
-        for name, names in var_names.items()
-    }
-    with warnings.catch_warnings(), _compat.no_pull():
-        warnings.simplefilter("ignore", (UserWarning, FutureWarning))
-        aligned = MuData(parts)
+    aligned = _lined_up({name: mdata[name] for name in shared}, var_names, layers, rep_widths)
     aligned.obs = mdata.obs.reindex(aligned.obs_names)
     return aligned
 
 
+def without_cells(
+    var_names: Mapping[str, np.ndarray],
+    layers: Mapping[str, str | None],
+    rep_widths: Mapping[str, tuple[str, int]],
+    columns: Iterable[str],
+) -> MuData:
+    """A MuData in the shape of the reference without a cell, and with these columns of ``.obs``.
+
+    Other arguments are those of :func:`align_query`.
+    """
+    empty = _lined_up({}, var_names, layers, rep_widths)
+    for key in columns:
+        empty.obs[key] = pd.Series(dtype=object, index=empty.obs_names)
+    return empty
+
+
+def _lined_up(
+    modalities: Mapping[str, AnnData],
+    var_names: Mapping[str, np.ndarray],
+    layers: Mapping[str, str | None],
+    rep_widths: Mapping[str, tuple[str, int]],
+) -> MuData:
+    parts = {
+        name: _align_modality(
+            name, modalities.get(name), names, layers.get(name), rep_widths.get(name)
+        )
+        for name, names in var_names.items()
+    }
+    with warnings.catch_warnings(), _compat.no_pull():
+        warnings.simplefilter("ignore", (UserWarning, FutureWarning))
+        return MuData(parts)
+
+
 def _align_modality(
-    name: str, mdata: MuData, var_names: np.ndarray, layer: str | None, rep: tuple[str, int] | None
+    name: str,
+    adata: AnnData | None,
+    var_names: np.ndarray,
+    layer: str | None,
+    rep: tuple[str, int] | None,
 ) -> AnnData:
+    uns: dict[str, Any] = {}
     var = pd.DataFrame(index=pd.Index(var_names, dtype=str))
-    if name not in mdata.mod:
+    if adata is None:
         obs = pd.DataFrame(index=pd.Index([], dtype=str))
         matrix: Any = sparse.csr_matrix((0, len(var_names)), dtype=np.float32)
         obsm = {} if rep is None else {rep[0]: np.zeros((0, rep[1]), dtype=np.float32)}
     else:
-        adata = mdata[name]
         obs = adata.obs
         if layer is not None and layer not in adata.layers:
             raise KeyError(
                 f"The query's modality {name!r} lacks the layer {layer!r} that the model reads; "
                 f"it has {layer_names(adata)}."
             )
-        matrix = adata.X if layer is None else adata.layers[layer]
+        matrix = matrix_of({name: adata}, name, layer)
         matrix = _select_features(name, matrix, adata.var_names, var.index)
         obsm = {} if rep is None else {rep[0]: _representation(name, adata, *rep)}
+        record = saved_record(adata)
+        uns = {} if record is None else {_keys.UNS: {_keys.PREPROCESS: record}}
     if layer is None:
-        return AnnData(X=matrix, obs=obs, var=var, obsm=obsm)
-    return AnnData(obs=obs, var=var, layers={layer: matrix}, obsm=obsm)
+        return AnnData(X=matrix, obs=obs, var=var, obsm=obsm, uns=uns)
+    return AnnData(obs=obs, var=var, layers={layer: matrix}, obsm=obsm, uns=uns)
 
 
 def _representation(name: str, adata: AnnData, key: str, width: int) -> np.ndarray:
@@ -98,7 +131,9 @@ def _representation(name: str, adata: AnnData, key: str, width: int) -> np.ndarr
             "reads. Project the query as the reference was: "
             "cantata.pp.preprocess(query, reference=mdata)."
         )
-    values = np.asarray(adata.obsm[key], dtype=np.float32)
+    values = adata.obsm[key]
+    values = values.toarray() if sparse.issparse(values) else values
+    values = np.asarray(values, dtype=np.float32)
     if values.shape[1] != width:
         raise ValueError(
             f"The query's mdata[{name!r}].obsm[{key!r}] has {values.shape[1]} columns, the "

@@ -10,6 +10,7 @@ from scvi import settings
 from scvi.dataloaders import DataSplitter
 
 from cantata import _compat
+from cantata._mudata.checks import check_integer
 from cantata._mudata.pairing import membership
 from cantata._mudata.patterns import pattern_codes
 from cantata.data._loader import EpochBatchSampler, MosaicLoader
@@ -122,6 +123,8 @@ class MosaicSplitter(DataSplitter):
         external_indexing: list[np.ndarray] | None = None,
         **kwargs: Any,
     ) -> None:
+        if "batch_size" in kwargs:
+            kwargs["batch_size"] = check_integer("batch_size", kwargs["batch_size"], 1)
         if external_indexing is None:
             mdata, setup_args = adata_manager.adata, adata_manager.registry[_compat.SETUP_ARGS]
             external_indexing = stratified_split(

@@ -11,6 +11,8 @@ import torch
 from scvi import settings
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from cantata._mudata.checks import check_integer
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -74,8 +76,7 @@ class UnpairedDataset(Dataset):
         first_step: int = 0,
         seed: int | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        batch_size = check_integer("batch_size", batch_size, 1)
         self._readers = dict(readers)
         self._rows = {name: np.asarray(r, dtype=np.int64) for name, r in rows.items()}
         self._paired = dict(paired or {})

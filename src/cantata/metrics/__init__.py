@@ -1,4 +1,8 @@
-"""Scores of an integration, from arrays.
+"""Scores of an integration, from arrays or from a MuData.
+
+Every score takes arrays, or a MuData with ``use_rep=`` (a key in ``.obsm``), names of columns in
+place of labels, and ``source=`` and ``target=`` where two modalities are compared; cells are then
+found by name.
 
 :func:`foscttm`, :func:`pair_distance` and :func:`matching_score` need the true pairs,
 :func:`label_transfer_accuracy`, :func:`silhouette` and :func:`silhouette_batch` need labels,

@@ -12,12 +12,15 @@ from rich.progress import track
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
+from cantata._mudata.checks import check_count
 from cantata._numeric.neighbors import check_k, check_rows, nearest_neighbors
-from cantata.metrics._mixing import check_count, choose_cells, silhouette
+from cantata.metrics._inputs import read_blocks
+from cantata.metrics._mixing import choose_cells, silhouette
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from mudata import MuData
     from numpy.typing import ArrayLike
 
 Kind = Literal["numeric", "binary", "categorical"]
@@ -33,10 +36,11 @@ MIN_VARIANCE = 1e-10
 
 
 def disentanglement(
-    blocks: Mapping[str, ArrayLike],
-    factors: pd.DataFrame,
+    blocks: Mapping[str, ArrayLike] | MuData,
+    factors: pd.DataFrame | str | Sequence[str],
     own: Mapping[str, str | Sequence[str]] | None = None,
     *,
+    use_rep: Mapping[str, str] | None = None,
     test: ArrayLike | None = None,
     noisy: bool = False,
     n_neighbors: int = 15,
@@ -55,18 +59,23 @@ def disentanglement(
     ----------
     blocks
         Name to latents (cells, dimensions), such as the shared and the specific spaces. The same
-        cells in the same order.
+        cells in the same order. Or a MuData.
     factors
-        One column per factor, one row per cell, in the order of the blocks; the index is not used.
-        Numbers are predicted as numbers; booleans, categories and text as classes. Cells without a
-        value take no part in that factor.
+        One column per factor, one row per cell, in the order of the blocks; its index may be any
+        other, but not the cells of a block in another order. Of a MuData names of columns, or a
+        table by name of cell. Numbers are predicted as numbers; booleans, categories and text as
+        classes. Cells without a value take no part in that factor.
     own
         Factor to the name of the block, or the blocks, that should hold it, such as
         ``mdata.uns["factors"]`` of :func:`cantata.datasets.simulate_disentangled`. Factors that
         are not named have no own block, and the summary leaves them out. To say that no block
         should hold a factor give ``()``.
+    use_rep
+        Of a MuData: name of the block to key in ``mdata.obsm``, or ``"<modality>:<key>"``, such as
+        ``{"shared": "X_apollo", "rna": "rna:X_apollo_specific"}``. Cells that have all of them
+        take part, in the order of ``mdata.obs_names``.
     test
-        Held-out cells: a mask over all cells, or row numbers. None: a fifth of the cells, drawn at
+        Held-out cells: a mask over the cells, or row numbers. None: a fifth of the cells, drawn at
         random.
     noisy
         Add noise :math:`N(0, 1)` to the latents before they are probed. It is what the decoders of
@@ -104,7 +113,7 @@ def disentanglement(
     TypeError
         If a block is not numeric, `factors` is no table, or a number is no integer.
     KeyError
-        If `own` names an unknown factor or block.
+        If `own` names an unknown factor or block, or a key or column of the MuData does not exist.
     ValueError
         If lengths disagree, a block holds NaN, a factor holds infinity or has one value only (in
         the training or held-out cells as well), or `test` is no mask and no list of rows.
@@ -129,6 +138,7 @@ def disentanglement(
     >>> scores.loc["Z1"].round(1).abs().to_dict()
     {'shared': 1.0, 'x': 0.0}
     """
+    blocks, factors = read_blocks(blocks, factors, use_rep)
     latents = _checked_blocks(blocks)
     n_cells = len(next(iter(latents.values())))
     known = _checked_factors(factors, n_cells, own, list(latents))

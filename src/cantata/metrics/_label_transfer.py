@@ -8,19 +8,24 @@ import numpy as np
 import pandas as pd
 
 from cantata._numeric.knn_labels import Metric, Weights, knn_labels
+from cantata.metrics._inputs import read_transfer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mudata import MuData
     from numpy.typing import ArrayLike
 
 
 def label_transfer_accuracy(
-    reference: ArrayLike,
-    reference_labels: Sequence[Any] | np.ndarray | pd.Series,
-    query: ArrayLike,
-    query_labels: Sequence[Any] | np.ndarray | pd.Series,
+    reference: ArrayLike | MuData,
+    reference_labels: str | Sequence[Any] | np.ndarray | pd.Series,
+    query: ArrayLike | None = None,
+    query_labels: Sequence[Any] | np.ndarray | pd.Series | None = None,
     *,
+    use_rep: str | None = None,
+    source: str | None = None,
+    target: str | None = None,
     k: int = 15,
     weights: Weights = "uniform",
     metric: Metric = "euclidean",
@@ -34,14 +39,19 @@ def label_transfer_accuracy(
     Parameters
     ----------
     reference
-        Embedding of the labelled cells (n_reference, dimensions), e.g. of one modality.
+        Embedding of the labelled cells (n_reference, dimensions), e.g. of one modality; or a
+        MuData.
     reference_labels
-        One label per reference cell. Cells whose label is missing take no part.
+        One label per reference cell; of a MuData the name of the column of both labels. Cells
+        whose label is missing take no part.
     query
         Embedding of the cells to predict (n_query, dimensions), e.g. of another modality.
     query_labels
         True label of every query cell. Cells whose label is missing are not scored; a label that
         the reference does not have counts as wrong.
+    use_rep, source, target
+        Of a MuData: key in ``.obsm`` of two modalities, and their names. All cells of `source` are
+        the reference, all of `target` the query, as in :func:`cantata.tl.transfer_labels`.
     k, weights, metric, seed
         As in :func:`cantata.tl.knn_labels`.
 
@@ -51,6 +61,8 @@ def label_transfer_accuracy(
 
     Raises
     ------
+    KeyError
+        If a modality, its embedding or the column does not exist.
     TypeError, ValueError
         As :func:`cantata.tl.knn_labels`, and if `query_labels` has another length than `query` or
         no label at all.
@@ -61,6 +73,9 @@ def label_transfer_accuracy(
     >>> label_transfer_accuracy([[0.0], [1.0]], ["B", "T"], [[0.1], [0.2]], ["B", "T"], k=1)
     0.5
     """
+    reference, reference_labels, query, truth = read_transfer(
+        reference, reference_labels, query, query_labels, use_rep, source, target
+    )
     predicted = knn_labels(
         reference,
         reference_labels,
@@ -70,7 +85,6 @@ def label_transfer_accuracy(
         metric=metric,
         seed=seed,
     )["label"].to_numpy(dtype=object)
-    truth = pd.Series(query_labels).to_numpy(dtype=object)
     if len(truth) != len(predicted):
         raise ValueError(f"query has {len(predicted)} rows but {len(truth)} query_labels.")
     scored = ~pd.isna(truth)

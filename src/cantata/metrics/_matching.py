@@ -9,16 +9,18 @@ import pandas as pd
 from scipy import sparse
 
 from cantata._numeric.neighbors import (
+    check_column,
     check_k,
-    check_pairs,
     check_rows,
     nearest_neighbors,
     unit_rows,
 )
+from cantata.metrics._inputs import group_column, read_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from mudata import MuData
     from numpy.typing import ArrayLike
 
 Direction = Literal["both", "x_to_y", "y_to_x"]
@@ -46,7 +48,7 @@ def matching_matrix(
     ----------
     x, y
         Embeddings in one space, (n_x, dimensions) and (n_y, dimensions). The rows need not be the
-        same cells.
+        same cells. For a MuData there is :func:`cantata.tl.match_cells`.
     groups_x, groups_y
         Group of each row, e.g. its batch; cells are matched within their group only. Give both or
         none.
@@ -86,10 +88,13 @@ def matching_matrix(
 
 
 def matching_score(
-    x: ArrayLike,
-    y: ArrayLike,
+    x: ArrayLike | MuData,
+    y: ArrayLike | None = None,
     *,
-    groups: Sequence[Any] | np.ndarray | pd.Series | None = None,
+    use_rep: str | None = None,
+    source: str | None = None,
+    target: str | None = None,
+    groups: str | Sequence[Any] | np.ndarray | pd.Series | None = None,
     k: int = 1,
     normalize: bool = True,
     direction: Direction = "both",
@@ -103,11 +108,11 @@ def matching_score(
 
     Parameters
     ----------
-    x, y
-        Two embeddings (cells, dimensions) of the same cells in the same order.
+    x, y, use_rep, source, target
+        As in :func:`cantata.metrics.foscttm`: two embeddings, or a MuData.
     groups
-        Group of each cell, e.g. its batch; cells are matched within their group only. With groups,
-        chance is the number of groups divided by N.
+        Group of each cell, e.g. its batch; of a MuData the name of a column. Cells are matched
+        within their group only. With groups, chance is the number of groups divided by N.
     k, normalize, seed
         As in :func:`matching_matrix`.
     direction
@@ -120,9 +125,8 @@ def matching_score(
 
     Raises
     ------
-    TypeError, ValueError
-        As :func:`matching_matrix`, and if `x` and `y` differ in their number of rows or
-        `direction` is unknown.
+    KeyError, TypeError, ValueError
+        As :func:`matching_matrix` and :func:`foscttm`, and if `direction` is unknown.
 
     Examples
     --------
@@ -136,7 +140,8 @@ def matching_score(
     """
     if direction not in get_args(Direction):
         raise ValueError(f"direction={direction!r} is unknown; choose from {get_args(Direction)}.")
-    left, right = check_pairs(x, y)
+    left, right, cells = read_pairs(x, y, use_rep, source, target)
+    groups = group_column(x, groups, cells)
     jaccard = _jaccard(left, right, groups, groups, k, normalize, seed)
     forward = float(_divide_rows(jaccard).diagonal().mean())
     backward = float(_divide_rows(jaccard.T.tocsr()).diagonal().mean())
@@ -183,7 +188,7 @@ def _members(
     sides = {"x": (groups_x, n_x), "y": (groups_y, n_y)}
     columns = {}
     for side, (values, n_cells) in sides.items():
-        column = pd.Series(values).to_numpy(dtype=object)
+        column = check_column(values, f"groups_{side}")
         if len(column) != n_cells:
             raise ValueError(f"{side} has {n_cells} rows but {len(column)} groups.")
         missing = np.flatnonzero(pd.isna(column))

@@ -11,9 +11,12 @@ from scipy.stats import chi2
 from sklearn import config_context
 from sklearn.metrics import silhouette_samples
 
+from cantata._mudata.checks import check_count
 from cantata._numeric.neighbors import MAX_EXACT, check_rows, nearest_neighbors
+from cantata.metrics._inputs import read_cells, read_datasets
 
 if TYPE_CHECKING:
+    from mudata import MuData
     from numpy.typing import ArrayLike
 
 BLOCK_ROWS = 4096
@@ -25,9 +28,10 @@ BLOCK_MIB = 64
 
 @overload
 def mixing_metric(
-    embedding: ArrayLike | Sequence[ArrayLike] | Mapping[str, ArrayLike],
-    dataset: Sequence[Any] | np.ndarray | pd.Series | None = ...,
+    embedding: ArrayLike | Sequence[ArrayLike] | Mapping[str, ArrayLike] | MuData,
+    dataset: str | Sequence[Any] | np.ndarray | pd.Series | None = ...,
     *,
+    use_rep: str | None = ...,
     k: int = ...,
     n_neighbor: int = ...,
     include_self: bool = ...,
@@ -37,9 +41,10 @@ def mixing_metric(
 ) -> float: ...
 @overload
 def mixing_metric(
-    embedding: ArrayLike | Sequence[ArrayLike] | Mapping[str, ArrayLike],
-    dataset: Sequence[Any] | np.ndarray | pd.Series | None = ...,
+    embedding: ArrayLike | Sequence[ArrayLike] | Mapping[str, ArrayLike] | MuData,
+    dataset: str | Sequence[Any] | np.ndarray | pd.Series | None = ...,
     *,
+    use_rep: str | None = ...,
     k: int = ...,
     n_neighbor: int = ...,
     include_self: bool = ...,
@@ -48,9 +53,10 @@ def mixing_metric(
     return_per_cell: Literal[True],
 ) -> np.ndarray: ...
 def mixing_metric(
-    embedding: ArrayLike | Sequence[ArrayLike] | Mapping[str, ArrayLike],
-    dataset: Sequence[Any] | np.ndarray | pd.Series | None = None,
+    embedding: ArrayLike | Sequence[ArrayLike] | Mapping[str, ArrayLike] | MuData,
+    dataset: str | Sequence[Any] | np.ndarray | pd.Series | None = None,
     *,
+    use_rep: str | None = None,
     k: int = 300,
     n_neighbor: int = 5,
     include_self: bool = True,
@@ -70,9 +76,12 @@ def mixing_metric(
     embedding
         Embedding of the cells of all datasets in one space (cells, dimensions), with one value of
         `dataset` per row; or, without `dataset`, a sequence or a mapping of embeddings, one per
-        dataset: ``mixing_metric([rna, adt])``.
+        dataset: ``mixing_metric([rna, adt])``. Or a MuData.
     dataset
-        Dataset (batch, modality) of every row of `embedding`.
+        Dataset (batch, modality) of every row of `embedding`; of a MuData the name of a column.
+    use_rep
+        Of a MuData: key in ``mdata.obsm``, or ``"<modality>:<key>"``. Without `dataset` every
+        modality with the key in its ``.obsm`` is a dataset.
     k
         Size of the neighbourhood. Where there are fewer cells it is their number.
     n_neighbor
@@ -97,6 +106,8 @@ def mixing_metric(
 
     Raises
     ------
+    KeyError
+        If a key or column of the MuData does not exist.
     TypeError
         If an embedding is not numeric, a number is not an integer, or one array is given without
         `dataset`.
@@ -123,7 +134,7 @@ def mixing_metric(
     k, n_neighbor = check_count(k, "k"), check_count(n_neighbor, "n_neighbor")
     if n_neighbor > k:
         raise ValueError(f"n_neighbor={n_neighbor} cannot be found among k={k} neighbours.")
-    rows, codes, names = _stack_datasets(embedding, dataset)
+    rows, codes, names = _stack_datasets(*read_datasets(embedding, dataset, use_rep))
     k = min(k, len(rows) if include_self else len(rows) - 1)
     cells = choose_cells(len(rows), n_samples, seed)
     neighbors = _neighborhoods(rows, cells, k, include_self=include_self, seed=seed)
@@ -143,9 +154,10 @@ def _rank(of_dataset: np.ndarray, n_neighbor: int) -> np.ndarray:
 
 
 def kbet(
-    embedding: ArrayLike | Sequence[ArrayLike] | Mapping[str, ArrayLike],
-    dataset: Sequence[Any] | np.ndarray | pd.Series | None = None,
+    embedding: ArrayLike | Sequence[ArrayLike] | Mapping[str, ArrayLike] | MuData,
+    dataset: str | Sequence[Any] | np.ndarray | pd.Series | None = None,
     *,
+    use_rep: str | None = None,
     k: int | None = None,
     alpha: float = 0.05,
     n_repeats: int = 100,
@@ -163,7 +175,7 @@ def kbet(
 
     Parameters
     ----------
-    embedding, dataset
+    embedding, dataset, use_rep
         As in :func:`mixing_metric`.
     k
         Size of the neighbourhood. By default a quarter of the mean dataset size, but at least 10
@@ -188,7 +200,7 @@ def kbet(
 
     Raises
     ------
-    TypeError
+    KeyError, TypeError
         As :func:`mixing_metric`.
     ValueError
         As there, and if `k` is larger than the number of cells, or `alpha` is not between 0 and 1.
@@ -213,7 +225,7 @@ def kbet(
         raise ValueError(f"alpha must be between 0 and 1, got {alpha}.")
     n_repeats = check_count(n_repeats, "n_repeats")
     n_samples = check_count(n_samples, "n_samples")
-    rows, codes, names = _stack_datasets(embedding, dataset)
+    rows, codes, names = _stack_datasets(*read_datasets(embedding, dataset, use_rep))
     sizes = np.bincount(codes)
     k = _default_k(sizes) if k is None else check_count(k, "k")
     available = len(rows) if include_self else len(rows) - 1
@@ -243,9 +255,10 @@ def _default_k(sizes: np.ndarray) -> int:
 
 
 def silhouette(
-    embedding: ArrayLike,
-    labels: Sequence[Any] | np.ndarray | pd.Series,
+    embedding: ArrayLike | MuData,
+    labels: str | Sequence[Any] | np.ndarray | pd.Series,
     *,
+    use_rep: str | None = None,
     rescale: bool = False,
     n_samples: int | None = None,
     seed: int = 0,
@@ -259,9 +272,12 @@ def silhouette(
     Parameters
     ----------
     embedding
-        Embedding of the cells (cells, dimensions).
+        Embedding of the cells (cells, dimensions), or a MuData.
     labels
-        Cell type of every cell. Cells whose label is missing take no part.
+        Cell type of every cell; of a MuData the name of a column. Cells whose label is missing
+        take no part.
+    use_rep
+        Of a MuData: key in ``mdata.obsm``, or ``"<modality>:<key>"``.
     rescale
         Return :math:`(s + 1) / 2` in [0, 1], the convention of GLUE and of the benchmark of
         Luecken et al. 2022, in place of :math:`s` in [-1, 1], the one of scMODAL.
@@ -277,6 +293,8 @@ def silhouette(
 
     Raises
     ------
+    KeyError
+        If a key or column of the MuData does not exist.
     TypeError
         If `embedding` is not numeric or `n_samples` is not an integer.
     ValueError
@@ -289,7 +307,8 @@ def silhouette(
     >>> round(silhouette([[0.0], [1.0], [10.0], [11.0]], ["B", "B", "T", "T"]), 2)
     0.9
     """
-    rows, kept = _labelled(embedding, labels)
+    rows, (column,) = read_cells(embedding, use_rep, labels=labels)
+    rows, kept = rows[_labelled(column)], column[_labelled(column)]
     cells = choose_cells(len(rows), n_samples, seed)
     rows, kept = rows[cells], kept[cells]
     codes, names = pd.factorize(kept)
@@ -304,29 +323,32 @@ def silhouette(
 
 @overload
 def silhouette_batch(
-    embedding: ArrayLike,
-    dataset: Sequence[Any] | np.ndarray | pd.Series,
-    labels: Sequence[Any] | np.ndarray | pd.Series,
+    embedding: ArrayLike | MuData,
+    dataset: str | Sequence[Any] | np.ndarray | pd.Series,
+    labels: str | Sequence[Any] | np.ndarray | pd.Series,
     *,
+    use_rep: str | None = ...,
     n_samples: int | None = ...,
     seed: int = ...,
     return_per_label: Literal[False] = ...,
 ) -> float: ...
 @overload
 def silhouette_batch(
-    embedding: ArrayLike,
-    dataset: Sequence[Any] | np.ndarray | pd.Series,
-    labels: Sequence[Any] | np.ndarray | pd.Series,
+    embedding: ArrayLike | MuData,
+    dataset: str | Sequence[Any] | np.ndarray | pd.Series,
+    labels: str | Sequence[Any] | np.ndarray | pd.Series,
     *,
+    use_rep: str | None = ...,
     n_samples: int | None = ...,
     seed: int = ...,
     return_per_label: Literal[True],
 ) -> pd.Series: ...
 def silhouette_batch(
-    embedding: ArrayLike,
-    dataset: Sequence[Any] | np.ndarray | pd.Series,
-    labels: Sequence[Any] | np.ndarray | pd.Series,
+    embedding: ArrayLike | MuData,
+    dataset: str | Sequence[Any] | np.ndarray | pd.Series,
+    labels: str | Sequence[Any] | np.ndarray | pd.Series,
     *,
+    use_rep: str | None = None,
     n_samples: int | None = None,
     seed: int = 0,
     return_per_label: bool = False,
@@ -341,11 +363,14 @@ def silhouette_batch(
     Parameters
     ----------
     embedding
-        Embedding of the cells (cells, dimensions).
+        Embedding of the cells (cells, dimensions), or a MuData.
     dataset
-        Dataset (batch, modality) of every cell.
+        Dataset (batch, modality) of every cell; of a MuData the name of a column.
     labels
-        Cell type of every cell. Cells whose label is missing take no part.
+        Cell type of every cell; of a MuData the name of a column. Cells whose label is missing
+        take no part.
+    use_rep
+        Of a MuData: key in ``mdata.obsm``, or ``"<modality>:<key>"``.
     n_samples
         At most this many cells of a type, drawn at random. All by default.
     seed
@@ -361,6 +386,8 @@ def silhouette_batch(
 
     Raises
     ------
+    KeyError
+        If a key or column of the MuData does not exist.
     TypeError
         If `embedding` is not numeric or `n_samples` is not an integer.
     ValueError
@@ -376,9 +403,9 @@ def silhouette_batch(
     >>> round(silhouette_batch(cells, ["rna", "adt", "rna", "adt"], ["B"] * 4), 2)
     0.1
     """
-    codes, _ = _encode(dataset, len(check_rows(embedding, "embedding")), "dataset")
-    rows, kept = _labelled(embedding, labels)
-    codes = codes[~pd.isna(pd.Series(labels).to_numpy(dtype=object))]
+    rows, (batch, column) = read_cells(embedding, use_rep, dataset=dataset, labels=labels)
+    codes, known = _encode(batch, "dataset")[0], _labelled(column)
+    rows, codes, kept = rows[known], codes[known], column[known]
     types, names = pd.factorize(kept, sort=True)
     scores = pd.Series(np.nan, index=pd.Index(names, name="label"), name="silhouette_batch")
     for code in range(len(names)):
@@ -395,16 +422,12 @@ def silhouette_batch(
     return scores if return_per_label else float(scores.mean())
 
 
-def _labelled(embedding: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the cells that have a label, and their labels."""
-    rows = check_rows(embedding, "embedding")
-    column = pd.Series(labels).to_numpy(dtype=object)
-    if len(column) != len(rows):
-        raise ValueError(f"embedding has {len(rows)} rows but labels has {len(column)} values.")
-    known = ~pd.isna(column)
+def _labelled(labels: np.ndarray) -> np.ndarray:
+    """Which cells have a label."""
+    known = ~pd.isna(labels)
     if not known.any():
-        raise ValueError(f"None of the {len(rows)} cells has a label.")
-    return rows[known], column[known]
+        raise ValueError(f"None of the {len(labels)} cells has a label.")
+    return known
 
 
 def _widths(rows: np.ndarray, codes: np.ndarray) -> np.ndarray:
@@ -418,8 +441,8 @@ def _stack_datasets(embedding: Any, dataset: Any) -> tuple[np.ndarray, np.ndarra
     if dataset is None:
         rows, codes, names = _joined(embedding)
     else:
-        rows = check_rows(embedding, "embedding")
-        codes, names = _encode(dataset, len(rows), "dataset")
+        rows = embedding
+        codes, names = _encode(dataset, "dataset")
     if len(names) < 2:
         raise ValueError(
             f"All {len(rows)} cells are of one dataset, {names[0]!r}: mixing needs at least two."
@@ -448,16 +471,13 @@ def _joined(embeddings: Any) -> tuple[np.ndarray, np.ndarray, pd.Index]:
     return np.concatenate(arrays), codes, pd.Index(list(parts), dtype=object)
 
 
-def _encode(values: Any, n_cells: int, name: str) -> tuple[np.ndarray, pd.Index]:
+def _encode(column: np.ndarray, name: str) -> tuple[np.ndarray, pd.Index]:
     """Integer code of every value, and the values that occur in the order of their first cell."""
-    column = pd.Series(values).to_numpy(dtype=object)
-    if len(column) != n_cells:
-        raise ValueError(f"embedding has {n_cells} rows but {name} has {len(column)} values.")
     missing = np.flatnonzero(pd.isna(column))
     if missing.size:
         raise ValueError(
-            f"{missing.size} of {n_cells} cells have no value in {name}, first row {missing[0]}. "
-            "Fill it in or leave these cells out."
+            f"{missing.size} of {len(column)} cells have no value in {name}, first row "
+            f"{missing[0]}. Fill it in or leave these cells out."
         )
     codes, names = pd.factorize(column)
     return codes, pd.Index(names, dtype=object)
@@ -469,15 +489,6 @@ def choose_cells(n_cells: int, n_samples: int | None, seed: int) -> np.ndarray:
         return np.arange(n_cells)
     rng = np.random.default_rng(seed)
     return np.sort(rng.choice(n_cells, n_samples, replace=False))
-
-
-def check_count(value: int, name: str) -> int:
-    """`value` as a positive integer."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be an integer, got {value!r}.")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}.")
-    return int(value)
 
 
 def _neighborhoods(

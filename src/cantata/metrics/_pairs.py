@@ -6,23 +6,43 @@ from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 
-from cantata._numeric.neighbors import (
-    SquaredDistances,
-    check_pairs,
-    row_blocks,
-    row_codes,
-    true_pairs,
-)
+from cantata._numeric.neighbors import SquaredDistances, row_blocks, row_codes, true_pairs
+from cantata.metrics._inputs import read_pairs
 
 if TYPE_CHECKING:
+    from mudata import MuData
     from numpy.typing import ArrayLike
 
 
 @overload
-def foscttm(x: ArrayLike, y: ArrayLike, *, return_per_cell: Literal[False] = ...) -> float: ...
+def foscttm(
+    x: ArrayLike | MuData,
+    y: ArrayLike | None = ...,
+    *,
+    use_rep: str | None = ...,
+    source: str | None = ...,
+    target: str | None = ...,
+    return_per_cell: Literal[False] = ...,
+) -> float: ...
 @overload
-def foscttm(x: ArrayLike, y: ArrayLike, *, return_per_cell: Literal[True]) -> np.ndarray: ...
-def foscttm(x: ArrayLike, y: ArrayLike, *, return_per_cell: bool = False) -> float | np.ndarray:
+def foscttm(
+    x: ArrayLike | MuData,
+    y: ArrayLike | None = ...,
+    *,
+    use_rep: str | None = ...,
+    source: str | None = ...,
+    target: str | None = ...,
+    return_per_cell: Literal[True],
+) -> np.ndarray: ...
+def foscttm(
+    x: ArrayLike | MuData,
+    y: ArrayLike | None = None,
+    *,
+    use_rep: str | None = None,
+    source: str | None = None,
+    target: str | None = None,
+    return_per_cell: bool = False,
+) -> float | np.ndarray:
     r"""Fraction of samples closer than the true match; lower is better, chance is about 0.5.
 
     For cell :math:`i` the fraction of cells :math:`j` with :math:`d(x_i, y_j) < d(x_i, y_i)`, and
@@ -34,8 +54,12 @@ def foscttm(x: ArrayLike, y: ArrayLike, *, return_per_cell: bool = False) -> flo
     Parameters
     ----------
     x, y
-        Two embeddings (cells, dimensions) of the same cells in the same order. CLUE compares
-        unit vectors; the rows that its ``get_latent_representation`` returns have length 1.
+        Two embeddings (cells, dimensions) of the same cells in the same order, or a MuData as `x`.
+        CLUE compares unit vectors; the rows that its ``get_latent_representation`` returns have
+        length 1.
+    use_rep, source, target
+        Of a MuData: key in ``.obsm`` of two modalities, and their names. Scored are the cells that
+        both hold, in the order of ``mdata.obs_names``, each found by its name.
     return_per_cell
         Return the fractions of every cell in place of their mean.
 
@@ -46,8 +70,11 @@ def foscttm(x: ArrayLike, y: ArrayLike, *, return_per_cell: bool = False) -> flo
 
     Raises
     ------
+    KeyError
+        If a modality or its embedding does not exist.
     TypeError, ValueError
-        If an input is not numeric, is empty or not finite, or if the shapes differ.
+        If an input is not numeric, is empty or not finite, if the shapes differ, or if both are
+        tables of the same cells in different orders.
 
     Notes
     -----
@@ -65,8 +92,10 @@ def foscttm(x: ArrayLike, y: ArrayLike, *, return_per_cell: bool = False) -> flo
     array([[0.33, 0.33],
            [0.33, 0.33],
            [0.  , 0.  ]])
+
+    Of a MuData: ``foscttm(mdata, use_rep="X_clue", source="rna", target="adt")``.
     """
-    left, right = check_pairs(x, y)
+    left, right, _ = read_pairs(x, y, use_rep, source, target)
     fractions = np.column_stack([_fraction_closer(left, right), _fraction_closer(right, left)])
     return fractions if return_per_cell else float(fractions.mean())
 
@@ -112,12 +141,32 @@ def _compare(
 
 @overload
 def pair_distance(
-    x: ArrayLike, y: ArrayLike, *, return_per_cell: Literal[False] = ...
+    x: ArrayLike | MuData,
+    y: ArrayLike | None = ...,
+    *,
+    use_rep: str | None = ...,
+    source: str | None = ...,
+    target: str | None = ...,
+    return_per_cell: Literal[False] = ...,
 ) -> float: ...
 @overload
-def pair_distance(x: ArrayLike, y: ArrayLike, *, return_per_cell: Literal[True]) -> np.ndarray: ...
 def pair_distance(
-    x: ArrayLike, y: ArrayLike, *, return_per_cell: bool = False
+    x: ArrayLike | MuData,
+    y: ArrayLike | None = ...,
+    *,
+    use_rep: str | None = ...,
+    source: str | None = ...,
+    target: str | None = ...,
+    return_per_cell: Literal[True],
+) -> np.ndarray: ...
+def pair_distance(
+    x: ArrayLike | MuData,
+    y: ArrayLike | None = None,
+    *,
+    use_rep: str | None = None,
+    source: str | None = None,
+    target: str | None = None,
+    return_per_cell: bool = False,
 ) -> float | np.ndarray:
     r"""Distance of the true pairs, relative to all pairs; lower is better, chance is about 1.
 
@@ -133,8 +182,8 @@ def pair_distance(
 
     Parameters
     ----------
-    x, y
-        Two embeddings (cells, dimensions) of the same cells in the same order.
+    x, y, use_rep, source, target
+        As in :func:`foscttm`.
     return_per_cell
         Return the terms of every cell in place of their mean.
 
@@ -146,8 +195,11 @@ def pair_distance(
 
     Raises
     ------
+    KeyError
+        If a modality or its embedding does not exist.
     TypeError, ValueError
-        If an input is not numeric, is empty or not finite, or if the shapes differ.
+        If an input is not numeric, is empty or not finite, if the shapes differ, or if both are
+        tables of the same cells in different orders.
 
     Examples
     --------
@@ -161,7 +213,7 @@ def pair_distance(
            [1.5, 1. ],
            [0. , 0. ]])
     """
-    left, right = check_pairs(x, y)
+    left, right, _ = read_pairs(x, y, use_rep, source, target)
     n_cells = len(left)
     distances = SquaredDistances(left, right)
     # 1. sums of distances over rows and columns, block by block, in double precision

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,13 @@ import zarr
 from anndata import AnnData
 
 from cantata._keys import BATCH, CELL
+from cantata._mudata.checks import as_list
+from cantata._mudata.obs import category_name
+from cantata._mudata.pairing import modality_cells
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from mudata import MuData
     from torch import Tensor
@@ -29,7 +34,8 @@ def feature_columns(
     """Columns of `features`, all by default; a ``KeyError`` where the modality lacks some."""
     if features is None:
         return np.arange(len(known))
-    columns = pd.Index(known).get_indexer(pd.Index(features))
+    features = as_list("features", features)
+    columns = pd.Index(known).get_indexer(pd.Index(features, dtype=object))
     absent = np.flatnonzero(columns < 0)
     if absent.size:
         raise KeyError(
@@ -39,13 +45,15 @@ def feature_columns(
     return columns
 
 
-def batch_codes(
-    transform_batch: str | Sequence[str] | None, known: Sequence[str]
-) -> list[int] | None:
-    """Codes of the batches that a user names; a ``KeyError`` where the model lacks some."""
+def batch_codes(transform_batch: Any, known: Sequence[str]) -> list[int] | None:
+    """Codes of the batch or batches that a user names; a ``KeyError`` where the model lacks some.
+
+    A batch may be named by a number, as in the column that the model was set up with.
+    """
     if transform_batch is None:
         return None
-    wanted = [transform_batch] if isinstance(transform_batch, str) else list(transform_batch)
+    is_one = isinstance(transform_batch, str) or np.ndim(transform_batch) == 0
+    wanted = [category_name(name) for name in ([transform_batch] if is_one else transform_batch)]
     unknown = [name for name in wanted if name not in known]
     if unknown or not wanted:
         raise KeyError(f"transform_batch={unknown or wanted} is not one of the batches {known}.")
@@ -87,8 +95,9 @@ def batch_weights(
     unknown = (batch < 0) | (batch >= len(measured))
     if unknown.any():
         raise ValueError(
-            f"{int(unknown.sum())} cells are of a batch that the model does not know. Name one "
-            f"with transform_batch=..., from {names}, or adapt the model with load_query_data."
+            f"{int(unknown.sum())} cells are of a batch that the model does not know. Adapt the "
+            f"model with load_query_data, or name a batch from {names} for them: "
+            "impute(..., transform_batch=...)."
         )
     weights[torch.arange(n, device=device), batch] = 1
     # a batch without the modality has learned nothing of it; those that have it stand in
@@ -148,30 +157,65 @@ def check_library_size(
     return np.broadcast_to(sizes, (n_cells,))
 
 
+def spatial_coordinates(mdata: MuData) -> np.ndarray | None:
+    """``obsm["spatial"]`` of every cell, or None where there is none.
+
+    That of the MuData, or of the first modality of a cell that has one; NaN for other cells.
+    """
+    if "spatial" in mdata.obsm:
+        return np.asarray(mdata.obsm["spatial"])
+    places: np.ndarray | None = None
+    for name, adata in mdata.mod.items():
+        if "spatial" not in adata.obsm:
+            continue
+        of_modality = np.asarray(adata.obsm["spatial"])
+        if places is None:
+            places = np.full((mdata.n_obs, of_modality.shape[1]), np.nan)
+        if of_modality.shape[1] != places.shape[1]:
+            continue
+        cells = modality_cells(mdata, name)
+        is_missing = np.isnan(places[cells]).all(axis=1)
+        places[cells[is_missing]] = of_modality[is_missing]
+    return places
+
+
 class ImputationWriter:
     """Collects imputed values in memory, or in a zarr store as they are computed.
 
     Parameters
     ----------
     mdata
-        Data that the cells are from; their ``.obs`` and ``obsm["spatial"]`` are kept.
+        Data that the cells are from; their ``.obs`` and ``obsm["spatial"]``, at the top or of a
+        modality, are kept.
     chosen
         Positions of the imputed cells in ``mdata.obs_names``.
     names
         Names of the imputed features.
     out
-        Directory ending in ``.zarr``; None: memory.
+        New directory ending in ``.zarr``; None: memory.
+
+    Raises
+    ------
+    ValueError
+        If `out` ends otherwise.
+    FileExistsError
+        If `out` exists.
     """
 
     def __init__(
-        self, mdata: MuData, chosen: np.ndarray, names: np.ndarray, out: str | None
+        self, mdata: MuData, chosen: np.ndarray, names: np.ndarray, out: str | Path | None
     ) -> None:
-        if out is not None and not out.endswith(".zarr"):
-            raise ValueError(f"out={out!r} must end in '.zarr'.")
+        if out is not None:
+            out = os.fspath(out)
+            if not out.endswith(".zarr"):
+                raise ValueError(f"out={out!r} must end in '.zarr'.")
+            if os.path.exists(out):
+                raise FileExistsError(f"out={out!r} exists. Delete it, or name another.")
         obs = mdata.obs.iloc[chosen].copy()
         self.adata = AnnData(obs=obs, var=pd.DataFrame(index=pd.Index(names, dtype=str)))
-        if "spatial" in mdata.obsm:
-            self.adata.obsm["spatial"] = np.asarray(mdata.obsm["spatial"])[chosen]
+        places = spatial_coordinates(mdata)
+        if places is not None:
+            self.adata.obsm["spatial"] = places[chosen]
         self.start = 0
         self._out = out
         self._library_sizes: list[np.ndarray] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -257,13 +258,7 @@ def training_reader(
     Narrow inputs are computed once and kept, wide ones are computed for each minibatch, on the
     processor, wherever the model is.
     """
-    read = MatrixReader(matrix, keep_sparse=True)
-    layer = deepcopy(layer).cpu()
-
-    def prepared(rows: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return layer(as_tensor(read(rows))).numpy()
-
+    prepared = _Prepared(MatrixReader(matrix, keep_sparse=True), deepcopy(layer).cpu())
     if layer.n_out > MAX_CACHED:
         return prepared
     kept = np.empty((n_obs, layer.n_out), dtype=np.float32)
@@ -272,3 +267,15 @@ def training_reader(
         block = np.arange(start, min(start + BLOCK_ROWS, n_obs))
         kept[block] = prepared(block)
     return MatrixReader(kept)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """Row numbers to what a layer makes of values; can be pickled for the workers of a loader."""
+
+    read: MatrixReader
+    layer: EncoderInput
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return self.layer(as_tensor(self.read(rows))).numpy()

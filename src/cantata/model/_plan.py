@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
     from lightning.pytorch import Trainer
     from lightning.pytorch.core.optimizer import LightningOptimizer
+
+logger = logging.getLogger(__name__)
 
 Schedule = Literal["cosine", "constant"]
 """Learning rate over training: cosine decay to 0, or none."""
@@ -205,9 +208,22 @@ class BestWeights(Callback):
             self._weights = {k: v.detach().clone() for k, v in pl_module.state_dict().items()}
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the best weights back."""
-        if self._weights:
-            pl_module.load_state_dict(self._weights)
+        """Put the best weights back, and say whose they are."""
+        if not self._weights:
+            return
+        pl_module.load_state_dict(self._weights)
+        n_done, n_planned = trainer.current_epoch, trainer.max_epochs
+        text = (
+            f"Trained {n_done} of {n_planned} epochs; the weights of epoch {self.best_epoch + 1} "
+            f"are kept ({self.monitor} {self.best_score:.4g})."
+        )
+        logger.info(text)
+        bar = trainer.progress_bar_callback
+        if bar is not None and not getattr(bar, "is_disabled", False):
+            print(text)
+        for callback in trainer.early_stopping_callbacks:
+            # scvi-tools' callback would print why training stopped, but not what was kept
+            callback.early_stopping_reason = None  # type: ignore[attr-defined]
 
     def state_dict(self) -> dict[str, Any]:
         """Part of a trainer checkpoint."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -22,15 +23,18 @@ from cantata import _compat, _keys
 from cantata._keys import BATCH, CELL, rep_key
 from cantata._mudata.checks import (
     MatrixStats,
-    check_finite,
+    as_list,
+    check_for_model,
+    check_integer,
     check_mapping,
     check_matrix_keys,
     check_modalities,
-    matrix_stats,
     per_modality,
+    positions_of,
 )
 from cantata._mudata.obs import coalesce_obs
 from cantata._mudata.pairing import membership, modality_cells
+from cantata._mudata.parts import mudata_of_parts, parts_of_mudata
 from cantata._mudata.values import matrix_of, recorded_reps
 from cantata.data import (
     MosaicLoader,
@@ -38,6 +42,7 @@ from cantata.data import (
     MosaicSplitter,
     align_query,
     registered_fields,
+    without_cells,
 )
 from cantata.model._imputation import (
     ImputationWriter,
@@ -48,6 +53,13 @@ from cantata.model._imputation import (
     mean_over_batches,
 )
 from cantata.model._plan import BestWeights
+from cantata.model._setup import (
+    as_pairs,
+    check_module_names,
+    check_setup_arguments,
+    covariate_columns,
+    fingerprints,
+)
 from cantata.nn import CovariateEffects, Covariates, LikelihoodHead, with_new_categories
 
 if TYPE_CHECKING:
@@ -55,7 +67,14 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, LightningModule
     from torch import Tensor
 
-Indices = Sequence[int] | np.ndarray | None
+logger = logging.getLogger(__name__)
+
+Indices = Sequence[int] | Sequence[bool] | Sequence[str] | np.ndarray | slice | int | str | None
+"""Cells: positions, a mask, a slice, or names; None for all."""
+Batches = str | int | Sequence[str] | Sequence[int] | None
+"""Batch or batches to decode for, by name; None for a cell's own."""
+MAX_CHANGE = 1e-5
+"""Largest relative change of a row's fingerprint that is rounding."""
 
 
 @dataclass
@@ -150,6 +169,8 @@ class MosaicModelClass(BaseModelClass):
     """Whether encoders can read representations."""
     _uses_labels = False
     """Whether labels of cells are used."""
+    _min_modalities = 2
+    """Fewest modalities that can be trained on."""
     _monitor = "elbo_validation"
     _open_when_frozen: tuple[str, ...] = ()
     _parts_of_cells: tuple[str, ...] = ()
@@ -159,6 +180,7 @@ class MosaicModelClass(BaseModelClass):
     _data_splitter_cls = MosaicSplitter
 
     def __init__(self, mdata: MuData) -> None:
+        self._check_set_up(mdata)
         super().__init__(mdata)
         self.is_frozen_ = self.has_inputs_ = False
         member = membership(self.adata, self.modalities)
@@ -169,6 +191,34 @@ class MosaicModelClass(BaseModelClass):
             name: [bool(member[codes == batch, k].any()) for batch in range(self.n_batch)]
             for k, name in enumerate(self.modalities)
         }
+
+    def _get_init_params(self, locals: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of the model, as scvi-tools has them, after a check of the numbers."""
+        parameters: dict[str, Any] = super()._get_init_params(locals)
+        for arguments in (parameters["non_kwargs"], *parameters["kwargs"].values()):
+            for name, value in arguments.items():
+                if isinstance(value, np.generic):
+                    value = arguments[name] = value.item()
+                is_number = not (value is None or isinstance(value, Mapping | str))
+                if name.startswith("n_") and is_number:
+                    check_integer(name, value, 0 if name.startswith(("n_layers", "n_sp")) else 1)
+        return parameters
+
+    @classmethod
+    def _check_set_up(cls, mdata: Any) -> None:
+        """Refuse data that were not set up for this class."""
+        if not isinstance(mdata, MuData):
+            raise TypeError(
+                f"{cls.__name__} takes a MuData, got {type(mdata).__name__}. Wrap it: "
+                "mudata.MuData({'rna': adata, ...})."
+            )
+        try:
+            cls._get_most_recent_anndata_manager(mdata, required=True)
+        except ValueError as error:
+            raise ValueError(
+                f"This MuData was not set up for {cls.__name__}, or it is a copy of one that was. "
+                f"Call {cls.__name__}.setup_mudata(mdata, ...) first."
+            ) from error
 
     # Set-up -------------------------------------------------------------------------------------
 
@@ -194,12 +244,12 @@ class MosaicModelClass(BaseModelClass):
         mdata: MuData,
         *,
         modalities: Sequence[str] | None = None,
-        layers: Mapping[str, str | None] | None = None,
-        reps: Mapping[str, str] | None = None,
+        layers: Mapping[str, str | None] | str | None = None,
+        reps: Mapping[str, str] | str | None = None,
         batch_key: str | None = None,
         labels_key: str | None = None,
-        categorical_covariate_keys: Sequence[str] | None = None,
-        continuous_covariate_keys: Sequence[str] | None = None,
+        categorical_covariate_keys: Sequence[str] | str | None = None,
+        continuous_covariate_keys: Sequence[str] | str | None = None,
         pairs: Sequence[tuple[str, str]] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -212,14 +262,17 @@ class MosaicModelClass(BaseModelClass):
         modalities
             Modalities to use; all by default.
         layers
-            Layer with each modality's values; ``.X`` where None or not named.
+            Layer with each modality's values, or with those of all; ``.X`` where None or not
+            named.
         reps
             ``.obsm`` key of the representation that a modality's encoder reads in place of its
             values. By default those that :func:`cantata.pp.preprocess` made; ``{}`` for none.
         batch_key
-            Column of ``mdata.obs``, or of the ``.obs`` of modalities.
+            Column of ``mdata.obs``, or of the ``.obs`` of modalities. Whole numbers are the same
+            category whatever their type.
         labels_key
-            Column of cell labels for semi-supervision; missing values are unknown labels.
+            Column of cell labels for semi-supervision; missing values are unknown labels. A column
+            of ``mdata.obs`` is not completed by those of modalities.
         categorical_covariate_keys, continuous_covariate_keys
             Columns of further covariates.
         pairs
@@ -230,12 +283,13 @@ class MosaicModelClass(BaseModelClass):
         Raises
         ------
         TypeError
-            If `mdata` is no MuData or a continuous covariate is not numeric.
+            If `mdata` is no MuData, a continuous covariate is not numeric, or an argument is
+            unknown.
         KeyError
             If modalities, layers, representations or columns do not exist.
         ValueError
-            If modalities are empty, names repeat, values are not finite, or columns contradict
-            each other or are incomplete.
+            If there is only one modality, modalities are empty, cells have none of them, names
+            repeat, values are not finite, or columns contradict each other or are incomplete.
 
         Examples
         --------
@@ -244,8 +298,11 @@ class MosaicModelClass(BaseModelClass):
         >>> cantata.CLUE.setup_mudata(mdata, batch_key="batch")
         """
         setup_method_args = cls._get_setup_method_args(**locals())
+        check_setup_arguments(cls.setup_mudata, kwargs, batch_key=batch_key, labels_key=labels_key)
         is_query = kwargs.get("source_registry") is not None
         names = check_modalities(mdata, modalities, allow_empty=is_query)
+        check_module_names(names)
+        check_for_model(mdata, names, cls.__name__, cls._min_modalities)
         for argument, value, is_used in (
             ("reps", reps, cls._uses_reps),
             ("labels_key", labels_key, cls._uses_labels),
@@ -254,25 +311,24 @@ class MosaicModelClass(BaseModelClass):
                 raise ValueError(f"{cls.__name__} has no use for {argument}; leave it out.")
         if reps is None:
             reps = recorded_reps(mdata, names) if cls._uses_reps else {}
-        check_mapping("reps", reps, names)
+        categorical = as_list("categorical_covariate_keys", categorical_covariate_keys)
+        continuous = as_list("continuous_covariate_keys", continuous_covariate_keys)
+        given_reps = per_modality("reps", reps, names, None)
         arguments: dict[str, Any] = {
             "modalities": names,
             "layers": per_modality("layers", layers or {}, names, None),
-            "reps": dict(reps),
+            "reps": {name: rep for name, rep in given_reps.items() if rep is not None},
             "batch_key": batch_key,
             "labels_key": labels_key,
-            "categorical_covariate_keys": list(categorical_covariate_keys or []),
-            "continuous_covariate_keys": list(continuous_covariate_keys or []),
-            "pairs": pairs if is_query else cls._setup_pairs(mdata, names, pairs),
+            "categorical_covariate_keys": categorical,
+            "continuous_covariate_keys": continuous,
+            "pairs": pairs if is_query else cls._setup_pairs(mdata, names, as_pairs(pairs)),
         }
         setup_method_args[_compat.SETUP_ARGS] = arguments
         check_matrix_keys(mdata, arguments["layers"], arguments["reps"])
         manager = MosaicManager(registered_fields(arguments), setup_method_args)
-        for name, layer in arguments["layers"].items():
-            values, cells = matrix_of(mdata, name, layer), mdata[name].obs_names
-            manager.matrix_stats[name] = matrix_stats(values, cells, mdata[name].n_vars)
-            check_finite(name, manager.matrix_stats[name])
         manager.register_fields(mdata, **kwargs)
+        manager.fingerprints = fingerprints(mdata, arguments)
         cls.register_manager(manager)
 
     @classmethod
@@ -342,7 +398,7 @@ class MosaicModelClass(BaseModelClass):
     @property
     def _matrix_stats(self) -> dict[str, MatrixStats]:
         """What one pass over each modality's values found when they were registered."""
-        return self.adata_manager.matrix_stats
+        return {name: MatrixStats(**self._state(name)["stats"]) for name in self.modalities}
 
     def registered_values(self, modality: str) -> Any:
         """Registered values of a modality, as they are stored."""
@@ -384,9 +440,11 @@ class MosaicModelClass(BaseModelClass):
         accelerator, devices, **kwargs
             Passed to :class:`~scvi.train.Trainer`, e.g. ``enable_progress_bar``, ``precision``.
         """
+        self._check_training_data()
+        batch_size = check_integer("batch_size", batch_size, 1)
+        self._ensure_inputs()
         if max_epochs is None:
             max_epochs = self._planned_epochs(self.adata.n_obs, batch_size)
-        self._ensure_inputs()
         splitter = self._data_splitter_cls(
             self.adata_manager,
             train_size,
@@ -415,6 +473,16 @@ class MosaicModelClass(BaseModelClass):
             self._fit_inputs()
             self.has_inputs_ = True
 
+    def _check_training_data(self) -> None:
+        """Refuse data that are not as they were when they were set up."""
+        moved = self._moved_features()
+        if moved or self._new_cells():
+            what = f"Features of modality {moved[0]!r}" if moved else "Cells"
+            raise ValueError(
+                f"{what} were added, or moved, after the data were set up. Bring them back, or "
+                "set the data up again for a new model."
+            )
+
     def _fit_inputs(self) -> None:
         """Compute from the data what the module needs before its first step."""
 
@@ -436,7 +504,10 @@ class MosaicModelClass(BaseModelClass):
         planned ones, and at least 5, by default), and the best epoch is restored; without a
         `monitor` the last is kept. Trainer arguments that a user gives come before defaults.
         """
+        max_epochs = check_integer("max_epochs", max_epochs, 1)
         trainer_kwargs.setdefault("log_every_n_steps", 1)
+        if "log_save_dir" not in trainer_kwargs:
+            trainer_kwargs.setdefault("logger", _compat.simple_logger())
         if validates is None:
             validates = getattr(splitter, "n_val", 0) > 0
         if validates:
@@ -452,17 +523,17 @@ class MosaicModelClass(BaseModelClass):
             best = BestWeights(trainer_kwargs["early_stopping_monitor"])
             trainer_kwargs["callbacks"] = [*trainer_kwargs.get("callbacks", []), best]
         _compat.keep_thread_limit()
-        runner = self._train_runner_cls(
-            self,
-            training_plan=plan,
-            data_splitter=splitter,
-            max_epochs=max_epochs,
-            early_stopping=stops,
-            **trainer_kwargs,
-        )
-        # lightning trains in whatever mode the module is in; inference has left it in evaluation
-        self.module.train(not self.is_frozen_)
-        with warnings.catch_warnings():
+        with _compat.quiet_lightning(), warnings.catch_warnings():
+            runner = self._train_runner_cls(
+                self,
+                training_plan=plan,
+                data_splitter=splitter,
+                max_epochs=max_epochs,
+                early_stopping=stops,
+                **trainer_kwargs,
+            )
+            # lightning trains in whatever mode the module is in; inference left it in evaluation
+            self.module.train(not self.is_frozen_)
             # minibatches start with the cells, whose number is what is inferred
             warnings.filterwarnings("ignore", message="Trying to infer the `batch_size`")
             runner()
@@ -470,9 +541,14 @@ class MosaicModelClass(BaseModelClass):
     # Running on data ----------------------------------------------------------------------------
 
     def _cells(self, mdata: MuData | None) -> Cells:
-        """Cells of the model's own data, or of new data (also a view), lined up, not modified."""
+        """Cells of the model's own data, or of new data, which is lined up and never modified.
+
+        The model's own data are as new where features moved or cells came since set-up.
+        """
         if mdata is None or mdata is self.adata:
-            return Cells(self.adata_manager, self.adata, np.arange(self.adata.n_obs))
+            mdata = self.adata
+            if not self._moved_features() and not self._new_cells():
+                return Cells(self.adata_manager, mdata, np.arange(mdata.n_obs))
         aligned = self._align(mdata)
         manager = self.adata_manager.transfer_fields(
             aligned, extend_categories=True, allow_absent=True
@@ -486,16 +562,65 @@ class MosaicModelClass(BaseModelClass):
             )
         return Cells(manager, mdata, positions)
 
+    def _moved_features(self) -> list[str]:
+        """Modalities of the model's own data whose features are not those of the set-up.
+
+        A ``ValueError`` where there are no data, or where rows moved without ``mdata.update()``.
+        """
+        if not self.adata.n_obs:
+            raise ValueError(
+                f"The model was loaded without data. Pass a MuData, or load it with one: "
+                f"{type(self).__name__}.load(folder, mdata)."
+            )
+        check_modalities(self.adata, self.modalities, allow_empty=True)
+        check_matrix_keys(self.adata, self.setup_args["layers"], self.setup_args["reps"])
+        return [
+            name
+            for name in self.modalities
+            if not np.array_equal(self.adata[name].var_names, self.feature_names(name))
+        ]
+
+    def _new_cells(self) -> bool:
+        """Whether the model's own data have cells which they had not at set-up.
+
+        A ``ValueError`` where values of other cells changed.
+        """
+        has_new = False
+        for key, now in fingerprints(self.adata, self.setup_args).items():
+            before = self.adata_manager.fingerprints[key].reindex(now.index).to_numpy()
+            known = ~np.isnan(before) if len(now) else np.array([], dtype=bool)
+            has_new = has_new or not known.all()
+            tolerance = MAX_CHANGE * np.abs(before[known]).max(initial=0)
+            changed = ~np.isclose(now[known], before[known], rtol=MAX_CHANGE, atol=tolerance)
+            if changed.any():
+                raise ValueError(
+                    f"Values of {key} changed after set-up in {changed.sum()} of {len(now)} "
+                    f"cells, e.g. {now.index[known][changed][0]!r}, so that the model would read "
+                    "other values than it was trained on. Put them back, or register a layer that "
+                    "stays as it is: setup_mudata(mdata, layers=...)."
+                )
+        return has_new
+
     def _align(self, mdata: MuData) -> MuData:
         """New data in the shape of the reference, sharing memory with it."""
         if not isinstance(mdata, MuData):
             raise TypeError(f"Expected a MuData, got {type(mdata).__name__}.")
+        shared = [name for name in self.modalities if name in mdata.mod]
+        if shared:
+            check_modalities(mdata, shared, allow_empty=True, allow_view=True)
+        aligned = align_query(mdata, *self._shape)
+        check_matrix_keys(aligned, {}, self.setup_args["reps"])
+        return aligned
+
+    @property
+    def _shape(self) -> tuple[Any, Any, Any]:
+        """Features, layers, keys and widths of representations, as :func:`align_query` takes."""
         widths = {
             name: (key, len(self._state(rep_key(name))["column_names"]))
             for name, key in self.setup_args["reps"].items()
         }
         names = {name: self.feature_names(name) for name in self.modalities}
-        return align_query(mdata, names, self.setup_args["layers"], widths)
+        return names, self.setup_args["layers"], widths
 
     def _minibatches(
         self, cells: Cells, chosen: np.ndarray, batch_size: int | None
@@ -504,9 +629,8 @@ class MosaicModelClass(BaseModelClass):
         self._check_if_trained(warn=True)
         self.module.eval()
         positions = cells.positions[chosen]
-        minibatches: Any = MosaicLoader(
-            cells.manager, positions, batch_size or settings.batch_size, num_workers=0
-        )
+        batch_size = settings.batch_size if batch_size is None else batch_size
+        minibatches: Any = MosaicLoader(cells.manager, positions, batch_size, num_workers=0)
         if not len(positions):  # one minibatch without cells, which tells the width of results
             minibatches = [cells.manager.create_torch_dataset()[[]]]
         for minibatch in minibatches:
@@ -535,7 +659,8 @@ class MosaicModelClass(BaseModelClass):
         modality
             Infer from this modality alone; by default from all that a cell has.
         indices
-            Cells to embed: positions in ``mdata.obs_names``, or in ``mdata[modality].obs_names``.
+            Cells to embed: positions in ``mdata.obs_names``, or in ``mdata[modality].obs_names``;
+            a mask, a slice or names of these.
         batch_size
             Cells per minibatch.
 
@@ -568,8 +693,10 @@ class MosaicModelClass(BaseModelClass):
     def _chosen_cells(self, cells: Cells, modality: str | None, indices: Indices) -> np.ndarray:
         """Positions in ``cells.mdata.obs_names`` of all cells or of a modality's, at `indices`."""
         self._check_modality("modality", modality)
-        all_cells = np.arange(cells.mdata.n_obs)
-        return _at(all_cells if modality is None else cells.of_modality(modality), indices)
+        if modality is None:
+            return positions_of(indices, cells.mdata.obs_names)
+        of_modality = cells.of_modality(modality)
+        return of_modality[positions_of(indices, cells.mdata[modality].obs_names)]
 
     def _check_modality(self, argument: str, name: str | None) -> None:
         """Refuse a modality that the model does not know."""
@@ -592,10 +719,10 @@ class MosaicModelClass(BaseModelClass):
         source: str | None = None,
         features: Sequence[str] | None = None,
         indices: Indices = None,
-        transform_batch: str | Sequence[str] | None = None,
+        transform_batch: Batches = None,
         library_size: float | np.ndarray | None = None,
         batch_size: int | None = None,
-        out: str | None = None,
+        out: str | Path | None = None,
     ) -> AnnData:
         """Expected values of a modality for every cell.
 
@@ -610,7 +737,7 @@ class MosaicModelClass(BaseModelClass):
         features
             Names of the features to return; all by default.
         indices
-            Cells to impute, as positions in ``mdata.obs_names``.
+            Cells to impute: positions in ``mdata.obs_names``, a mask, a slice or names.
         transform_batch
             Batch to decode for, or batches to average over. By default a cell's own; where that
             lacks the modality, the mean over the batches that have it.
@@ -619,12 +746,13 @@ class MosaicModelClass(BaseModelClass):
         batch_size
             Cells per minibatch.
         out
-            Directory ending in ``.zarr`` to write values to as they are computed.
+            New directory ending in ``.zarr`` to write values to as they are computed.
 
         Returns
         -------
-        AnnData, cells x features, with ``.obs`` and ``obsm["spatial"]`` of the cells. ``.X`` is
-        float32 in registered units; with `out` it stays on disk.
+        AnnData, cells x features, with ``.obs`` and ``obsm["spatial"]`` of the cells (of their
+        modalities where the MuData has none). ``.X`` is float32 in registered units; with `out`
+        it stays on disk.
 
         Raises
         ------
@@ -632,6 +760,8 @@ class MosaicModelClass(BaseModelClass):
             If a modality, feature or batch is unknown.
         ValueError
             If cells lack the source, or are of an unknown batch without `transform_batch`.
+        FileExistsError
+            If `out` exists.
         """
         return self._impute(
             modality,
@@ -654,11 +784,11 @@ class MosaicModelClass(BaseModelClass):
         source: str | None,
         features: Sequence[str] | None,
         indices: Indices,
-        transform_batch: str | Sequence[str] | None = None,
+        transform_batch: Batches = None,
         library_size: str | float | np.ndarray | None = None,
         library_names: tuple[str, ...] = (),
         batch_size: int | None,
-        out: str | None,
+        out: str | Path | None,
         **options: Any,
     ) -> AnnData:
         """What :meth:`impute` of every model does; `options` go to :meth:`_expected`."""
@@ -720,7 +850,7 @@ class MosaicModelClass(BaseModelClass):
         with_source = all_cells if source is None else np.sort(cells.of_modality(source))
         if indices is None:
             return with_source
-        chosen = _at(all_cells, indices)
+        chosen = positions_of(indices, cells.mdata.obs_names)
         lacking = chosen[~np.isin(chosen, with_source)]
         if len(lacking):
             raise ValueError(
@@ -764,6 +894,7 @@ class MosaicModelClass(BaseModelClass):
         (200, 40)
         """
         target = self.adata if mdata is None else mdata
+        imputed = as_list("imputed", imputed)
         check_mapping("imputed", dict.fromkeys(imputed), self.modalities)
         present = [name for name in self.modalities if name in target.mod]
         # 1. everything is computed
@@ -783,7 +914,7 @@ class MosaicModelClass(BaseModelClass):
         record[self.method] = dict(record.get(self.method, {})) | {
             "version": version("cantata"),
             "seed": -1 if settings.seed is None else int(settings.seed),
-            "parameters": _without_none(self._init_arguments),
+            "parameters": _plain(self._init_arguments),
             "imputed_features": {
                 m: adata.var_names.to_numpy().astype(str) for m, adata in imputations.items()
             },
@@ -837,7 +968,7 @@ class MosaicModelClass(BaseModelClass):
         query_mdata
             New data with any subset of the modalities; it is not modified.
         reference_model
-            Trained model, or the directory that one was saved to.
+            Trained model, or the directory that one was saved to, with or without its data.
 
         Returns
         -------
@@ -846,9 +977,10 @@ class MosaicModelClass(BaseModelClass):
         Raises
         ------
         KeyError
-            If the query has none of the modalities, or lacks a layer or representation.
+            If the query has none of the modalities, or lacks a layer, a representation, the batch
+            or a covariate.
         ValueError
-            If more than a fifth of the features of a modality are absent.
+            If more than a fifth of the features of a modality are absent, or names repeat.
 
         Examples
         --------
@@ -863,9 +995,9 @@ class MosaicModelClass(BaseModelClass):
         """
         model = cls._loaded(reference_model)
         aligned = model._align(query_mdata)
-        for key in model._covariate_columns:
+        for argument, key in model._covariate_columns:
             present = [name for name in model.modalities if name in query_mdata.mod]
-            column = coalesce_obs(query_mdata, key, present)
+            column = coalesce_obs(query_mdata, key, present, argument=argument)
             aligned.obs[key] = column.reindex(aligned.obs_names).to_numpy()
         return aligned
 
@@ -893,7 +1025,8 @@ class MosaicModelClass(BaseModelClass):
         Raises
         ------
         KeyError, ValueError
-            As :meth:`prepare_query_mudata`; also if the query lacks the batch or a covariate.
+            As :meth:`prepare_query_mudata`; also if values are of another kind than those of the
+            reference, such as logarithms in place of counts.
 
         Examples
         --------
@@ -920,7 +1053,7 @@ class MosaicModelClass(BaseModelClass):
     @classmethod
     def _loaded(cls, reference_model: Self | str | Path) -> Self:
         if isinstance(reference_model, str | Path):
-            return cls.load(str(reference_model))
+            return cls.load(reference_model, False)
         return reference_model
 
     @property
@@ -930,20 +1063,16 @@ class MosaicModelClass(BaseModelClass):
         return {k: v for arguments in (named, *further.values()) for k, v in arguments.items()}
 
     @property
-    def _covariate_columns(self) -> list[str]:
-        """Columns of the batch and of all covariates."""
-        setup = self.setup_args
-        covariates = setup["categorical_covariate_keys"] + setup["continuous_covariate_keys"]
-        return covariates if setup["batch_key"] is None else [setup["batch_key"], *covariates]
+    def _covariate_columns(self) -> list[tuple[str, str]]:
+        """Columns of the batch and of all covariates, each after the argument that named it."""
+        return covariate_columns(self.setup_args)
 
     def _extended_to(self, mdata: MuData) -> Self:
         """Copy of the model on other data, with its weights and room for new categories."""
         cls = type(self)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*have no count in any cell.*")
-            cls.setup_mudata(
-                mdata, source_registry=self.registry_, extend_categories=True, **self.setup_args
-            )
+            cls._setup_like(mdata, self.registry_, extend_categories=True)
             model = cls(mdata, **self._init_arguments)
         weights, new_weights = self.module.state_dict(), model.module.state_dict()
         for key, new in new_weights.items():
@@ -954,6 +1083,12 @@ class MosaicModelClass(BaseModelClass):
         model._inherit_from(self)
         model.to_device(self.device)
         return model
+
+    @classmethod
+    def _setup_like(cls, mdata: MuData, registry: Mapping[str, Any], **kwargs: Any) -> None:
+        """Set data up as those that a model was trained on."""
+        setup_args = registry[_compat.SETUP_ARGS]
+        cls.setup_mudata(mdata, source_registry=registry, **setup_args, **kwargs)
 
     def _inherit_from(self, reference: Self) -> None:
         """Remember in which batches a reference model saw a modality."""
@@ -973,26 +1108,173 @@ class MosaicModelClass(BaseModelClass):
         for name in self._open_when_frozen:
             self.module.get_submodule(name).requires_grad_(True)
 
+    # Saving -------------------------------------------------------------------------------------
+
     @classmethod
-    def load(cls, *args: Any, **kwargs: Any) -> Self:
-        """Load a model as scvi-tools does; frozen ones stay frozen."""
-        model = super().load(*args, **kwargs)
+    def load(
+        cls,
+        dir_path: str | Path,
+        adata: MuData | Literal[False] | None = None,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+        prefix: str | None = None,
+        backup_url: str | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Load a model that was saved with ``model.save(dir_path)``.
+
+        Parameters
+        ----------
+        dir_path
+            Directory.
+        adata
+            MuData to attach, the model's own or another. Where its features differ from the
+            model's, they are matched by name as for :meth:`prepare_query_mudata`, and
+            ``model.adata`` is the result. By default what was saved with the model; without it, or
+            with False, the model has no data, and every method needs some.
+        accelerator, device, prefix, backup_url
+            As for :meth:`scvi.model.base.BaseModelClass.load`.
+        **kwargs
+            Not supported.
+
+        Raises
+        ------
+        TypeError
+            If `adata` is no MuData.
+        KeyError, ValueError
+            If there is no such model, or as :meth:`load_query_data`.
+
+        Examples
+        --------
+        >>> import cantata, tempfile
+        >>> mdata = cantata.datasets.simulate_mosaic(n_cells=200)
+        >>> cantata.CLUE.setup_mudata(mdata)
+        >>> model = cantata.CLUE(mdata)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save(folder, overwrite=True)
+        ...     loaded = cantata.CLUE.load(folder)
+        >>> loaded.get_latent_representation(mdata).shape
+        (200, 40)
+        """
+        if any(value is not None for value in kwargs.values()):
+            raise TypeError(f"{cls.__name__}.load does not support {sorted(kwargs)}.")
+        attributes, weights, saved, torch_device = _compat.saved_files(
+            str(dir_path),
+            accelerator=accelerator,
+            device=device,
+            with_data=adata is None,
+            prefix=prefix,
+            backup_url=backup_url,
+        )
+        mdata = saved if adata is None or adata is False else adata
+        model = cls._from_saved(attributes, weights, mdata)
+        model.to_device(torch_device)
+        return model
+
+    @classmethod
+    def _from_saved(
+        cls, attributes: dict[str, Any], weights: dict[str, Tensor], mdata: MuData | None
+    ) -> Self:
+        """Model with saved attributes and weights on data, or on none."""
+        if mdata is not None and not isinstance(mdata, MuData):
+            raise TypeError(
+                f"Expected a MuData, got {type(mdata).__name__}. Wrap it: "
+                "mudata.MuData({'rna': adata, ...})."
+            )
+        registry = attributes["registry_"]
+        name, setup_args = registry[_compat.MODEL_NAME], registry[_compat.SETUP_ARGS]
+        if name != cls.__name__:
+            raise ValueError(f"This is a saved {name}; load it with {name}.load.")
+        # 1. a model without data, which knows the features
+        fields = registry[_compat.FIELD_REGISTRIES]
+        states = {key: field[_compat.STATE_REGISTRY] for key, field in fields.items()}
+        features = {m: np.asarray(states[m]["column_names"]) for m in setup_args["modalities"]}
+        widths = {
+            m: (key, len(states[rep_key(m)]["column_names"]))
+            for m, key in setup_args["reps"].items()
+        }
+        is_whole = mdata is not None and all(
+            m in mdata.mod and np.array_equal(mdata[m].var_names, names)
+            for m, names in features.items()
+        )
+        if not is_whole:
+            columns = [key for _, key in covariate_columns(setup_args)]
+            empty = without_cells(features, setup_args["layers"], widths, columns)
+            model = cls._restored(attributes, weights, empty)
+            if mdata is None:
+                return model
+            # 2. lines data up that have other features, or in another order
+            mdata = model.prepare_query_mudata(mdata, model)
+            logger.info(
+                "The features of the MuData are not those of the model in their order; "
+                "model.adata is a MuData with the model's. Results are written to yours with "
+                "write_results(mdata)."
+            )
+        return cls._restored(attributes, weights, mdata)
+
+    @classmethod
+    def _restored(
+        cls, attributes: Mapping[str, Any], weights: dict[str, Tensor], mdata: MuData | None
+    ) -> Self:
+        """The same for data with the features of the model."""
+        registry = attributes["registry_"]
+        cls._setup_like(mdata, registry)
+        arguments = attributes["init_params_"]
+        given = {k: v for part in arguments["kwargs"].values() for k, v in part.items()}
+        model = cls(mdata, **arguments["non_kwargs"], **given)
+        for name, value in attributes.items():
+            if name not in ("registry_", "init_params_"):
+                setattr(model, name, value)
+        model.module.on_load(model)
+        model.module.load_state_dict(weights)
+        model.module.eval()
         if model.is_frozen_:
             model._freeze()
         return model
 
+    def _get_user_attributes(self) -> list[tuple[str, Any]]:
+        """Attributes to save; names in the history as any pandas reads them."""
+        attributes = dict(super()._get_user_attributes())
+        if attributes.get("history_"):
+            attributes["history_"] = {
+                key: table.set_axis(table.columns.astype(object), axis=1)
+                for key, table in attributes["history_"].items()
+            }
+        return list(attributes.items())
 
-def _at(positions: np.ndarray, indices: Indices) -> np.ndarray:
-    """Positions at `indices`; all of them where these are None, none where they are empty."""
-    if indices is None:
-        return positions
-    return positions[np.asarray(indices) if len(indices) else np.array([], dtype=int)]
+    def get_var_names(self, legacy_mudata_format: bool = False) -> dict[str, np.ndarray]:
+        """Names of the features of every modality."""
+        return {name: self.feature_names(name) for name in self.modalities}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy a model as it is saved, with its data and without its trainer."""
+        attributes = {k: v for k, v in self._get_user_attributes() if k.endswith("_")}
+        weights, parts = self.module.state_dict(), parts_of_mudata(self.adata)
+        return _unpickled, (type(self), attributes, weights, parts)
+
+    @property
+    def summary_string(self) -> str:
+        """What is printed of a model."""
+        return self.summary()
+
+    def __repr__(self) -> str:
+        return self.summary()
 
 
-def _without_none(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def _unpickled(
+    cls: type[MosaicModelClass],
+    attributes: dict[str, Any],
+    weights: dict[str, Tensor],
+    parts: dict[str, Any],
+) -> MosaicModelClass:
+    return cls._restored(attributes, weights, mudata_of_parts(**parts))
+
+
+def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters as values that h5mu files hold."""
-    return {
-        key: _without_none(value) if isinstance(value, Mapping) else value
-        for key, value in parameters.items()
-        if value is not None
-    }
+    plain: dict[str, Any] = {}
+    for key, value in parameters.items():
+        if isinstance(value, Mapping):
+            value = _plain(value)
+        plain[key] = list(value) if isinstance(value, tuple) else value
+    return plain

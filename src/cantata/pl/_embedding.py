@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from cantata._mudata.checks import check_mudata, name_list
 from cantata.pl._axes import MISSING_COLOR, PAIRING, cell_values, level_colors, panels_for
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ def embedding(
     >>> len(cantata.pl.embedding(mdata, "demo", color=["pairing"]))
     1
     """
-    keys = [color] if isinstance(color, str) else list(color)
+    check_mudata(mdata)
+    keys = [color] if isinstance(color, str) else name_list("color", color)
     xy, axis_label = coordinates(mdata, basis)
     columns = [cell_values(mdata, key) for key in keys]
     width = PANEL_INCHES + LEGEND_INCHES

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from cantata._mudata.checks import name_list
 from cantata.pl._axes import panels_for
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def history(
     by_term = group_terms(record)
     if not by_term:
         raise ValueError(f"The history holds no value per epoch. Its quantities: {list(record)}.")
-    chosen = list(by_term) if terms is None else list(terms)
+    chosen = list(by_term) if terms is None else name_list("terms", terms)
     unknown = [term for term in chosen if term not in by_term]
     if unknown:
         raise KeyError(f"The history has no term {unknown[0]!r}; its terms are {list(by_term)}.")

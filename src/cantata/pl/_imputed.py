@@ -11,6 +11,7 @@ from anndata import AnnData
 from scipy.stats import spearmanr
 
 from cantata import _keys
+from cantata._mudata.checks import check_mudata, name_list
 from cantata._mudata.pairing import row_table
 from cantata._mudata.values import iter_blocks, matrix_of, saved_record
 from cantata.pl._axes import panels_for
@@ -135,9 +136,12 @@ def imputed(
     >>> [ax.get_title().split("\n")[0] for ax in axes]
     ['Fam107a, measured in rna', 'Fam107a, imputed in atac', 'Fam107a, 2 peaks within 10 kb']
     """
+    check_mudata(mdata)
     for name in (source, target):
         if name not in mdata.mod:
             raise KeyError(f"There is no modality {name!r}; there are {list(mdata.mod)}.")
+    if layers is not None and not hasattr(layers, "items"):
+        raise TypeError(f"layers={layers!r} must be a dict from modalities to layers.")
     xy, axis_label = coordinates(mdata, basis)
     layers = layers or {}
     measured = _measured(mdata, gene, source, layers)
@@ -148,9 +152,9 @@ def imputed(
     if activity is not None:
         shown.append(_activity(mdata, gene, activity, layers))
     if peaks is not None:
-        if not len(peaks):
+        if not isinstance(peaks, str) and not len(peaks):
             raise ValueError("peaks=[] names no peak; None takes those near the gene.")
-        shown.append(_peak_sum(mdata, target, list(peaks), "", layers))
+        shown.append(_peak_sum(mdata, target, name_list("peaks", peaks), "", layers))
     elif max_distance is not None:
         near = _peaks_near(mdata, gene, source, target, annotation, max_distance)
         where = f" within {max_distance / 1000:g} kb"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from cantata._mudata.checks import name_list
 from cantata.pl._axes import panels_for
 from cantata.pl._heatmap import draw_matrix, new_axes
 from cantata.tl import LatentInterpretation
@@ -111,8 +112,9 @@ def latent_features(
             "cantata.tl.interpret_latent."
         )
     given = [component] if isinstance(component, str | int | np.integer) else list(component)
+    groups = name_list("groups", groups)
     names = [interpretation.component_name(name) for name in given]
-    if not len(groups) or not set(groups) <= set(GROUP_TITLES):
+    if not set(groups) <= set(GROUP_TITLES):
         raise ValueError(f"groups={groups!r}: choose from {', '.join(GROUP_TITLES)}.")
     if n_features < 1 or not names:
         raise ValueError("Nothing to draw: name a component, and n_features of at least 1.")

@@ -18,6 +18,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from cantata import _keys
+from cantata._mudata.checks import check_count, check_mudata, name_list
 from cantata.pl._axes import MISSING_COLOR
 from cantata.pl._genome import Gene, find_gene, same_chromosome, target_regions
 from cantata.pl._heatmap import block_order, draw_matrix, new_axes
@@ -158,7 +159,10 @@ def links(
     if kind not in get_args(Kind):
         raise ValueError(f"kind={kind!r}: the kinds are {', '.join(get_args(Kind))}.")
     find = partial(_find_links, mdata, column=column, min_correlation=min_correlation, max_q=max_q)
-    genes = [gene] if isinstance(gene, str) else None if gene is None else list(gene)
+    check_mudata(mdata)
+    genes = None
+    if gene is not None:
+        genes = [gene] if isinstance(gene, str) else name_list("gene", gene)
     table = find(links, method)
     if genes is not None:
         table = _links_of(table, genes, mdata, source)
@@ -327,8 +331,7 @@ def _draw_heatmap(
     table: _LinkTable, n_top: int, *, names: tuple[str, str], cmap: str, ax: Axes | None
 ) -> Axes:
     """Draw the strongest of the links that count as a matrix in which blocks can be seen."""
-    if n_top < 1:
-        raise ValueError(f"n_top={n_top!r} must be at least 1.")
+    check_count(n_top, "n_top")
     counting = table.links[table.links["counts"]]
     if counting.empty:
         raise ValueError(f"None of the {len(table.links)} links has {table.rule}.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib import pyplot as plt
 
+from cantata._mudata.checks import check_mudata
 from cantata._mudata.patterns import pattern_counts
 from cantata.pl._axes import MISSING_COLOR, level_colors
 
@@ -54,6 +55,7 @@ def pairing(mdata: MuData, *, batch_key: str | None = None, ax: Axes | None = No
     >>> ax.get_ylabel()
     'cells'
     """
+    check_mudata(mdata)
     counts, members = pattern_counts(mdata, batch_key)
     names = list(mdata.mod)
     n_patterns, batches = len(counts), list(counts.columns)

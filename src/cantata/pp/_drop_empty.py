@@ -13,7 +13,8 @@ from mudata import MuData
 from cantata._compat import no_pull
 from cantata._mudata.checks import check_mapping, check_modalities
 from cantata._mudata.pairing import row_table
-from cantata._mudata.values import check_in_memory, matrix_of
+from cantata._mudata.values import check_in_memory, matrix_of, with_counts
+from cantata._mudata.warn import warn_user
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -70,7 +71,7 @@ def drop_empty(
     keep = {}
     for name in names:
         matrix = matrix_of(mdata, name, layers.get(name))
-        keep[name] = kept = np.asarray(abs(matrix).sum(axis=1)).ravel() != 0
+        keep[name] = kept = with_counts(matrix, mdata[name].n_obs)
         if not kept.any():
             raise ValueError(
                 f"Modality {name!r}: none of its {kept.size} cells has counts. Remove the "
@@ -92,11 +93,9 @@ def drop_empty(
         measured[present[keep[name][rows[present]]] if name in keep else present] = True
     if not measured.all():
         gone = mdata.obs_names[~measured]
-        warnings.warn(
+        warn_user(
             f"{gone.size} of {mdata.n_obs} cells have counts in no modality (e.g. {gone[0]!r}) "
-            "and are not in the result.",
-            UserWarning,
-            stacklevel=2,
+            "and are not in the result."
         )
     return _rebuild(mdata, keep, measured)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Literal
@@ -14,8 +13,16 @@ from scipy import sparse
 
 from cantata import _keys
 from cantata._mudata.checks import per_modality
+from cantata._mudata.kinds import kind_of
 from cantata._mudata.pairing import modality_features
-from cantata.pp._link_report import LinkReport, link_agreement, link_report
+from cantata._mudata.warn import warn_user
+from cantata.pp._link_report import (
+    LinkReport,
+    link_agreement,
+    link_consistency,
+    link_report,
+    warn_of_disagreement,
+)
 from cantata.pp._links._components import N_COMPONENTS, joint_basis
 from cantata.pp._links._tables import links_by_name, links_by_table
 from cantata.pp._links._values import (
@@ -24,7 +31,6 @@ from cantata.pp._links._values import (
     ZScores,
     choose_values,
     fit_smoother,
-    is_chromatin,
     moments,
     read_linked,
     set_targets,
@@ -50,8 +56,8 @@ MAX_UNSMOOTHED_FEATURES = 300
 MIN_CENTERED_LINKS = 50
 """From so many links on cells are centred where the matrices hold single links."""
 
-MIN_LINKS = 3
-"""With fewer links than this, the angle between two cells says next to nothing."""
+MIN_LINKS = 10
+"""With fewer links than this, the angle between two cells says little."""
 
 PROGRESS_ENTRIES = 1e8
 """From so many entries (cells x features, of both modalities) on a progress bar is shown."""
@@ -143,8 +149,10 @@ def link_features(
     Warns
     -----
     UserWarning
-        If links are left out, since a feature does not exist or does not vary; if fewer than 3
-        are left; if values look like intensities that were not transformed.
+        If links are left out, since a feature does not exist or does not vary; if fewer than 10
+        are left; if known markers are not linked under the names they have; if values look like
+        corrected counts or intensities that were not transformed; if links agree no better than
+        shuffled ones, or paired cells no better than shuffled cells.
 
     Notes
     -----
@@ -184,7 +192,8 @@ def link_features(
     _check_switches({f"smooth of {name!r}": switch for name, switch in smooth.items()})
     _check_switches({"center": center, "shared": shared})
     linked = links_by_name(mdata, a, b) if links is None else links_by_table(mdata, a, b, links)
-    chromatin = {name for name in (a, b) if is_chromatin(mdata, name)}
+    kinds = {name: kind_of(name, mdata[name]) for name in (a, b)}
+    chromatin = {name for name, kind in kinds.items() if kind == "atac"}
     n_entries = sum(np.prod(matrix.shape, dtype=float) for matrix in matrices.values())
     with Progress(transient=True, disable=n_entries < PROGRESS_ENTRIES) as progress:
         steps = progress.add_task(f"Linking {a} with {b}", total=6)
@@ -199,8 +208,8 @@ def link_features(
             summed = matrices | {peaks: activity}
         # 2. read the linked features and normalise them on their own
         left, right = set_targets(
-            read_linked(a, summed[a], table["source_index"], wanted[a]),
-            read_linked(b, summed[b], table["target_index"], wanted[b]),
+            read_linked(a, summed[a], table["source_index"], wanted[a], kinds[a]),
+            read_linked(b, summed[b], table["target_index"], wanted[b], kinds[b]),
         )
         table, constant = _split(table, left, right)
         width = _n_columns(n_components, len(table))
@@ -227,13 +236,17 @@ def link_features(
         progress.advance(steps)
         arrays = first.array(basis.matrix), second.array(basis.matrix)
         progress.advance(steps)
-        # 5. compare the ends of each link in cells that have both
-        agreement, n_paired = link_agreement(mdata, table, first, second)
+        # 5. compare the ends of each link: in cells that have both, and without any
+        agreement = link_agreement(mdata, table, first, second)
+        consistency = link_consistency(table, first, second)
         progress.advance(steps)
     used = table
     if gene_end is not None:
         used = linked[linked[gene_end].isin(table[gene_end])].reset_index(drop=True)
-    report = link_report(mdata, table, used, constant, agreement, (first, second), basis, n_paired)
+    report = link_report(
+        mdata, table, used, constant, agreement, consistency, (first, second), basis
+    )
+    warn_of_disagreement(report)
     _write_links(mdata, used, arrays, report, max_value)
     logger.info("%s", report.summary)
     return report
@@ -290,13 +303,13 @@ def _split(
                 f"{text}. None is left: give others with links=. (Counts of a single feature do "
                 "not vary when they are scaled to a total; see transforms.)"
             )
-        warnings.warn(f"{text}; they are left out.", UserWarning, stacklevel=3)
+        warn_user(f"{text}; they are left out.")
     if len(kept) < MIN_LINKS:
-        warnings.warn(
-            f"{left.name!r} and {right.name!r} have only {len(kept)} link(s); cells can hardly be "
-            f"compared by fewer than {MIN_LINKS}. Give more with links=.",
-            UserWarning,
-            stacklevel=3,
+        warn_user(
+            f"{left.name!r} and {right.name!r} have only {len(kept)} link(s). Cells can hardly be "
+            f"compared by fewer than {MIN_LINKS}: with 24, 8 and 3 linked proteins of blood .94, "
+            ".75 and .53 of the cell types were carried over right. Give more with links=; keep "
+            "the genes of proteins when you choose genes."
         )
     return kept, constant
 

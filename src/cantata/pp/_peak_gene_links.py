@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
@@ -14,6 +13,8 @@ import pandas as pd
 from cantata._mudata.checks import check_pair
 from cantata._mudata.link_tables import find_table
 from cantata._mudata.regions import check_chromosomes, gene_regions, peak_regions
+from cantata._mudata.warn import warn_user
+from cantata.pp._links._tables import FeatureNames
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Decay = Literal["power", "exponential"] | Callable[[np.ndarray], np.ndarray] | None
+
+MIN_COVERAGE = 0.1
+"""Of the genes that peaks could be linked with, a smaller share that is linked is warned of."""
 
 DECAYS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "power": lambda distance: ((distance + 1000) / 1000) ** -0.75,
@@ -62,9 +66,10 @@ def peak_gene_links(
         and half-open.
     genes
         Modality whose genes are linked; None: all genes of the annotation. They are looked up by
-        ``.var["gene_ids"]`` if it exists, by name, then by name taken as an identifier; versions
-        of Ensembl identifiers are ignored. A gene that is annotated in several places is linked
-        with the peaks of all.
+        ``.var["gene_ids"]`` if it exists, by name, by name taken as an identifier, then by the
+        column ``"gene"`` and known names of proteins, as in :func:`cantata.pp.link_features`;
+        versions of Ensembl identifiers are ignored. A gene that is annotated in several places is
+        linked with the peaks of all, and so is a protein of several genes.
     annotation
         Path of a GTF, or a table as from :func:`cantata.pp.read_annotation`. None: columns of
         ``mdata[genes].var`` as for peaks, with ``strand``.
@@ -102,6 +107,13 @@ def peak_gene_links(
         If coordinates are missing or wrong, chromosomes are named differently, arguments are out
         of range, or there is no link.
 
+    Warns
+    -----
+    UserWarning
+        If most features are not annotated, most genes and peaks lie on chromosomes of their own,
+        or fewer than a tenth of the genes that could be linked are; if rows of `links` are left
+        out.
+
     Notes
     -----
     GLUE's recommended graph is ``max_distance=0`` with gene body and promoter; its graph for
@@ -137,7 +149,9 @@ def peak_gene_links(
             raise ValueError("links and annotation are both given; give one of them.")
         return _links_from_table(mdata, links, peaks, genes)
     _check_numbers(upstream, max_distance, min_weight, decay)
-    regions = gene_regions(genes, None if genes is None else mdata[genes], annotation)
+    adata = None if genes is None else mdata[genes]
+    aliases = () if genes is None else FeatureNames(genes, mdata[genes]).aliases()
+    regions = gene_regions(genes, adata, annotation, aliases)
     if upstream or not gene_body:
         _check_strands(regions)
     near = _near(
@@ -155,15 +169,15 @@ def peak_gene_links(
             "both are of one assembly, or allow more: "
             f"max_distance={max_distance}, upstream={upstream}, min_weight={min_weight}."
         )
-    logger.info(
-        "%d links: %d of %d genes, %d of %d peaks of modality %r.",
-        len(near),
-        near["gene"].nunique(),
-        n_genes,
-        near["peak"].nunique(),
-        n_peaks,
-        peaks,
+    n_linked = near["gene"].nunique()
+    text = (
+        f"{len(near)} links: {n_linked} of {n_genes} genes, {near['peak'].nunique()} of {n_peaks} "
+        f"peaks of modality {peaks!r}."
     )
+    if n_linked < MIN_COVERAGE * min(n_genes, n_peaks):
+        warn_user(f"Only {text} Check that both are of one assembly, or allow more.")
+    else:
+        logger.info("%s", text)
     return pd.DataFrame(
         {
             "source": near["gene"],
@@ -287,7 +301,7 @@ def _links_from_table(
                 f"{text}. Modality {peaks!r} names its peaks e.g. {known_peaks[0]!r}, genes are "
                 f"named e.g. {known_genes[0]!r}."
             )
-        warnings.warn(f"{text}; they are left out.", UserWarning, stacklevel=4)
+        warn_user(f"{text}; they are left out.")
     table = table.assign(gene=gene, peak=peak)[~absent]
     table = table.sort_values(["gene", "peak", "weight"], ascending=[True, True, False])
     table = table.drop_duplicates(["gene", "peak"])

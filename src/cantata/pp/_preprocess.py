@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from scipy import sparse
 
 from cantata import _keys
 from cantata._mudata.checks import check_mapping, check_modalities, match_features, matrix_stats
-from cantata._mudata.kinds import Kind, resolve_kinds
+from cantata._mudata.kinds import Kind, hashtag_hint, resolve_kinds
 from cantata._mudata.obs import coalesce_obs
 from cantata._mudata.pairing import modality_cells
 from cantata._mudata.values import (
@@ -23,6 +24,7 @@ from cantata._mudata.values import (
     matrix_of,
     saved_record,
 )
+from cantata._mudata.warn import warn_user
 from cantata._numeric.components import Components, fit_lsi, fit_pca, project
 from cantata._numeric.normalise import feature_statistics, normalise, target_total, variable_genes
 
@@ -37,7 +39,7 @@ MOMENTS = "cantata_moments"
 """``.varm`` entry with one row per feature: the statistic of its normalisation, and the mean,
 standard deviation and centre of :class:`cantata._numeric.components.Components`."""
 
-LOADINGS = {_keys.PCA: "PCs", _keys.LSI: "LSI"}
+LOADINGS = {_keys.PCA: "cantata_pca", _keys.LSI: "cantata_lsi"}
 """``.varm`` entry with the loadings of a representation."""
 
 
@@ -50,6 +52,15 @@ class Recipe:
     total: float
     components: Components
 
+    def digest(self, features: pd.Index) -> int:
+        """Number that tells recipes apart, whatever the order of the `features`."""
+        c, order = self.components, np.argsort(features.to_numpy(dtype=object).astype(str))
+        digest = zlib.crc32(np.float64(self.total).tobytes())
+        for values in (self.statistics, c.mean, c.sd, c.centre, c.loadings):
+            ordered = np.ascontiguousarray(values[order], dtype=np.float64)
+            digest = zlib.crc32(ordered.tobytes(), digest)
+        return digest
+
 
 @dataclass(frozen=True)
 class Preprocessed:
@@ -60,6 +71,8 @@ class Preprocessed:
     layer: str
     normalised: Any
     representation: np.ndarray
+    recipe: int
+    """Digest of what made the representation."""
     highly_variable: np.ndarray | None = None
 
     @property
@@ -80,12 +93,13 @@ def preprocess(
 ) -> None:
     """Normalise every modality and compute the representations that encoders read.
 
-    - RNA: ``.X`` holds counts scaled to 10,000 per cell, log1p; ``obsm["X_pca"]`` the principal
-      components of the highly variable genes' z-scores, clipped at 10.
-    - Protein: ``.X`` holds the centred log ratio of each protein over the cells; ``obsm["X_pca"]``
-      the principal components of its z-scores, clipped at 10.
+    - RNA: ``.X`` holds counts scaled to 10,000 per cell, log1p; ``obsm["X_cantata_pca"]`` the
+      principal components of the highly variable genes' z-scores, clipped at 10.
+    - Protein: ``.X`` holds the centred log ratio of each protein over the cells;
+      ``obsm["X_cantata_pca"]`` the principal components of its z-scores, clipped at 10.
     - ATAC: ``.X`` holds TF-IDF without logarithms, scaled to ten times the median count per cell,
-      log1p; ``obsm["X_lsi"]`` its singular vectors, each cell scaled to a root mean square of 1.
+      log1p; ``obsm["X_cantata_lsi"]`` its singular vectors, each cell scaled to a root mean
+      square of 1.
 
     Principal components are scaled by one factor, such that the first has a standard deviation
     of 3.
@@ -119,9 +133,9 @@ def preprocess(
 
     - ``mdata[m].layers["counts"]``: the counts (not if they came from a layer, which stays),
     - ``mdata[m].X``: normalised values; sparse stays sparse,
-    - ``mdata[m].obsm["X_pca"]`` or ``["X_lsi"]``: the representation, float32,
+    - ``mdata[m].obsm["X_cantata_pca"]`` or ``["X_cantata_lsi"]``: the representation, float32,
     - ``mdata[m].var["highly_variable"]`` (RNA),
-    - ``mdata[m].varm["PCs"]`` or ``["LSI"]``, ``mdata[m].varm["cantata_moments"]`` and
+    - ``mdata[m].varm["cantata_pca"]`` or ``["cantata_lsi"]``, ``varm["cantata_moments"]`` and
       ``mdata[m].uns["cantata"]["preprocess"]``: what projects a query,
     - ``mdata.uns["cantata"]["preprocess"][m]``: kind, representation, number of components, counts
       layer.
@@ -152,7 +166,7 @@ def preprocess(
     >>> import cantata
     >>> mdata = cantata.datasets.simulate_mosaic()
     >>> cantata.pp.preprocess(mdata, n_components=20)
-    >>> mdata["rna"].obsm["X_pca"].shape[1]
+    >>> mdata["rna"].obsm["X_cantata_pca"].shape[1]
     20
     """
     check_modalities(mdata, None if modalities is None else list(modalities))
@@ -216,6 +230,9 @@ def _fit(
     n_components: int,
 ) -> tuple[Recipe, Preprocessed]:
     counts, layer = _find_counts(name, mdata[name], layers)
+    hint = hashtag_hint(name, mdata[name]) if kind == "protein" else None
+    if hint:
+        warn_user(hint)
     total = target_total(kind, counts)
     statistics = feature_statistics(kind, counts)
     normalised = normalise(kind, counts, total, statistics)
@@ -228,8 +245,10 @@ def _fit(
     else:
         components = fit_pca(name, normalised, used, n_components)
     representation = project(components, normalised)
-    return Recipe(kind, statistics, total, components), Preprocessed(
-        kind, counts, layer, normalised, representation, highly_variable
+    recipe = Recipe(kind, statistics, total, components)
+    digest = recipe.digest(mdata[name].var_names)
+    return recipe, Preprocessed(
+        kind, counts, layer, normalised, representation, digest, highly_variable
     )
 
 
@@ -267,16 +286,25 @@ def _same(a: Any, b: Any) -> bool:
 
 def _check_values(name: str, adata: AnnData, matrix: Any, where: str) -> None:
     stats = matrix_stats(matrix, adata.obs_names, adata.n_vars)
-    for n, example, what in (
-        (stats.n_nonfinite, stats.nonfinite_example, "NaN or infinite values"),
-        (stats.n_negative, stats.negative_example, "negative values"),
-        (stats.n_noninteger, stats.noninteger_example, "values that are no integers"),
+    corrected = (
+        ""
+        if stats.n_negative
+        else (
+            " Counts that were corrected (by SoupX or alevin, say) can be rounded: "
+            f"mdata[{name!r}].X = np.rint(mdata[{name!r}].X)."
+        )
+    )
+    for n, example, what, remedy in (
+        (stats.n_nonfinite, stats.nonfinite_example, "NaN or infinite values", ""),
+        (stats.n_negative, stats.negative_example, "negative values", ""),
+        (stats.n_noninteger, stats.noninteger_example, "values that are no integers", corrected),
     ):
         if n:
             raise ValueError(
                 f"Modality {name!r}: {where} has {n} {what}, e.g. in cell {example!r}; preprocess "
                 f"starts from counts. Name their layer with layers={{{name!r}: ...}} (there are "
                 f"{layer_names(adata)}), or leave the modality out with modalities={{...}}."
+                f"{remedy}"
             )
     if stats.n_empty_cells:
         raise ValueError(
@@ -316,7 +344,10 @@ def _preprocess_query(
             stacklevel=3,
         )
         normalised, representation = _project(recipe, counts, columns)
-        results[name] = Preprocessed(recipe.kind, counts, layer, normalised, representation)
+        digest = recipe.digest(reference[name].var_names)
+        results[name] = Preprocessed(
+            recipe.kind, counts, layer, normalised, representation, digest
+        )
     for name, values in results.items():
         record = _write(mdata, name, values)
         if mdata[name] is not reference[name]:
@@ -371,14 +402,24 @@ def _read_recipe(name: str, adata: AnnData) -> Recipe:
         factor=float(record["factor"]),
         singular_values=None if values is None else np.asarray(values, dtype=np.float64),
     )
-    return Recipe(record["kind"], statistics, float(record["total"]), components)
+    recipe = Recipe(record["kind"], statistics, float(record["total"]), components)
+    if recipe.digest(adata.var_names) != int(record["recipe"]):
+        raise ValueError(
+            f"The reference's modality {name!r} holds other loadings or moments in .varm than "
+            "preprocess wrote. Run cantata.pp.preprocess(reference) again, or pass the MuData as "
+            "it left it."
+        )
+    return recipe
 
 
 # Writing ----------------------------------------------------------------------------------------
 
 
 def _write(mdata: MuData, name: str, values: Preprocessed) -> dict[str, Any]:
-    """Write counts, normalised values, representation and the MuData's record, and return it."""
+    """Write counts, normalised values, representation and the MuData's record.
+
+    Returned is the record of the modality.
+    """
     adata = mdata[name]
     if values.layer not in adata.layers:
         adata.layers[values.layer] = values.counts
@@ -391,7 +432,7 @@ def _write(mdata: MuData, name: str, values: Preprocessed) -> dict[str, Any]:
         "counts_layer": values.layer,
     }
     _set_record(mdata.uns, name, record)
-    return record
+    return record | {"recipe": values.recipe}
 
 
 def _write_fit(mdata: MuData, name: str, recipe: Recipe, values: Preprocessed) -> None:

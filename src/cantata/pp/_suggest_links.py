@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -10,6 +9,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
+from cantata._mudata.warn import warn_user
 from cantata.pp._links._tables import links_by_table
 from cantata.pp._links._values import choose_values
 from cantata.pp._suggest._matching import (
@@ -167,7 +167,7 @@ def _known_columns(
         )
         if not varies.any():
             raise ValueError(f"{text}. None is left.")
-        warnings.warn(f"{text}; they are left out.", UserWarning, stacklevel=3)
+        warn_user(f"{text}; they are left out.")
     columns = (
         pd.Index(sample.features).get_indexer(end[varies])
         for sample, end in zip((wide, narrow), ends, strict=True)

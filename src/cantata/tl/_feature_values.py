@@ -12,6 +12,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from cantata import _keys
+from cantata._mudata.checks import check_mudata, name_list
 from cantata._mudata.obs import coalesce_obs
 from cantata._mudata.pairing import modality_cells
 from cantata._mudata.values import matrix_of
@@ -60,7 +61,8 @@ class NormalizedValues:
 
 
 def check_modality(mdata: MuData, name: str, argument: str) -> None:
-    """Refuse a modality that does not exist or whose feature names repeat."""
+    """Refuse what is no MuData, a modality that does not exist or whose feature names repeat."""
+    check_mudata(mdata)
     if name not in mdata.mod:
         raise KeyError(f"{argument}={name!r} is no modality; there are {list(mdata.mod)}.")
     names = mdata[name].var_names
@@ -76,7 +78,7 @@ def feature_positions(
     mdata: MuData, modality: str, names: Sequence[str], argument: str = "features"
 ) -> np.ndarray:
     """Positions in the modality of features that the user named; an unknown one is an error."""
-    index = pd.Index(names, dtype=object)
+    index = pd.Index(name_list(argument, names), dtype=object)
     positions = mdata[modality].var_names.get_indexer(index)
     unknown = index[positions < 0]
     if len(unknown):
@@ -271,18 +273,30 @@ def group_codes(mdata: MuData, key: str | None, modality: str, cells: np.ndarray
     """
     if key is None:
         return np.zeros(len(cells), dtype=np.int64)
-    column = coalesce_obs(mdata, key, [modality], argument="within")
-    column = column.iloc[modality_cells(mdata, modality)[cells]]
-    missing = column.index[column.isna()]
-    if len(missing):
-        raise ValueError(
-            f"{len(missing)} of {len(column)} cells of {modality!r} have no value in "
-            f"within={key!r}, e.g. {missing[0]!r}. Fill it in or leave these cells out."
-        )
-    codes = pd.factorize(column.to_numpy(dtype=object))[0]
+    cells = modality_cells(mdata, modality)[cells]
+    codes = cell_groups(mdata, key, cells, argument="within", modality=modality)
     if np.bincount(codes).max() == 1:
         raise ValueError(
             f"within={key!r}: each of the {len(codes)} cells is alone in its group, so no "
             "cells can be shuffled. Name a column of cell types or batches."
         )
     return codes
+
+
+def cell_groups(
+    mdata: MuData, key: str, cells: np.ndarray, *, argument: str, modality: str | None = None
+) -> np.ndarray:
+    """Group 0, 1, ... of some cells of the MuData, by a column of all or of one modality.
+
+    `argument` is how the user named the column. A cell without a group is an error.
+    """
+    names = None if modality is None else [modality]
+    column = coalesce_obs(mdata, key, names, argument=argument).iloc[cells]
+    missing = column.index[column.isna()]
+    if len(missing):
+        of = "" if modality is None else f" of {modality!r}"
+        raise ValueError(
+            f"{len(missing)} of {len(column)} cells{of} have no value in {argument}={key!r}, e.g. "
+            f"{missing[0]!r}. Fill it in or leave these cells out."
+        )
+    return pd.factorize(column.to_numpy(dtype=object))[0]

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from scipy import sparse
 
 from cantata import _keys
+from cantata._mudata.embeddings import modality_rep
 from cantata._mudata.obs import coalesce_obs
 from cantata._mudata.pairing import modality_cells
 from cantata.metrics import matching_matrix
-from cantata.tl._embeddings import modality_rep
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from cantata._mudata.embeddings import joint_rep, modality_rep
 from cantata._mudata.obs import coalesce_obs
 from cantata._mudata.pairing import modality_cells
 from cantata._numeric.knn_labels import Metric, Weights, knn_labels
-from cantata.tl._embeddings import joint_rep, modality_rep
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,7 +121,8 @@ def transfer_labels(
 def _labels(mdata: MuData, key: str, modality: str | None) -> np.ndarray:
     """Labels of the cells of a modality in its order, or of every cell of the MuData."""
     names = None if modality is None else [modality]
-    labels = coalesce_obs(mdata, key, names, argument="labels_key").to_numpy(dtype=object)
+    column = coalesce_obs(mdata, key, names, argument="labels_key", top_alone=True)
+    labels = column.to_numpy(dtype=object)
     if modality is None:
         return labels
     return labels[modality_cells(mdata, modality)]

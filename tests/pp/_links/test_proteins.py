@@ -4,7 +4,14 @@ import re
 
 import pytest
 
-from cantata.pp._links._proteins import ALIASES, _read_table, alias_key, genes_of, plain_name
+from cantata.pp._links._proteins import (
+    ALIASES,
+    _read_table,
+    alias_key,
+    genes_in,
+    genes_of,
+    plain_name,
+)
 
 
 @pytest.mark.parametrize(
@@ -23,6 +30,19 @@ from cantata.pp._links._proteins import ALIASES, _read_table, alias_key, genes_o
         ("MT-ND1", "MT-ND1"),
         ("TCRab", "TCRab"),
         ("ADT", "ADT"),
+        ("145Nd_CD4", "CD4"),
+        ("Nd145Di_HLA-DR", "HLA-DR"),
+        ("CD4(Nd145)Di", "CD4"),
+        ("112Cd_CD45", "CD45"),
+        ("Cd112", "Cd112"),
+        ("human_CD4", "CD4"),
+        ("anti-mouse/human CD44", "CD44"),
+        ("CITE_CD4", "CD4"),
+        ("adt:CD4", "CD4"),
+        ("A0072_CD4", "CD4"),
+        ("hCD4", "CD4"),
+        ("CD4:SK3|CD4|AHS0032|pAbO", "CD4"),
+        ("HLA-DR|CD74|AHS0035|pAbO", "HLA-DR"),
     ],
 )
 def test_names_lose_what_panels_add(name, plain):
@@ -55,12 +75,25 @@ def test_names_lose_what_panels_add(name, plain):
         ("Hu.CD4-RPA.T4", {"CD4RPAT4", "CD4"}),
         ("CD200(OX2)", {"CD200", "OX2"}),
         ("189Y(CD3)", {"CD3E", "CD3D", "CD3G"}),
+        ("xyz_CD4", {"XYZCD4", "xyz", "CD4"}),
+        ("145Nd_HLA-DR", {"HLA-DRA", "HLA-DRB1"}),
+        ("HLA-DR-1", {"HLA-DRA", "HLA-DRB1"}),
+        ("CD4:SK3-CD4-AHS0032-pAbO", {"CD4SK3CD4", "CD4"}),
+        ("CD45RA:HI100|PTPRC|AHS0009|pAbO", {"PTPRC"}),
+        ("new:clone|GENEX|AHS0001|pAbO", {"NEW", "new", "GENEX"}),
         ("isotype_control_IgG1", set()),
         ("IgD-control", set()),
     ],
 )
 def test_genes_of_proteins(name, genes):
     assert set(genes_of(name)) == genes
+
+
+def test_markers_anywhere_in_a_name():
+    assert genes_in("lot7-HLA-DR-x") == ("HLA-DRA", "HLA-DRB1")
+    assert "MS4A1" in genes_in("tagCD20v2")
+    assert "ITGA2B" not in genes_in("CD4-1")  # CD41
+    assert genes_in("CD20_isotype") == ()
 
 
 def test_table_of_aliases_is_sound():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -35,7 +37,7 @@ def test_column_of_a_panel_says_all():
     rna = wide(["CD4", "PTPRC", "MS4A1", "ITGAL", "ITGB2", "CD8A"])
     adt = panel(
         ["CD4", "CD45RA", "CD45RO", "LFA-1", "CD8a", "CD20"],
-        ["", "PTPRC", "PTPRC", "ITGAL/ITGB2", "Cd8a", np.nan],
+        ["-", "PTPRC", "PTPRC", "ITGAL/ITGB2", "Cd8a", "no gene"],
     )
     assert found(rna, adt) == {
         ("PTPRC", "CD45RA", "gene"),
@@ -64,6 +66,80 @@ def test_names_then_aliases():
         ("Ptprc", "CD45.2", "alias"),
         ("Ms4a1", "CD20", "alias"),
     }
+
+
+def test_separators_of_the_column():
+    rna = wide(["CD3D", "CD3E", "CD8A", "CD8B", "ITGAL", "ITGB2"])
+    adt = panel(["CD3", "CD8", "LFA-1"], ["CD3E;CD3D", "CD8A, CD8B", "ITGAL | ITGB2"])
+    assert found(rna, adt) == {
+        ("CD3D", "CD3", "gene"),
+        ("CD3E", "CD3", "gene"),
+        ("CD8A", "CD8", "gene"),
+        ("CD8B", "CD8", "gene"),
+        ("ITGAL", "LFA-1", "gene"),
+        ("ITGB2", "LFA-1", "gene"),
+    }
+
+
+@pytest.mark.parametrize("blank", ["", np.nan, None, "NaN", "NA", " "])
+def test_where_the_column_is_blank_names_count(blank):
+    rna = wide(["CD4", "MS4A1", "PTPRC"])
+    adt = panel(["CD4", "CD20", "CD45RA", "isotype"], [blank, blank, "PTPRC", blank])
+    assert found(rna, adt) == {
+        ("CD4", "CD4", "name"),
+        ("MS4A1", "CD20", "alias"),
+        ("PTPRC", "CD45RA", "gene"),
+    }
+
+
+@pytest.mark.parametrize(
+    "prefixes", [("rna:", "adt:"), ("rna:", ""), ("rna_", "adt_"), ("", "adt:")]
+)
+def test_prefixes_that_make_names_unique(prefixes):
+    rna = panel(
+        [f"{prefixes[0]}{name}" for name in ["CD4", "MS4A1", *(f"g{i}" for i in range(1000))]]
+    )
+    adt = panel([f"{prefixes[1]}{name}" for name in ["CD4", "CD20"]])
+    table = links_by_name(mosaic({"rna": rna, "adt": adt}), "rna", "adt")
+    assert table["type"].tolist() == ["name", "alias"]
+    assert table["source_index"].tolist() == table["target_index"].tolist() == [0, 1]
+    assert table["source"].tolist() == rna.var_names[:2].tolist()
+
+
+def test_genes_that_scanpy_made_unique():
+    assert found(wide(["CD4-1", "x"]), panel(["CD4"])) == {("CD4-1", "CD4", "name")}
+    assert found(wide(["CD4-1", "CD4"]), panel(["CD4"])) == {("CD4", "CD4", "name")}
+
+
+def test_identifiers_of_genes():
+    ids = ["ENSG00000010610", "ENSG00000156738.19", "ENSG00000081237"]
+    rna = wide(["CD4", "MS4A1", "PTPRC"])
+    # in a column of the panel, where RNA has identifiers: by these
+    rna.var["gene_ids"] = [*ids, *(f"ENSG9{i}" for i in range(1000))]
+    adt = panel(["a", "b", "CD45"], [ids[0] + ".3", ids[1].split(".")[0], ids[2]])
+    pairs = {("CD4", "a", "gene"), ("MS4A1", "b", "gene"), ("PTPRC", "CD45", "gene")}
+    assert found(rna, adt) == pairs
+    # where it has none, and where only RNA has them in its column: by names
+    del rna.var["gene_ids"]
+    adt = panel(["CD4", "CD20", "CD45RA"], ids)
+    names = {("CD4", "CD4", "name"), ("MS4A1", "CD20", "alias"), ("PTPRC", "CD45RA", "alias")}
+    assert found(rna, adt) == names
+    rna.var["gene"] = [*ids, *(f"ENSG9{i}" for i in range(1000))]
+    del adt.var["gene"]
+    assert found(rna, adt) == names
+
+
+def test_known_markers_without_a_link_are_named():
+    rna = wide(["CD4", "HLA-DRA"])
+    adt = panel(["CD4", "lot-HLA-DR-x", "CD20", "isotype_CD4", "foo"])
+    with pytest.warns(UserWarning, match=r"^1 features of 'adt' .* 'lot-HLA-DR-x' \(HLA-DRA\)"):
+        assert found(rna, adt) == {("CD4", "CD4", "name")}
+    adt.var["gene"] = ["", "-", "", "", ""]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "var_names are not unique")
+        warnings.filterwarnings("ignore", "From 0.4", FutureWarning)
+        links_by_name(mosaic({"rna": rna, "adt": adt}), "rna", "adt")
 
 
 def test_exact_names_come_before_other_cases():

@@ -180,10 +180,12 @@ def test_counts_are_normalised_as_preprocess_does_and_its_components_are_used(si
     ready = estimate_dimensions(mdata, **few)
     layered = estimate_dimensions(mdata, layers={"rna": "counts", "adt": "counts"}, **few)
     pd.testing.assert_frame_equal(layered.variances, ready.variances, rtol=1e-3)
-    named = estimate_dimensions(mdata, use_reps={"rna": "X_pca", "adt": "X_pca"}, **few)
+    named = estimate_dimensions(
+        mdata, use_reps={"rna": "X_cantata_pca", "adt": "X_cantata_pca"}, **few
+    )
     pd.testing.assert_frame_equal(named.correlations, ready.correlations)
     for name in mdata.mod:
-        mdata[name].obsm["X_two"] = mdata[name].obsm["X_pca"][:, :2]
+        mdata[name].obsm["X_two"] = mdata[name].obsm["X_cantata_pca"][:, :2]
     two = estimate_dimensions(mdata, use_reps={"rna": "X_two", "adt": "X_two"}, **few)
     assert len(two.correlations) == 2
 

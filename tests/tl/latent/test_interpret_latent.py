@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA
 
 from cantata.tl import LatentInterpretation, interpret_latent
 from cantata.tl._latent._components import bin_cells, group_codes, match_axes, principal_axes
-from cantata.tl._latent._differences import Findings, GroupTest, split_cells
+from cantata.tl._latent._differences import Findings, GroupTest, split_cells, split_groups
 from cantata.tl._latent._interpretation import feature_tables
 
 GROUPS = ("low", "center", "high")
@@ -351,6 +351,22 @@ def test_gene_sets(found):
     assert one["mean_area"] == pytest.approx(areas[["gene10", "gene11"]].mean())
 
 
+def test_background_of_gene_sets_are_features_that_vary(mdata):
+    counts = mdata["rna"].X.toarray()
+    counts[:, 20:35] = 0  # a third of the genes are never seen
+    data = mosaic({"rna": mdata["rna"].copy()})
+    data["rna"].X = sparse.csr_matrix(counts)
+    sets = {"up": ["gene0", "gene1", "gene2", "gene17", "gene30", "gene31"]}
+    found = interpret_latent(data, "rna", n_splits=4, train_size=0.5, gene_sets=sets, **USE)
+    row = found.gene_sets.query("component == 'PC1' and group == 'high'").iloc[0]
+    part = found.features.query("component == 'PC1' and group == 'high'")
+    n_chosen = int((part["n_significant"] >= 2).sum())
+    assert (row["n_genes"], row["n_significant"]) == (4, 3)
+    fisher = stats.fisher_exact([[3, n_chosen - 3], [1, 24 - n_chosen]], alternative="greater")
+    assert fisher.pvalue < 0.5
+    assert row["p"] == pytest.approx(fisher.pvalue)
+
+
 def test_best_features(found):
     best = found.top(1, 12)
     assert best["feature"].is_unique
@@ -457,6 +473,60 @@ def test_ends_without_cells_have_no_features():
     assert found.counts.empty
 
 
+def test_more_bins_than_a_byte_holds():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(2010, 2))
+    data = mosaic({"rna": AnnData(values, obsm={"X_apollo_shared": values * [2, 1]})})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the ends are small
+        found = interpret_latent(
+            data, "rna", n_bins=201, n_splits=2, train_size=0.5, central=1.0, **USE
+        )
+    assert found.bins["PC1"].value_counts().sort_index().index.tolist() == list(range(201))
+    assert (found.cells["PC1"] == "low").sum() == pytest.approx(20, abs=2)
+    low, high = (found.scores["PC1"][found.cells["PC1"] == end] for end in ("low", "high"))
+    assert low.max() < found.scores["PC1"].quantile(0.02)
+    assert high.min() > found.scores["PC1"].quantile(0.98)
+
+
+@pytest.mark.parametrize(("n_groups", "n_splits", "expected"), [(12, 6, 6), (4, 36, 4), (2, 9, 2)])
+def test_splits_by_group_keep_groups_whole(n_groups, n_splits, expected):
+    codes = np.random.default_rng(0).integers(0, n_groups, 300)
+    training = split_groups(codes, 0.8, n_splits, seed=3)
+    assert training.shape == (expected, 300)
+    n_train = {12: 10, 4: 3, 2: 1}[n_groups]
+    whole = [{g for g in range(n_groups) if part[codes == g].all()} for part in training]
+    for part, groups in zip(training, whole, strict=True):
+        assert len(groups) == n_train
+        assert not part[~np.isin(codes, list(groups))].any()
+    assert len({frozenset(groups) for groups in whole}) == expected
+    np.testing.assert_array_equal(training, split_groups(codes, 0.8, n_splits, seed=3))
+
+
+def test_features_of_one_donor_count_without_groups_only():
+    data = simulated(n_cells=2400, effect=0.0, seed=2)
+    rna = data["rna"]
+    donor = np.array([0, 1, 0, 2, 0, 3, 0, 4, 0, 5] * 240)  # half of the cells are of one
+    counts, latent = rna.X.toarray(), rna.obsm["X_apollo_shared"]
+    rng = np.random.default_rng(0)
+    counts[:, 3] = rng.poisson(np.exp(1 + 0.4 * latent[:, 0]))
+    counts[:, 7] = rng.poisson(np.exp(1 + np.where(donor == 0, 0.4, 0) * latent[:, 0]))
+    rna.X = sparse.csr_matrix(counts)
+    rna.obs["donor"] = [f"d{k}" for k in donor]
+    options = {"train_size": 0.5, "n_splits": 10, "fold_changes": [1.1, 1.2], **USE}
+    one_by_one = interpret_latent(data, "rna", **options)
+    assert set(one_by_one.top("PC1", 2)["feature"]) == {"gene3", "gene7"}
+    whole = interpret_latent(data, "rna", groups="donor", **options)
+    assert whole.parameters["groups"] == "donor"
+    by_feature = whole.top("PC1", 40).set_index("feature")["n_significant"]
+    assert by_feature["gene3"] == 10
+    assert by_feature.get("gene7", 0) == 0
+    few = interpret_latent(data, "rna", groups="donor", **{**options, "n_splits": 36})
+    assert few.parameters["n_splits"] == 20  # 6 choose 3
+    assert few.top("PC1", 1)["n_significant"].item() == 20
+    assert few.features["area"].max() <= 1
+
+
 def test_few_cells_warn(mdata):
     few = mosaic({"rna": mdata["rna"][:300].copy()})
     with pytest.warns(UserWarning, match=r"has \d cells \(median\).*Lower train_size=0.8"):
@@ -481,8 +551,8 @@ def test_default_thresholds(found):
         ({"layer": "log"}, KeyError, "layer='log': modality 'rna' has the layers"),
         ({"n_bins": 10}, ValueError, "n_bins=10 must be odd and at least 5"),
         ({"n_bins": 121}, ValueError, "has 1200 cells for 121 bins; at least 1210"),
-        ({"n_components": 0}, ValueError, "n_components=0 must be at least 1"),
-        ({"n_central": 0}, ValueError, "n_central=0"),
+        ({"n_components": 0}, ValueError, "n_components must be at least 1, got 0"),
+        ({"n_central": 0}, ValueError, "n_central must be at least 1, got 0"),
         ({"central": 0}, ValueError, "central=0 must be above 0"),
         ({"train_size": 1.0}, ValueError, "train_size=1.0 must be between"),
         ({"alpha": 2}, ValueError, "alpha=2 must be above 0"),
@@ -500,6 +570,11 @@ def test_default_thresholds(found):
         ({"use_rep": "constant"}, ValueError, "is the same in all cells"),
         ({"use_rep": "holes"}, ValueError, "holds NaN or infinity in 1 of 1200 rows"),
         ({"layer": "holes"}, ValueError, "in 1 of 40 features, e.g. 'gene3'"),
+        ({"groups": "donor"}, KeyError, "groups='donor' is neither a column"),
+        ({"groups": "gaps"}, ValueError, "2 of 1200 cells have no value in groups='gaps'"),
+        ({"groups": "one"}, ValueError, "groups='one': all 1200 cells are of one group"),
+        ({"groups": "tiny"}, ValueError, "has 4 of 1200 cells for 11 bins.*small groups of"),
+        ({"train_size": 1e-6}, ValueError, "has 0 of 1200 cells for 11 bins"),
     ],
 )
 def test_bad_input_is_named(mdata, change, error, message):
@@ -510,5 +585,7 @@ def test_bad_input_is_named(mdata, change, error, message):
     rna.obsm["holes"][5, 1] = np.nan
     rna.layers["holes"] = rna.X.toarray()
     rna.layers["holes"][5, 3] = np.inf
+    rna.obs["one"], rna.obs["gaps"] = "a", [None, None, *"abab" * 299, "a", "b"]
+    rna.obs["tiny"] = np.where(np.arange(1200) < 4, "a", "b")
     with pytest.raises(error, match=message):
         interpret_latent(bad, **{"modality": "rna", **USE, **change})

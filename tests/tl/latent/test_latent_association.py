@@ -196,6 +196,121 @@ def test_clusters(mdata, method):
     assert given.loc["kind", "effect"] == pytest.approx(v)
 
 
+def donors_of(seed: int, n_donors: int = 10, n_cells: int = 60):
+    """Donors that differ in every dimension, of two diagnoses that differ in nothing."""
+    rng = np.random.default_rng(seed)
+    donor = np.repeat(np.arange(n_donors), n_cells)
+    latent = rng.normal(size=(len(donor), 3)) + rng.normal(size=(n_donors, 3))[donor]
+    obs = pd.DataFrame({"donor": [f"d{k}" for k in donor]})
+    obs["diagnosis"] = np.where(rng.permutation(n_donors) < n_donors // 2, "ill", "well")[donor]
+    obs["age"] = rng.uniform(20, 80, n_donors)[donor]
+    obs["half"] = np.where(latent[:, 0] > 0, "a", "b")
+    obs["height"] = rng.normal(size=len(donor)) + rng.normal(size=n_donors)[donor]
+    obs.index = [f"c{k}" for k in range(len(donor))]
+    return mosaic({"rna": AnnData(np.ones((len(donor), 1)), obs=obs, obsm={"X": latent})})
+
+
+def test_donors_that_differ_are_no_association():
+    shares = {None: [], "donor": []}
+    for seed in range(25):
+        data = donors_of(seed)
+        for groups, found in shares.items():
+            table = latent_association(
+                data,
+                ["diagnosis", "age", "height"],
+                use_rep="X",
+                groups=groups,
+                cluster_keys="half",
+            )
+            found.append((table["p"] < 0.05).to_numpy())
+    assert np.mean(shares[None]) > 0.5
+    assert np.mean(shares["donor"]) < 0.08
+
+
+def test_tests_of_donors_equal_scipy_on_their_means():
+    data = donors_of(0)
+    obs, latent = data["rna"].obs, data["rna"].obsm["X"]
+    obs.loc[obs.index[:7], "diagnosis"] = None
+    keys = ["diagnosis", "age", "height", "half"]
+    options = {"use_rep": "X", "axes": "dimensions", "cluster_keys": "half"}
+    table = latent_association(data, keys, groups="donor", **options)
+    frame = obs.assign(x=latent[:, 1])
+    # 1. levels: one value per donor and level
+    of_donors = frame.groupby(["donor", "half"], observed=True)["x"].mean()
+    expected = stats.kruskal(*(part for _, part in of_donors.groupby("half")))
+    row = rows_of(table, space="rna:X", column="half").loc["2"]
+    assert row["n"] == len(of_donors) == 17
+    assert row["p"] == pytest.approx(expected.pvalue)
+    known = frame[frame["diagnosis"].notna()]
+    of_donors = known.groupby(["donor", "diagnosis"])["x"].mean()
+    expected = stats.kruskal(*(part for _, part in of_donors.groupby("diagnosis")))
+    row = rows_of(table, space="rna:X", column="diagnosis").loc["2"]
+    assert (row["n"], row["p"]) == (10, pytest.approx(expected.pvalue))
+    # 2. numbers: one value per donor
+    means = frame.groupby("donor")[["x", "height"]].mean()
+    row = rows_of(table, space="rna:X", column="height").loc["2"]
+    assert row["p"] == pytest.approx(stats.spearmanr(means["x"], means["height"]).pvalue)
+    # 3. clusters
+    of_donors = frame.groupby(["donor", "half"], observed=True)["height"].mean()
+    expected = stats.kruskal(*(part for _, part in of_donors.groupby("half")))
+    row = rows_of(table, space="half", column="height").loc["clusters"]
+    assert row["p"] == pytest.approx(expected.pvalue)
+    share = known.groupby(["donor", "diagnosis"])["half"].agg(lambda half: (half == "a").mean())
+    expected = stats.f_oneway(*(part for _, part in share.groupby("diagnosis")))
+    row = rows_of(table, space="half", column="diagnosis").loc["clusters"]
+    assert row["test"] == "manova"
+    assert row["p"] == pytest.approx(expected.pvalue)
+
+
+def test_the_test_of_the_paper(mdata):
+    part = mosaic({"rna": mdata["rna"].copy()})
+    obs, rng = part["rna"].obs, np.random.default_rng(0)
+    part["rna"].obsm["X"] = rng.normal(size=(200, 3))
+    part["rna"].obsm["X"][:100] += 12
+    obs["share"] = np.repeat([0.3, 0.32], 100) + 0.02 * rng.normal(size=200)
+    obs["other"] = rng.normal(size=200)
+    options = {"use_rep": "X", "clusters": "kmeans"}
+    table = latent_association(
+        part, ["share", "other"], cluster_test="t-test", correction="bonferroni", **options
+    )
+    row = table[(table["axis"] == "clusters") & (table["column"] == "share")].iloc[0]
+    expected = stats.ttest_ind(obs["share"][:100], obs["share"][100:])
+    assert row["test"] == "t-test"
+    assert row["statistic"] == pytest.approx(abs(expected.statistic))
+    assert row["p"] == pytest.approx(expected.pvalue)
+    means = obs["share"][:100].mean(), obs["share"][100:].mean()
+    assert row["difference"] == pytest.approx(abs(means[0] - means[1]))
+    labels = np.repeat([0.0, 1.0], 100)
+    assert row["effect"] == pytest.approx(np.corrcoef(labels, obs["share"])[0, 1] ** 2)
+    assert row["q"] == pytest.approx(row["p"] * len(table))
+    np.testing.assert_allclose(table["q"], np.minimum(table["p"] * len(table), 1))
+    assert table["difference"].notna().sum() == 2
+    assert "difference" not in latent_association(part, "share", **options)
+
+
+@pytest.mark.parametrize("cluster_test", ["kruskal", "t-test"])
+def test_what_depends_on_the_seed_is_no_finding(cluster_test):
+    """On a ring two clusters may lie anywhere: the least of all seeds counts."""
+    angle = np.linspace(0, 2 * np.pi, 300, endpoint=False)
+    ring = AnnData(np.ones((300, 1)), obsm={"X": np.stack([np.cos(angle), np.sin(angle)], axis=1)})
+    ring.obs["height"] = np.cos(angle)
+    data = mosaic({"rna": ring})
+    options = {"use_rep": "X", "clusters": "kmeans", "cluster_test": cluster_test}
+
+    def of(**more):
+        table = latent_association(data, "height", **options, **more)
+        return table[table["axis"] == "clusters"].iloc[0]
+
+    single = [of(n_seeds=1, seed=seed) for seed in range(4, 9)]
+    p = [row["p"] for row in single]
+    assert min(p) < 1e-10 < max(p)
+    every = of(seed=4)
+    assert every["p"] == max(p)
+    assert every["effect"] == single[int(np.argmax(p))]["effect"]
+    if cluster_test == "t-test":
+        assert every["difference"] == min(row["difference"] for row in single)
+
+
 def test_numbers_that_mean_levels(mdata):
     options = {"use_rep": SPECIFIC, "modality": "rna"}
     assert set(latent_association(mdata, "batch", **options)["test"]) == {"spearman", "regression"}
@@ -216,6 +331,18 @@ def test_chance_is_zero_for_whole_spaces(mdata):
     assert abs(whole["effect"].mean()) < 0.05
     assert (table["q"] > 0.05).all()
     assert 0.3 < whole["p"].mean() < 0.7
+
+
+def test_effects_are_adjusted_for_levels_where_these_are_more(mdata):
+    part = mosaic({"rna": mdata["rna"].copy()})
+    rng = np.random.default_rng(0)
+    x, level = rng.normal(size=200), rng.integers(0, 8, 200)
+    part["rna"].obsm["X"], part["rna"].obs["level"] = x[:, None], level.astype(str)
+    table = latent_association(part, "level", use_rep="X").set_index("axis")
+    design = np.column_stack([np.ones(200), pd.get_dummies(level).to_numpy(float)[:, 1:]])
+    left = x - design @ np.linalg.lstsq(design, x, rcond=None)[0]
+    expected = 1 - (left @ left / 192) / (x.var(ddof=1))  # adjusted R squared
+    assert table.loc["all", "effect"] == pytest.approx(expected)
 
 
 def test_columns_that_say_nothing(mdata):
@@ -242,11 +369,21 @@ def test_columns_that_say_nothing(mdata):
         ({"axes": "pcs"}, ValueError, "axes='pcs' is unknown"),
         ({"clusters": "kind"}, ValueError, "clusters='kind' is unknown.*cluster_keys="),
         ({"cluster_keys": ["type"]}, KeyError, "cluster_keys='type'"),
-        ({"n_components": 0}, ValueError, "n_components=0"),
-        ({"n_clusters": 1}, ValueError, "n_clusters=1"),
+        ({"n_components": 0}, ValueError, "n_components must be at least 1, got 0"),
+        ({"n_clusters": 1}, ValueError, "n_clusters must be at least 2, got 1"),
         ({"resolution": 0}, ValueError, "resolution=0"),
         ({"categorical": "kind"}, TypeError, "categorical='kind' must be a list"),
         ({"categorical": ["batch"]}, KeyError, "'batch' is none of keys"),
+        ({"n_seeds": 0}, ValueError, "n_seeds must be at least 1, got 0"),
+        ({"cluster_test": "wilcoxon"}, ValueError, "cluster_test='wilcoxon' is unknown"),
+        ({"correction": "fdr"}, ValueError, "correction='fdr' is unknown"),
+        ({"groups": "donor"}, KeyError, "groups='donor' is neither a column"),
+        ({"groups": "kind"}, ValueError, r"\d+ of 200 cells have no value in groups='kind'"),
+        (
+            {"keys": "noise", "cluster_test": "t-test", "cluster_keys": "batch"},
+            ValueError,
+            "cluster_test='t-test' compares two clusters, but 'noise' is known in 3",
+        ),
     ],
 )
 def test_bad_input_is_named(mdata, change, error, message):

@@ -11,6 +11,7 @@ from scipy import sparse, stats
 from cantata._numeric.feature_statistics import FeatureMatrix, group_moments
 from cantata.tl._links._correlation import (
     Pairs,
+    PairStatistics,
     approximate_p,
     pair_products,
     pair_statistics,
@@ -113,6 +114,20 @@ def test_null_distribution_equals_that_of_all_permutations(codes):
     options = {"n_permutations": 20_000, "seed": 0}
     p = permutation_p(columns(x), columns(y), pairs, found, codes, **options)
     assert p[0] == pytest.approx(exact, abs=0.01)
+
+
+@pytest.mark.parametrize("skewness", [1.5, -1.5, 0.0])
+@pytest.mark.parametrize("deviation", [2.5, -2.5, 0.6])
+def test_both_tails_of_a_skewed_distribution_count(skewness, deviation):
+    one = np.ones(1)
+    found = PairStatistics(one / 2, one / 2, 3 * deviation * one, 3 * one, skewness * one)
+    # the standardised gamma distribution of that skewness, by its two tails
+    shape = 4 / skewness**2 if skewness else 1e10
+    ends = shape + np.sqrt(shape) * np.array([-1, 1]) * abs(deviation)
+    tails = stats.gamma.cdf(ends[0], shape) + stats.gamma.sf(ends[1], shape)
+    assert approximate_p(found)[0] == pytest.approx(tails, rel=1e-4)
+    if skewness and abs(deviation) > 2:  # one tail is much heavier
+        assert stats.gamma.cdf(ends[0], shape) < 0.1 * stats.gamma.sf(ends[1], shape)
 
 
 @pytest.mark.parametrize("kinds", [("dense", "csr"), ("csr", "dense"), ("dense", "dense")])

@@ -63,14 +63,19 @@ def test_edges_equal_a_double_loop():
     assert sides == {("rna", "rna"), ("rna", "adt"), ("adt", "adt")}
 
 
-def test_q_values_are_over_all_pairs_of_all_modalities():
+def test_q_values_are_over_all_pairs_of_measured_features():
     mdata, imputed, _ = simulated()
     network = feature_network(mdata, "rna", imputed=imputed, min_correlation=0, max_q=1)
-    assert len(network.edges) == 11 * 10 / 2
-    expected = stats.false_discovery_control(network.edges["p"])
-    np.testing.assert_allclose(network.edges["q"], expected)
+    edges = network.edges
+    assert len(edges) == 11 * 10 / 2
+    measured = (edges[["source_modality", "target_modality"]] == "rna").all(axis=1)
+    assert measured.sum() == 7 * 6 / 2
+    expected = stats.false_discovery_control(edges["p"][measured])
+    np.testing.assert_allclose(edges["q"][measured], expected)
+    # imputed values depend on the measured ones: their correlation has no p value
+    assert edges[["p", "q"]][~measured].isna().all(axis=None)
     strict = feature_network(mdata, "rna", imputed=imputed, min_correlation=0, max_q=0.01)
-    assert len(strict.edges) == (expected <= 0.01).sum() < 55
+    assert len(strict.edges) == (expected <= 0.01).sum() + (~measured).sum() < 55
     strong = feature_network(mdata, "rna", imputed=imputed, min_correlation=0.3, max_q=1)
     kept = network.edges[network.edges["correlation"].abs() >= 0.3]
     pd.testing.assert_frame_equal(strong.edges, kept.reset_index(drop=True))
@@ -111,7 +116,7 @@ def test_graph_and_matrix_agree_with_the_table():
     assert graph.vs["feature"] == network.nodes["feature"].tolist()
     found = {(nodes[edge.source], nodes[edge.target]): edge["correlation"] for edge in graph.es}
     assert found == edges
-    assert graph.es["q"] == network.edges["q"].tolist()
+    np.testing.assert_array_equal(graph.es["q"], network.edges["q"])
 
 
 def test_chosen_features_and_modalities():

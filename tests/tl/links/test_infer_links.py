@@ -10,7 +10,7 @@ from anndata import AnnData
 from mosaics import mosaic
 from scipy import sparse, stats
 
-from cantata.tl import infer_links
+from cantata.tl import feature_network, infer_links
 
 GENES = ["CD4", "Sox2", "Reln", "Actb"]
 PEAKS = ["chr1:900-1100", "CD4", "chr1:5000-5500", "chr2:10-90", "chr1:9000-9100"]
@@ -85,7 +85,7 @@ def test_correlations_equal_a_double_loop(mdata, statistic, given):
     assert as_dict(table) == pytest.approx(expected, abs=1e-6)
     # by features of the source, then of the target, in their order in the modalities
     assert list(as_dict(table)) == [(g, p) for g in GENES[:3] for p in PEAKS]
-    assert list(table) == ["source", "target", "correlation", "p", "q", "distance"]
+    assert list(table) == ["source", "target", "correlation", "distance"]
     assert table["distance"].isna().all()
 
 
@@ -171,16 +171,17 @@ def some_pairs() -> pd.DataFrame:
 
 @pytest.mark.parametrize("how", ["table", "key", "gene and peak", "reversed", "repeated"])
 def test_candidates(mdata, how):
-    every = infer_links(mdata, "rna", "atac").set_index(["source", "target"])
+    options = {"imputed": imputed_of(mdata, "rna", "atac"), "p_values": True}
+    every = infer_links(mdata, "rna", "atac", **options).set_index(["source", "target"])
     table = some_pairs()
-    options = {"source": "rna", "target": "atac"}
+    options |= {"source": "rna", "target": "atac"}
     expected = [("CD4", "CD4"), ("CD4", PEAKS[4]), ("Sox2", PEAKS[0]), ("Reln", PEAKS[3])]
     if how == "repeated":
         table = pd.concat([table, table.assign(distance=1000)])
     if how in ("gene and peak", "reversed"):
         table = table.rename(columns={"source": "gene", "target": "peak"})
     if how == "reversed":
-        options = {"source": "atac", "target": "rna", "cells": "source"}
+        options |= {"source": "atac", "target": "rna", "cells": "source"}
     mdata.uns["known"] = table
     found = infer_links(mdata, candidates="known" if how == "key" else table, **options)
     if how == "reversed":
@@ -241,23 +242,27 @@ def test_candidates_by_distance(mdata, annotated, reverse):
 
 
 def test_min_correlation_and_max_links(mdata):
-    every = infer_links(mdata, "rna", "atac")
+    options = {"imputed": imputed_of(mdata, "rna", "atac"), "p_values": True}
+    every = infer_links(mdata, "rna", "atac", **options)
     strength = every["correlation"].abs()
     limit = float(strength.median())
     for candidates in (None, every[["source", "target"]]):
-        strong = infer_links(mdata, "rna", "atac", candidates=candidates, min_correlation=limit)
+        strong = infer_links(
+            mdata, "rna", "atac", candidates=candidates, min_correlation=limit, **options
+        )
         expected = every[strength >= limit].reset_index(drop=True)
         assert 0 < len(expected) < len(every)
         ours = strong[["source", "target", "correlation", "p"]]
         pd.testing.assert_frame_equal(ours, expected[list(ours)])
         assert (strong["q"] >= expected["q"] - 1e-12).all()  # the others were tests too
-    few = infer_links(mdata, "rna", "atac", max_links=3)
+    few = infer_links(mdata, "rna", "atac", max_links=3, **options)
     best = every.loc[np.sort(strength.nlargest(3).index)].reset_index(drop=True)
     pd.testing.assert_frame_equal(few.drop(columns="q"), best.drop(columns="q"))
 
 
 def test_seed(mdata):
-    options = {"n_permutations": 50, "within": "cell_type"}
+    options = {"n_permutations": 50, "within": "cell_type", "p_values": True}
+    options["imputed"] = imputed_of(mdata, "rna", "atac")
     expected = infer_links(mdata, "rna", "atac", **options)
     other = infer_links(mdata, "rna", "atac", seed=1, **options)
     assert (other["p"] != expected["p"]).any()
@@ -298,7 +303,7 @@ def simulated(seed: int, n_cells: int = 400):
 @pytest.mark.parametrize("n_permutations", [0, 499])
 def test_planted_links_are_found_within_cell_types(n_permutations):
     mdata, imputed = simulated(0)
-    options = {"imputed": imputed, "n_permutations": n_permutations}
+    options = {"imputed": imputed, "n_permutations": n_permutations, "p_values": True}
     table = infer_links(mdata, "rna", "atac", within="cell_type", **options)
     linked = (table["source"].str[1:] == table["target"].str[1:]) & (
         table["source"].str[1:].astype(int) < 5
@@ -316,9 +321,64 @@ def test_planted_links_are_found_within_cell_types(n_permutations):
     assert np.mean(ignoring["p"][~linked] < 0.05) > 0.5  # what cell types explain
 
 
+def with_noise(seed: int, n_cells: int = 400):
+    """Genes, proteins and peaks of one state; ten of the proteins are noise. No cell is shared.
+
+    The genes are imputed as a model does it, by a function of all features of one modality: from
+    the proteins, noise included, or from the peaks.
+    """
+    rng = np.random.default_rng(seed)
+    state = rng.normal(size=(n_cells, 3))
+    adt = np.hstack([state @ rng.normal(size=(3, 15)), np.zeros((n_cells, 10))])
+    adt += rng.normal(size=adt.shape)
+    atac = state @ rng.normal(size=(3, 20)) + rng.normal(size=(n_cells, 20))
+    names = pd.Index([f"c{i}" for i in range(n_cells)])
+    proteins = [*(f"p{i}" for i in range(15)), *(f"noise{i}" for i in range(10))]
+    genes = pd.DataFrame(index=[f"g{i}" for i in range(30)])
+    parts = {"adt": AnnData(adt, pd.DataFrame(index=names), pd.DataFrame(index=proteins))}
+    parts["rna"] = AnnData(np.ones((3, 30)), var=genes)
+    parts["rna"].obs_names = ["x", "y", "z"]
+    imputed = {}
+    for name, values in (("adt", adt), ("atac", atac)):
+        weights = rng.normal(size=(values.shape[1], 30)) / np.sqrt(values.shape[1])
+        imputed[name] = AnnData(np.tanh(values @ weights), pd.DataFrame(index=names), genes)
+    return mosaic(parts), imputed
+
+
+def shares_of_noise(table: pd.DataFrame) -> list[float]:
+    """Share of the pairs with a feature of noise whose p, and whose q, is below .05."""
+    noise = table[table[["source", "target"]].map(lambda name: "noise" in name).any(axis=1)]
+    return [float((noise[column] < 0.05).mean()) for column in ("p", "q")]
+
+
+def test_noise_is_not_significant_where_there_is_a_p_value():
+    first, second = [], []
+    for seed in range(10):
+        mdata, imputed = with_noise(seed)
+        options = {"source": "rna", "target": "adt"}
+        # what was imputed from the noise goes with it: no p values unless they are asked for
+        table = infer_links(mdata, imputed=imputed["adt"], **options)
+        assert list(table) == ["source", "target", "correlation", "distance"]
+        noise = table["target"].str.startswith("noise")
+        assert table["correlation"][noise].abs().mean() > 0.06  # by chance 0.04
+        # what was imputed from another modality does not
+        table = infer_links(mdata, imputed=imputed["atac"], p_values=True, **options)
+        first.append(shares_of_noise(table))
+        network = feature_network(
+            mdata, "adt", imputed={"rna": imputed["adt"]}, min_correlation=0, max_q=1
+        )
+        assert set(network.edges["target_modality"]) == {"rna", "adt"}
+        second.append(shares_of_noise(network.edges.dropna()))
+    for shares in (np.mean(first, axis=0), np.mean(second, axis=0)):
+        assert shares[0] < 0.06
+        assert shares[1] < 0.03
+
+
 def test_constant_features_have_no_correlation(mdata):
     mdata["atac"].X = mdata["atac"].X @ sparse.diags([1.0, 1, 0, 1, 1])
-    table = infer_links(mdata, "rna", "atac", candidates=every_pair(), within="cell_type")
+    options = {"imputed": imputed_of(mdata, "rna", "atac"), "p_values": True}
+    options["within"] = "cell_type"
+    table = infer_links(mdata, "rna", "atac", candidates=every_pair(), **options)
     constant = table["target"] == PEAKS[2]
     values = table[["correlation", "within_correlation", "p", "q"]]
     assert values[constant].isna().all(axis=None)
@@ -327,7 +387,7 @@ def test_constant_features_have_no_correlation(mdata):
     np.testing.assert_allclose(table["q"][~constant], q)
     assert mdata.varp["scmodal_links"].nnz == (~constant).sum()
     assert np.isfinite(mdata.varp["scmodal_links"].data).all()
-    everything = infer_links(mdata, "rna", "atac", within="cell_type")
+    everything = infer_links(mdata, "rna", "atac", **options)
     pd.testing.assert_frame_equal(everything, table[~constant].reset_index(drop=True))
 
 
@@ -386,6 +446,8 @@ def broken(mdata, what: str):
         ({"max_links": 0}, ValueError, "max_links must be at least 1"),
         ({"n_permutations": -1}, ValueError, "n_permutations must be at least 0"),
         ({"n_permutations": 9.5}, TypeError, "n_permutations must be an integer"),
+        ({"n_permutations": 9}, ValueError, "n_permutations=9 are for p values"),
+        ({"p_values": True}, ValueError, "p_values=True: what write_results wrote was imputed"),
         ({"within": "donor"}, KeyError, "within='donor'"),
         ({"within": "holes"}, ValueError, "1 of 70 cells of 'atac' have no value in within"),
         ({"within": "own"}, ValueError, "each of the 70 cells is alone in its group"),

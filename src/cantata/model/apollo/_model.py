@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from cantata import _keys
-from cantata._mudata.checks import check_counts, per_modality
+from cantata._mudata.checks import check_counts, check_integer, per_modality
 from cantata._mudata.pairing import check_connected, membership
 from cantata._mudata.values import MatrixReader
 from cantata._numeric.normalise import row_sums
@@ -31,7 +31,7 @@ from cantata.model.apollo._training import (
     split,
     table_rows_of,
 )
-from cantata.model.base import Cells, Indices, MosaicModelClass
+from cantata.model.base import Batches, Cells, Indices, MosaicModelClass
 from cantata.nn import LOSSES
 
 if TYPE_CHECKING:
@@ -174,7 +174,6 @@ class APOLLO(MosaicModelClass):
         self.table_cells_ = np.array([], dtype=str)
         self.table_members_: dict[str, np.ndarray] = {}
         self.typical_totals_: dict[str, float] = {}
-        self._model_summary_string = self.summary()
 
     def _check_losses(self, losses: Mapping[str, str]) -> None:
         unknown = {name: value for name, value in losses.items() if value not in LOSSES}
@@ -270,12 +269,16 @@ class APOLLO(MosaicModelClass):
         >>> "norm_shared" in model.history
         True
         """
+        self._check_training_data()
         parts = split(self, train_size, validation_size)
         train = parts[0]
-        epochs = max_epochs or self._planned_epochs(len(train), batch_size)
+        batch_size = check_integer("batch_size", batch_size, 1)
+        planned = self._planned_epochs(len(train), batch_size)
+        epochs = planned if max_epochs is None else check_integer("max_epochs", max_epochs, 1)
         n_epochs: dict[Stage, int] = {"latent": epochs}
         if not self.is_frozen_:
-            n_epochs["encoder"] = encoder_epochs or epochs
+            encoder_epochs = epochs if encoder_epochs is None else encoder_epochs
+            n_epochs["encoder"] = check_integer("encoder_epochs", encoder_epochs, 1)
         table_rows = table_rows_of(self, train)
         cells = self.adata.obs_names[train].to_numpy().astype(str)
         checkpoint = None
@@ -399,7 +402,8 @@ class APOLLO(MosaicModelClass):
             them; ``"table"``: as they were optimised, the shared ones or those of `modality`
             (training cells only, see :meth:`get_latent_table`).
         indices
-            Cells to embed: positions in ``mdata.obs_names``, or in ``mdata[modality].obs_names``.
+            Cells to embed: positions in ``mdata.obs_names``, or in ``mdata[modality].obs_names``;
+            a mask, a slice or names of these.
         batch_size
             Cells per minibatch.
 
@@ -534,11 +538,11 @@ class APOLLO(MosaicModelClass):
         source: str | None = None,
         features: Sequence[str] | None = None,
         indices: Indices = None,
-        transform_batch: str | Sequence[str] | None = None,
+        transform_batch: Batches = None,
         library_size: float | np.ndarray | None = None,
         calibrate: bool = False,
         batch_size: int | None = None,
-        out: str | None = None,
+        out: str | Path | None = None,
     ) -> AnnData:
         """Values of a modality for every cell, from what it shares with the others.
 
@@ -558,7 +562,7 @@ class APOLLO(MosaicModelClass):
         features
             Names of the features to return; all by default.
         indices
-            Cells to impute, as positions in ``mdata.obs_names``.
+            Cells to impute: positions in ``mdata.obs_names``, a mask, a slice or names.
         transform_batch
             Batch to decode for, or batches to average over. By default a cell's own; where that
             lacks the modality, the mean over the batches that have it.
@@ -572,7 +576,7 @@ class APOLLO(MosaicModelClass):
         batch_size
             Cells per minibatch.
         out
-            Directory ending in ``.zarr`` to write values to as they are computed.
+            New directory ending in ``.zarr`` to write values to as they are computed.
 
         Returns
         -------
@@ -621,7 +625,7 @@ class APOLLO(MosaicModelClass):
         indices: Indices = None,
         calibrate: bool = False,
         batch_size: int | None = None,
-        out: str | None = None,
+        out: str | Path | None = None,
     ) -> AnnData:
         """What a modality's own encoder and decoders make of its cells.
 

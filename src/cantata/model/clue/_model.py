@@ -17,7 +17,7 @@ from cantata._mudata.checks import check_counts, per_modality
 from cantata._mudata.obs import coalesce_obs
 from cantata._mudata.pairing import check_connected, membership
 from cantata.model._inputs import fit_input, transform_of_counts
-from cantata.model.base import Indices, MosaicModelClass
+from cantata.model.base import Batches, Indices, MosaicModelClass
 from cantata.model.clue._library import fit_library_weights, imputed_library
 from cantata.model.clue._module import Alignment, CLUEModule, Fusion, Library
 from cantata.model.clue._plan import CLUETrainingPlan
@@ -26,6 +26,7 @@ from cantata.nn import LIKELIHOODS, Covariates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from anndata import AnnData
     from torch import Tensor
@@ -102,6 +103,7 @@ class CLUE(MosaicModelClass):
 
     method = "clue"
     _uses_reps = _uses_labels = True
+    _min_modalities = 1
     _monitor = "objective_validation"
     presets: ClassVar = PRESETS
     """Published settings: ``CLUE(mdata, **presets["cite"]["model"])`` and
@@ -155,7 +157,6 @@ class CLUE(MosaicModelClass):
             n_continuous=self.n_continuous,
             **self._init_arguments | {"likelihoods": self.likelihoods_},
         )
-        self._model_summary_string = self.summary()
 
     # Training -----------------------------------------------------------------------------------
 
@@ -245,7 +246,7 @@ class CLUE(MosaicModelClass):
         mdata: MuData | None = None,
         *,
         modality: str | None = None,
-        indices: Sequence[int] | np.ndarray | None = None,
+        indices: Indices = None,
         batch_size: int | None = None,
         normalize: bool = True,
         return_dist: bool = False,
@@ -259,7 +260,8 @@ class CLUE(MosaicModelClass):
         modality
             Infer from this modality alone; by default from all that a cell has.
         indices
-            Cells to embed: positions in ``mdata.obs_names``, or in ``mdata[modality].obs_names``.
+            Cells to embed: positions in ``mdata.obs_names``, or in ``mdata[modality].obs_names``;
+            a mask, a slice or names of these.
         batch_size
             Cells per minibatch.
         normalize
@@ -327,14 +329,14 @@ class CLUE(MosaicModelClass):
         source: str | None = None,
         features: Sequence[str] | None = None,
         indices: Indices = None,
-        transform_batch: str | Sequence[str] | None = None,
+        transform_batch: Batches = None,
         library_size: Literal["auto", "observed", "predicted"]
         | float
         | np.ndarray
         | None = "auto",
         n_samples: int = 0,
         batch_size: int | None = None,
-        out: str | None = None,
+        out: str | Path | None = None,
     ) -> AnnData:
         """Expected values of a modality for every cell.
 
@@ -349,7 +351,7 @@ class CLUE(MosaicModelClass):
         features
             Names of the features to return; all by default.
         indices
-            Cells to impute, as positions in ``mdata.obs_names``.
+            Cells to impute: positions in ``mdata.obs_names``, a mask, a slice or names.
         transform_batch
             Batch to decode for, or batches to average over. By default a cell's own; where that
             lacks the modality, the mean over the batches that have it.
@@ -364,7 +366,7 @@ class CLUE(MosaicModelClass):
         batch_size
             Cells per minibatch.
         out
-            Directory ending in ``.zarr`` to write values to as they are computed.
+            New directory ending in ``.zarr`` to write values to as they are computed.
 
         Returns
         -------
@@ -514,7 +516,7 @@ class CLUE(MosaicModelClass):
         with warnings.catch_warnings(), _compat.no_pull():
             warnings.simplefilter("ignore", (UserWarning, FutureWarning))
             joined = MuData(modalities)
-        for key in [*self._covariate_columns, self.setup_args["labels_key"]]:
+        for key in [*(key for _, key in self._covariate_columns), self.setup_args["labels_key"]]:
             if key is None:
                 continue
             of_query = query.obs[key] if key in query.obs else pd.Series(dtype=object)

@@ -1,8 +1,7 @@
 """scMODAL: alignment of unpaired modalities through linked features."""
 
 from cantata.model.scmodal._model import SCMODAL
-from cantata.model.scmodal._module import LossWeights, SCMODALModule
+from cantata.model.scmodal._module import LossWeights, SCMODALModule, Variates
 from cantata.model.scmodal._plan import SCMODALTrainingPlan
-from cantata.model.scmodal._refine import Variates
 
 __all__ = ["SCMODAL", "LossWeights", "SCMODALModule", "SCMODALTrainingPlan", "Variates"]

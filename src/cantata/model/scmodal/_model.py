@@ -12,7 +12,7 @@ from cantata._mudata.values import MatrixReader
 from cantata._numeric.neighbors import check_k
 from cantata.data import STEPS_PER_EPOCH, UnpairedDataModule, UnpairedDataset
 from cantata.model._inputs import fit_input, resolve_transforms
-from cantata.model.base import Indices, MosaicModelClass
+from cantata.model.base import Batches, Indices, MosaicModelClass
 from cantata.model.scmodal._impute import NearestCells
 from cantata.model.scmodal._links import check_matrices, resolve_pairs
 from cantata.model.scmodal._module import SCMODALModule
@@ -24,6 +24,7 @@ from cantata.nn import WeightInit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from anndata import AnnData
     from mudata import MuData
@@ -137,7 +138,6 @@ class SCMODAL(MosaicModelClass):
             **self._init_arguments | {"transforms": resolved},
         )
         self.n_steps_ = 0
-        self._model_summary_string = self.summary()
 
     @classmethod
     def _setup_pairs(
@@ -209,6 +209,7 @@ class SCMODAL(MosaicModelClass):
         >>> "anchor_rna_adt_train" in model.history
         True
         """
+        self._check_training_data()
         steps = _planned_steps(max_epochs, max_steps)
         if not any(p.requires_grad for p in self.module.encoders.parameters()):
             raise ValueError(
@@ -293,11 +294,11 @@ class SCMODAL(MosaicModelClass):
         via: Sequence[str] = (),
         features: Sequence[str] | None = None,
         indices: Indices = None,
-        transform_batch: str | Sequence[str] | None = None,
+        transform_batch: Batches = None,
         library_size: float | np.ndarray | None = None,
         n_anchors: int = 0,
         batch_size: int | None = None,
-        out: str | None = None,
+        out: str | Path | None = None,
     ) -> AnnData:
         """Values of a modality for every cell: ``G_target(E_source(x))``, Wang et al. 2025.
 
@@ -316,7 +317,7 @@ class SCMODAL(MosaicModelClass):
         features
             Names of the features to return; all by default.
         indices
-            Cells to impute, as positions in ``mdata.obs_names``.
+            Cells to impute: positions in ``mdata.obs_names``, a mask, a slice or names.
         transform_batch
             Batch to decode for, or batches to average over. By default a cell's own; where that
             lacks the modality, the mean over the batches that have it.
@@ -331,7 +332,7 @@ class SCMODAL(MosaicModelClass):
         batch_size
             Cells per minibatch.
         out
-            Directory ending in ``.zarr`` to write values to as they are computed.
+            New directory ending in ``.zarr`` to write values to as they are computed.
 
         Returns
         -------

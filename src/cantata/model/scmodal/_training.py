@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,10 +57,10 @@ def _covariate_readers(model: MosaicModelClass, modality: str) -> dict[str, RowR
         codes.append(columns[CATEGORICAL].numpy())
     if codes:
         of_rows = np.concatenate(codes, axis=1)[cells]
-        readers[covariates_key(modality, CATEGORICAL)] = of_rows.__getitem__
+        readers[covariates_key(modality, CATEGORICAL)] = partial(np.take, of_rows, axis=0)
     if CONTINUOUS in columns:
         values = columns[CONTINUOUS].numpy()[cells]
-        readers[covariates_key(modality, CONTINUOUS)] = values.__getitem__
+        readers[covariates_key(modality, CONTINUOUS)] = partial(np.take, values, axis=0)
     return readers
 
 

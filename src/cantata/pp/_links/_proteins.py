@@ -5,13 +5,26 @@ from __future__ import annotations
 import re
 from importlib.resources import files
 
-_BEFORE = re.compile(r"^(adt|prot|protein|anti|ab|hu|ms|humsrt|humsr|hums)[-_. ]+", re.IGNORECASE)
-_AFTER = re.compile(
-    r"[-_. ]+(totalseq[-_ ]?[abcd]?|ts[abcd]|adt|prot|protein|ab|[abcd]\d{4})$", re.IGNORECASE
+_SPECIES = r"(?:human|mouse|rat)(?:/(?:human|mouse|rat))*|hu|ms|humsrt|humsr|hums"
+_MAKERS = r"totalseq[-_ ]?[abcd]?|cite(?:[-_ ]?seq)?|abseq|adt|prot|protein|ab|[abcd]\d{4}"
+_METALS = r"Y|Rh|Pd|In|Sn|I|La|Ce|Pr|Nd|Sm|Eu|Gd|Tb|Dy|Ho|Er|Tm|Yb|Lu|Ir|Pt|Bi"
+_ISOTOPES = rf"\d{{2,3}}(?:{_METALS}|Cd)|(?:{_METALS})\d{{2,3}}(?:D[id])?"
+
+_BEFORE = re.compile(
+    rf"^(?:(?i:{_MAKERS}|{_SPECIES}|anti|surface)[-_.: ]+|(?:{_ISOTOPES})[-_. ]+|[hm](?=CD\d))"
 )
+_AFTER = re.compile(
+    rf"(?:[-_. ]+(?:(?i:{_MAKERS}|ts[abcd]|ahs\d{{4}}|pabo)|{_ISOTOPES})"
+    rf"|\((?:{_ISOTOPES})\)(?:D[id])?)$"
+)
+_ABSEQ = re.compile(r"^([^:|]+)(?::[^|]*)?\|([^|]*)\|")
+"""BD AbSeq: ``protein:clone|gene|identifier|pAbO``."""
 _REPEAT = re.compile(r"^(.+)[-_.]\d$")
 _CONTROL = re.compile(r"isotype|control|ctrl", re.IGNORECASE)
 _CD = re.compile(r"^cd\d+[a-z]*\d?$", re.IGNORECASE)
+
+MAX_WORDS = 3
+"""A known marker is looked for in up to so many words of a name that stand side by side."""
 
 _GREEK = str.maketrans("αβγδεζκλμ", "ABGDEZKLM")
 
@@ -40,8 +53,13 @@ def plain_name(name: str) -> str:
     --------
     >>> plain_name("ADT_CD117(c-Kit)_A0012"), plain_name("CD3_TotalSeqB"), plain_name("CD3-1")
     ('CD117(c-Kit)', 'CD3', 'CD3')
+    >>> plain_name("145Nd_CD4"), plain_name("CD4:SK3|CD4|AHS0032|pAbO")
+    ('CD4', 'CD4')
     """
     plain = name.strip()
+    abseq = _ABSEQ.match(plain)
+    if abseq:
+        plain = abseq[1]
     while True:
         shorter = _AFTER.sub("", _BEFORE.sub("", plain))
         if shorter == plain or not shorter:
@@ -66,10 +84,10 @@ def genes_of(name: str) -> tuple[str, ...]:
     """
     if _CONTROL.search(name):
         return ()
-    # 1. the whole name is known, with or without what stands in brackets
+    # 1. the whole name is known, without what stands in brackets, or the number of a repeat
     plain = plain_name(name)
     outside = re.sub(r"\(.*?\)?$", "", plain)
-    for form in (plain, outside):
+    for form in (plain, outside, _REPEAT.sub(r"\1", plain)):
         if alias_key(form) in ALIASES:
             return ALIASES[alias_key(form)]
     # 2. a heterodimer: both halves, known or as they are
@@ -84,8 +102,34 @@ def genes_of(name: str) -> tuple[str, ...]:
         if genes:
             return tuple(dict.fromkeys(genes))
     # 4. nothing is known: the name may be that of a gene
-    forms = [alias_key(outside), *words[:1], *inside]
+    abseq = _ABSEQ.match(name)
+    forms = [alias_key(outside), *words, *inside, *([abseq[2]] if abseq else [])]
     return tuple(dict.fromkeys(gene for form in forms for gene in _as_symbol(form)))
+
+
+def genes_in(name: str) -> tuple[str, ...]:
+    """Genes of known markers that occur anywhere in a name, as for ``"x.HLA-DR.v2"``.
+
+    A guess for a warning: :func:`genes_of` says what is linked.
+
+    Examples
+    --------
+    >>> genes_in("lot7-HLA-DR-x"), genes_in("tagCD20v2"), genes_in("lot7")
+    (('HLA-DRA', 'HLA-DRB1'), ('MS4A1',), ())
+    """
+    if _CONTROL.search(name):
+        return ()
+    words = [word for word in re.split(r"[^A-Za-z0-9]+", name) if word]
+    joined = (
+        "".join(words[i:j])
+        for i in range(len(words))
+        for j in range(i + 2, min(i + MAX_WORDS, len(words)) + 1)
+    )
+    numbers = re.findall(r"cd\d+", name, re.IGNORECASE)
+    # "CD4-1" is no CD41
+    forms = [*words, *(form for form in joined if not _CD.match(form)), *numbers]
+    genes = [gene for form in forms for gene in _known(form)]
+    return tuple(dict.fromkeys([*genes, *(number.upper() for number in numbers)]))
 
 
 def _known(name: str) -> tuple[str, ...]:
@@ -94,7 +138,7 @@ def _known(name: str) -> tuple[str, ...]:
 
 def _words(name: str) -> list[str]:
     """The first word of a name, and those after it that are CD numbers."""
-    words = [word for word in re.split(r"[-_. /]+", name) if word]
+    words = [word for word in re.split(r"[-_.:| /]+", name) if word]
     return words[:1] + [word for word in words[1:] if _CD.match(word)]
 
 

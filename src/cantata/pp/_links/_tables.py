@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
+import re
 from collections import defaultdict
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from cantata._mudata.kinds import WORDS, kind_of
 from cantata._mudata.link_tables import find_table
-from cantata.pp._links._proteins import genes_of, plain_name
+from cantata._mudata.regions import IDS
+from cantata._mudata.warn import warn_user
+from cantata.pp._links._proteins import genes_in, genes_of, plain_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,76 +28,190 @@ GENE = "gene"
 MAX_PANEL_FEATURES = 1000
 """Up to this many features a modality may be a panel of antibodies with names of proteins."""
 
+_SEPARATORS = r"[/;,|&\s]+"
+"""Between several genes of one feature; none of them occurs in a symbol."""
+
+_BLANK = {"", "na", "n/a", "nan", "none", "null", "<na>"}
+"""Entries of the column, in lower case, that leave it open which gene is meant."""
+
+_ID = re.compile(r"^(ENS[A-Z]*G\d+)(\.\d+)?$")
+_REPEAT = re.compile(r"^(.+)-\d$")
+
 
 class FeatureNames:
-    """Names of a modality's features, and their genes (None: there is no such column)."""
+    """Names of a modality's features, and the genes that they stand for.
 
-    def __init__(self, adata: AnnData) -> None:
+    ``symbols`` are the genes that the column ``"gene"`` names for each feature, none where its
+    entry is blank; ``ids`` the Ensembl identifiers that it, the columns of identifiers or the
+    name itself give, without versions.
+    """
+
+    def __init__(self, modality: str, adata: AnnData) -> None:
         self.names = adata.var_names.astype(str).to_numpy(dtype=object)
+        self.kind = kind_of(modality, adata)
         self.maybe_panel = len(self.names) <= MAX_PANEL_FEATURES
-        self.genes: list[tuple[str, ...]] | None = None
-        if GENE in adata.var:
-            entries = adata.var[GENE].astype(object)
-            parts = ([] if pd.isna(entry) else str(entry).split("/") for entry in entries)
-            self.genes = [tuple(g.strip() for g in genes if g.strip()) for genes in parts]
+        self.bare = _without_prefix(self.names, modality)
+        entries = [_entries(adata.var[GENE])] if GENE in adata.var else []
+        self.symbols = [
+            tuple(gene for gene in genes if not _ID.match(gene))
+            for genes in (entries[0] if entries else [()] * len(self.names))
+        ]
+        entries += [_entries(adata.var[column]) for column in IDS if column in adata.var]
+        entries.append([(name,) for name in self.bare])
+        self.ids = [
+            tuple({match[1]: None for gene in chain(*genes) if (match := _ID.match(gene))})
+            for genes in zip(*entries, strict=True)
+        ]
 
     def plain_names(self) -> list[tuple[str, ...]]:
-        """The name of each feature, without what a panel's maker put around it."""
-        return [(plain_name(name) if self.maybe_panel else name,) for name in self.names]
+        """The name of each feature, without what its modality or a panel's maker put around it.
 
-    def gene_names(self) -> list[tuple[str, ...]]:
-        """The genes of each feature: by the column, else its name and known aliases."""
-        if self.genes is not None:
-            return self.genes
+        ``CD4-1`` is CD4 too where no other feature is, since scanpy makes names unique so.
+        """
+        if self.maybe_panel:
+            return [(plain_name(name),) for name in self.bare]
+        known = set(self.bare)
+        repeats = (_REPEAT.match(name) for name in self.bare)
+        return [
+            (name, repeat[1]) if repeat and repeat[1] not in known else (name,)
+            for name, repeat in zip(self.bare, repeats, strict=True)
+        ]
+
+    def named_genes(self, *, by_id: bool) -> list[tuple[str, ...]]:
+        """Genes that columns name for each feature; identifiers only where they are asked for."""
+        if not by_id:
+            return self.symbols
+        return [symbols + ids for symbols, ids in zip(self.symbols, self.ids, strict=True)]
+
+    def implied_genes(self) -> list[tuple[str, ...]]:
+        """Names under which each feature may be found as a gene: its own, and known aliases."""
         if not self.maybe_panel:
-            return [(name,) for name in self.names]
-        return [(name, *genes_of(name)) for name in self.names]
+            return self.plain_names()
+        return [(name, *genes_of(name)) for name in self.bare]
+
+    def aliases(self) -> list[list[tuple[str, ...]]]:
+        """Names of genes to look each feature up by: what columns say, else what names imply."""
+
+        def is_new(gene: str, name: str) -> bool:
+            # only proteins are written in any case: CD4 for Cd4
+            return self.kind == "protein" or gene.casefold() != name.casefold()
+
+        implied = [
+            () if symbols else tuple(gene for gene in genes if is_new(gene, name))
+            for name, symbols, genes in zip(
+                self.names, self.symbols, self.implied_genes(), strict=True
+            )
+        ]
+        return [self.named_genes(by_id=True), implied]
 
     def examples(self) -> str:
         """The first names, for an error."""
-        names = [repr(str(name)) for name in self.names[:3]]
-        if self.genes is not None:
-            genes = ["/".join(genes) for genes in self.genes[:3]]
-            names = [f"{n} with gene {g!r}" for n, g in zip(names, genes, strict=True)]
-        return ", ".join(names)
+        first = zip(self.names[:3], self.symbols[:3], self.ids[:3], strict=True)
+        return ", ".join(
+            f"{name!r} with gene {'/'.join(symbols or ids)!r}"
+            if symbols or (ids and name not in ids)
+            else repr(name)
+            for name, symbols, ids in first
+        )
+
+
+def _entries(column: pd.Series) -> list[tuple[str, ...]]:
+    """Genes that each entry of a column names, none where it is blank."""
+    texts = ("" if pd.isna(entry) else str(entry).strip() for entry in column.astype(object))
+    return [
+        ()
+        if text.lower() in _BLANK
+        else tuple(gene for gene in re.split(_SEPARATORS, text) if gene)
+        for text in texts
+    ]
+
+
+def _without_prefix(names: np.ndarray, modality: str) -> list[str]:
+    """Names without that of their modality in front, with which MuData makes names unique."""
+    words = "|".join(map(re.escape, {modality, *chain(*WORDS.values())}))
+    prefix = re.compile(rf"^(?:{words}):(?=.)", re.IGNORECASE)
+    bare = [prefix.sub("", name) for name in names]
+    # other separators occur in names of features, so that all of these must have the prefix
+    prefix = re.compile(rf"^{re.escape(modality)}[-_. ](?=.)", re.IGNORECASE)
+    return [prefix.sub("", name) for name in bare] if all(map(prefix.match, bare)) else bare
 
 
 def links_by_name(mdata: MuData, a: str, b: str) -> pd.DataFrame:
     """Links by ``.var["gene"]``, equal names and known aliases; none is a ``ValueError``.
+
+    Known markers of a panel that find no link under the name they have, though their gene is
+    there, are named in a warning.
 
     Returns
     -------
     Columns ``source`` and ``target`` (names), ``weight`` (1), ``type`` (``"name"``, ``"gene"``
     or ``"alias"``), ``source_index`` and ``target_index`` (positions), in the order of `a`.
     """
-    left, right = FeatureNames(mdata[a]), FeatureNames(mdata[b])
-    ways: dict[tuple[int, int], str] = {}
-    # 1. by equal names, unless a panel says itself which genes of a wide modality it measures
-    panel_names_genes = any(
-        x.genes is not None and x.maybe_panel and not y.maybe_panel
-        for x, y in ((left, right), (right, left))
-    )
-    if not panel_names_genes:
-        ways.update(dict.fromkeys(_match(left.plain_names(), right.plain_names()), "name"))
-    # 2. by gene; a feature of a panel that has a link by name gets no other one
+    left, right = FeatureNames(a, mdata[a]), FeatureNames(b, mdata[b])
+    # 1. what columns say of genes; identifiers can only be compared with identifiers
+    by_id = any(left.ids) and any(right.ids)
+    named = [names.named_genes(by_id=by_id) for names in (left, right)]
+    # 2. by equal names, but for those of a panel of which it says which gene they measure
+    plain = [left.plain_names(), right.plain_names()]
+    for k, (own, other) in enumerate(((left, right), (right, left))):
+        if own.maybe_panel and not other.maybe_panel:
+            plain[k] = [() if genes else p for genes, p in zip(named[k], plain[k], strict=True)]
+    ways: dict[tuple[int, int], str] = dict.fromkeys(_match(*plain), "name")
+    # 3. by gene; a feature of a panel that has a link by name gets no other one
     linked_left, linked_right = {i for i, _ in ways}, {j for _, j in ways}
-    way = "alias" if left.genes is None and right.genes is None else "gene"
-    for i, j in _match(left.gene_names(), right.gene_names()):
+    implied = [names.implied_genes() for names in (left, right)]
+    for k, names in enumerate((left, right)):
+        implied[k] = [
+            () if genes and (names.symbols[i] or names.maybe_panel) else keys
+            for i, (genes, keys) in enumerate(zip(named[k], implied[k], strict=True))
+        ]
+    by_alias = {(i, j) for i, j in _equal(*map(_folded, implied))}
+    keys = [
+        [genes + names for genes, names in zip(*both, strict=True)]
+        for both in zip(named, implied, strict=True)
+    ]
+    for i, j in _match(*keys):
         of_left = left.maybe_panel and i in linked_left
         of_right = right.maybe_panel and j in linked_right
         if not (of_left or of_right):
-            ways.setdefault((i, j), way)
+            ways.setdefault((i, j), "alias" if (i, j) in by_alias else "gene")
     if not ways:
         raise ValueError(
             f"No feature of {a!r} (e.g. {left.examples()}) is linked with one of {b!r} (e.g. "
             f"{right.examples()}) by the column {GENE!r} of .var, equal names or known aliases of "
-            "proteins. Give links: a table with the columns 'source' (features of "
-            f"{a!r}), 'target' (features of {b!r}) and optionally 'weight'."
+            f"proteins. Give links: symbols of genes in that column, or a table with the "
+            f"columns 'source' (features of {a!r}), 'target' (features of {b!r}) and optionally "
+            "'weight'."
         )
+    linked = {a: {i for i, _ in ways}, b: {j for _, j in ways}}
+    for name, names, other in ((a, left, right), (b, right, left)):
+        if names.kind == "protein":
+            _warn_of_markers(name, names, linked[name], other)
     table = pd.DataFrame(sorted(ways), columns=["source_index", "target_index"])
     table["type"] = [ways[pair] for pair in sorted(ways)]
     table["weight"] = 1.0
     return _with_names(table, left.names, right.names)
+
+
+def _warn_of_markers(
+    modality: str, names: FeatureNames, linked: set[int], other: FeatureNames
+) -> None:
+    """Name features without a link that look like markers of which the gene is there."""
+    known = {key.upper(): key for keys in other.plain_names() for key in keys}
+    missed = {}
+    for i, name in enumerate(names.bare):
+        if i in linked or names.symbols[i] or set(map(str.upper, genes_of(name))) & set(known):
+            continue
+        genes = [known[gene.upper()] for gene in genes_in(name) if gene.upper() in known]
+        if genes:
+            missed[names.names[i]] = genes[0]
+    if missed:
+        examples = ", ".join(f"{name!r} ({gene})" for name, gene in list(missed.items())[:5])
+        warn_user(
+            f"{len(missed)} features of {modality!r} look like known markers but are not linked, "
+            f"e.g. {examples}. Name their genes in the column {GENE!r} of "
+            f"mdata[{modality!r}].var, or give links=."
+        )
 
 
 def _match(
@@ -102,10 +220,15 @@ def _match(
     """Pairs that share a key as it is written; among the others, those that do in any case."""
     pairs = _equal(left, right)
     matched_left, matched_right = {i for i, _ in pairs}, {j for _, j in pairs}
-    folded = [[tuple(key.casefold() for key in keys) for keys in side] for side in (left, right)]
     return pairs + [
-        (i, j) for i, j in _equal(*folded) if i not in matched_left and j not in matched_right
+        (i, j)
+        for i, j in _equal(_folded(left), _folded(right))
+        if i not in matched_left and j not in matched_right
     ]
+
+
+def _folded(side: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    return [tuple(key.casefold() for key in keys) for keys in side]
 
 
 def _equal(
@@ -170,7 +293,7 @@ def links_by_table(
                 f"{text}. Features of {a!r} are named e.g. {left[0]!r}, those of {b!r} e.g. "
                 f"{right[0]!r}.{hint}"
             )
-        warnings.warn(f"{text}; they are left out.", UserWarning, stacklevel=3)
+        warn_user(f"{text}; they are left out.")
     table = table[known].sort_values("weight", ascending=False, kind="stable")
     table = table.drop_duplicates(["source_index", "target_index"]).sort_index()
     return _with_names(table, left.to_numpy(), right.to_numpy())

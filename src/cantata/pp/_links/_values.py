@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -12,12 +11,14 @@ import pandas as pd
 from scipy import sparse
 
 from cantata._mudata.checks import check_mapping, check_pair, check_varmap
-from cantata._mudata.kinds import guess_kind
 from cantata._mudata.values import choose_layer, iter_blocks, matrix_of
+from cantata._mudata.warn import warn_user
 from cantata._numeric.components import Components, fit_lsi, fit_pca, project
 from cantata._numeric.normalise import (
     RNA_TOTAL,
+    column_sums,
     feature_statistics,
+    log1p,
     normalise,
     target_total,
     variable_genes,
@@ -48,8 +49,14 @@ MIN_TOTAL = 20.0
 MAX_LOG = 50.0
 """Values above this are no logarithms of anything that was counted or measured."""
 
+MIN_SCALED_LINKS = 12
+"""Counts of proteins with fewer links than this are not scaled to their sum over linked ones."""
+
 MAX_KEPT_ENTRIES = 2**26
 """Up to so many entries (cells x linked features) are kept in memory after the reading."""
+
+KINDS: dict[str | None, Kind] = {"log1p": "rna", "clr": "protein"}
+"""Kind of modality that is normalised by a transform."""
 
 N_COMPONENTS = 30
 """Components of a modality on which its linked features are regressed."""
@@ -97,14 +104,6 @@ def row_blocks(matrix: Any, n_cells: int) -> Iterator[tuple[slice, Any]]:
 
 
 # Chromatin --------------------------------------------------------------------------------------
-
-
-def is_chromatin(mdata: MuData, modality: str) -> bool:
-    """Whether a modality holds peaks."""
-    try:
-        return guess_kind(modality, mdata[modality])[0] == "atac"
-    except ValueError:
-        return False
 
 
 def sum_peaks(
@@ -209,12 +208,12 @@ class LinkedValues:
 
 @dataclass(frozen=True)
 class _Scan:
-    """What one reading finds: of all features whether they are counts, the rest of linked ones.
+    """What one reading finds: of all features whether they are counts, and of linked ones sums.
 
     ``kept`` holds blocks of the linked features, nothing if they are too many.
     """
 
-    counts: bool
+    integers: bool
     lowest: float
     highest: float
     totals: np.ndarray
@@ -222,7 +221,9 @@ class _Scan:
     kept: list[Any]
 
 
-def read_linked(name: str, matrix: Any, index: Any, transform: str | None) -> LinkedValues:
+def read_linked(
+    name: str, matrix: Any, index: Any, transform: str | None, kind: Kind | None = None
+) -> LinkedValues:
     """Read a modality once: its linked features, with `transform` resolved and no target total.
 
     Parameters
@@ -235,6 +236,9 @@ def read_linked(name: str, matrix: Any, index: Any, transform: str | None) -> Li
         Position of the linked feature of each link.
     transform
         ``"auto"``, ``"log1p"``, ``"clr"``, ``"arcsinh"`` or None.
+    kind
+        What the modality measures. ``"auto"`` takes ``"clr"`` for counts of proteins that have
+        few links: the sum of few proteins is no depth.
 
     Raises
     ------
@@ -245,7 +249,8 @@ def read_linked(name: str, matrix: Any, index: Any, transform: str | None) -> Li
         matrix = matrix.tocsr()
     features = np.unique(np.asarray(index))
     scan = _scan(name, matrix, features)
-    transform = _resolve(name, transform, scan)
+    few = kind == "protein" and len(index) < MIN_SCALED_LINKS
+    transform = _resolve(name, transform, scan, "clr" if few else "log1p")
     columns = features
     if scan.kept:
         stack = sparse.vstack if sparse.issparse(scan.kept[0]) else np.vstack
@@ -272,31 +277,49 @@ def _scan(name: str, matrix: Any, features: np.ndarray) -> _Scan:
             )
         lowest = min(lowest, float(values.min(initial=0)))
         integers = integers and bool(np.all(values == np.rint(values)))
-        # 2. linked features: largest value, totals of cells, means of logarithms
-        chosen = block[:, features]
-        values = chosen.data if sparse.issparse(chosen) else chosen
         highest = max(highest, float(values.max(initial=0)))
+        # 2. linked features: totals of cells, means of logarithms
+        chosen = block[:, features]
         totals[rows] = np.asarray(chosen.sum(axis=1, dtype=np.float64)).ravel()
         if lowest >= 0:
-            logged = chosen.log1p() if sparse.issparse(chosen) else np.log1p(chosen)
-            logs += np.asarray(logged.sum(axis=0, dtype=np.float64)).ravel()
+            # logarithms of bool and 8 bit integers would be half precision
+            logs += column_sums(log1p(_float(chosen)))
         # 3. they are kept where that is cheap, so that the modality is read once
         if n_cells * features.size <= MAX_KEPT_ENTRIES:
             kept.append(chosen)
-    return _Scan(integers and lowest >= 0, lowest, highest, totals, logs / n_cells, kept)
+    return _Scan(integers, lowest, highest, totals, logs / n_cells, kept)
 
 
-def _resolve(name: str, transform: str | None, scan: _Scan) -> str | None:
-    if transform == "auto" and not scan.counts and scan.highest > MAX_LOG:
-        warnings.warn(
-            f"The linked values of modality {name!r} are no counts and reach {scan.highest:,.4g}; "
-            "they are taken as they are. If they are intensities that were not transformed, use "
-            f"transforms={{{name!r}: 'arcsinh'}}.",
-            UserWarning,
-            stacklevel=4,
-        )
+def choose_transform(
+    name: str, *, integers: bool, lowest: float, highest: float, of_counts: str = "log1p"
+) -> str | None:
+    """What ``"auto"`` stands for: `of_counts` for counts, else None.
+
+    Counts that were corrected (by SoupX or alevin, say) are no integers, but larger than any
+    logarithm. They count as counts, with a warning, since intensities look the same.
+    """
+    if lowest >= 0 and integers:
+        return of_counts
+    if highest <= MAX_LOG:
+        return None
+    treated = f"taken as corrected counts ({of_counts!r})" if lowest >= 0 else "taken as they are"
+    warn_user(
+        f"The values of modality {name!r} are no counts and reach {highest:,.4g}; they are "
+        f"{treated}. If they are intensities that were not transformed, use "
+        f"transforms={{{name!r}: 'arcsinh'}}; None takes values as they are."
+    )
+    return of_counts if lowest >= 0 else None
+
+
+def _resolve(name: str, transform: str | None, scan: _Scan, of_counts: str) -> str | None:
     if transform == "auto":
-        return "log1p" if scan.counts else None
+        return choose_transform(
+            name,
+            integers=scan.integers,
+            lowest=scan.lowest,
+            highest=scan.highest,
+            of_counts=of_counts,
+        )
     if transform in ("log1p", "clr") and scan.lowest < 0:
         raise ValueError(
             f"Modality {name!r} has negative values (down to {scan.lowest:.3g}), of which "
@@ -351,8 +374,9 @@ def fit_smoother(linked: LinkedValues, matrix: Any, *, chromatin: bool = False) 
     linked
         The linked features with their normalisation complete.
     matrix
-        All features of the modality, cells x features. Counts (those that `linked` scales and
-        logs) are scaled to 10,000 per cell, log1p; other values are taken as they are.
+        All features of the modality, cells x features. Where `linked` takes ``"log1p"`` they are
+        scaled to 10,000 per cell, log1p, where it takes ``"clr"`` so are they; other values are
+        taken as they are.
     chromatin
         Use latent semantic components in place of principal ones.
 
@@ -364,10 +388,10 @@ def fit_smoother(linked: LinkedValues, matrix: Any, *, chromatin: bool = False) 
     # 1. normalise a sample of cells
     rows = sample_cells(n_cells, MAX_FIT_CELLS)
     sample = _take(matrix, rows)
-    kind: Kind | None = "atac" if chromatin else "rna" if linked.transform == "log1p" else None
+    kind = "atac" if chromatin else KINDS.get(linked.transform)
     total = target_total("atac", sample) if chromatin else RNA_TOTAL
     statistics = np.zeros(n_features) if kind is None else feature_statistics(kind, sample)
-    normalised = sample if kind is None else normalise(kind, sample, total, statistics)
+    normalised = _float(sample) if kind is None else normalise(kind, sample, total, statistics)
     # 2. fit components on it
     components = _fit_components(linked.name, kind, sample, normalised, statistics)
     # 3. project all cells, block by block where they are more
@@ -376,8 +400,7 @@ def fit_smoother(linked: LinkedValues, matrix: Any, *, chromatin: bool = False) 
         scores[:, :-1] = project(components, normalised)
     else:
         for block_rows, block in row_blocks(matrix, n_cells):
-            if kind is not None:
-                block = normalise(kind, block, total, statistics)
+            block = _float(block) if kind is None else normalise(kind, block, total, statistics)
             scores[block_rows, :-1] = project(components, block)
     # 4. least squares of the linked features on the scores and the constant
     inner = scores.astype(np.float64).T @ scores.astype(np.float64)
@@ -396,6 +419,11 @@ def _fit_components(
     if kind == "rna":
         used = variable_genes(name, sample, normalised, None, N_VARIABLE)
     return fit_pca(name, normalised, used, N_COMPONENTS)
+
+
+def _float(values: Any) -> Any:
+    """Values in single precision at least."""
+    return values.astype(np.promote_types(values.dtype, np.float32), copy=False)
 
 
 def _take(matrix: Any, rows: np.ndarray) -> Any:

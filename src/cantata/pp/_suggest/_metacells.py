@@ -10,9 +10,16 @@ from scipy import sparse
 from sklearn.cluster import KMeans
 
 from cantata._numeric.components import fit_pca, moments, project
-from cantata._numeric.normalise import RNA_TOTAL, log1p, row_sums, scale_columns, scale_rows
+from cantata._numeric.normalise import (
+    RNA_TOTAL,
+    feature_statistics,
+    log1p,
+    row_sums,
+    scale_columns,
+    scale_rows,
+)
 from cantata._numeric.sampling import sample_cells
-from cantata.pp._links._values import COFACTOR, MAX_FIT_CELLS, row_blocks
+from cantata.pp._links._values import COFACTOR, MAX_FIT_CELLS, choose_transform, row_blocks
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -87,8 +94,9 @@ def read_modality(
     matrix
         Its values, in memory or on disk. Of more than 20,000 cells that many are drawn.
     transform
-        ``"auto"`` (non-negative integers: ``"log1p"``, anything else: None), ``"log1p"`` (scaled
-        to 10,000 per cell, logarithm of 1 + x), ``"arcsinh"`` (of x / 5) or None.
+        ``"auto"`` (counts: ``"log1p"``, anything else: None), ``"log1p"`` (scaled to 10,000 per
+        cell, logarithm of 1 + x), ``"clr"`` (centred log ratio of each feature over the cells),
+        ``"arcsinh"`` (of x / 5) or None.
     n_top
         So many most variable features are used.
     keep
@@ -177,18 +185,21 @@ def _transformed(name: str, matrix: Any, transform: str | None) -> Any:
     values = matrix.data if sparse.issparse(matrix) else matrix
     lowest = float(values.min(initial=0))
     if transform == "auto":
-        counts = lowest >= 0 and bool(np.all(values == np.rint(values)))
-        transform = "log1p" if counts else None
+        integers = bool(np.all(values == np.rint(values)))
+        highest = float(values.max(initial=0))
+        transform = choose_transform(name, integers=integers, lowest=lowest, highest=highest)
     if transform == "arcsinh":
         return np.arcsinh(matrix / COFACTOR)
     if transform is None:
         return matrix
     if lowest < 0:
         raise ValueError(
-            f"Modality {name!r} has negative values (down to {lowest:.3g}), which 'log1p' cannot "
-            f"scale. Use transforms={{{name!r}: None}} or 'arcsinh', or name the layer of the "
-            "counts."
+            f"Modality {name!r} has negative values (down to {lowest:.3g}), which {transform!r} "
+            f"cannot scale. Use transforms={{{name!r}: None}} or 'arcsinh', or name the layer of "
+            "the counts."
         )
+    if transform == "clr":
+        return log1p(scale_columns(matrix, np.exp(-feature_statistics("protein", matrix))))
     totals = row_sums(matrix)
     factors = np.divide(RNA_TOTAL, totals, out=np.zeros_like(totals), where=totals > 0)
     return log1p(scale_rows(matrix, factors))

@@ -12,6 +12,7 @@ import pandas as pd
 from rich.progress import track
 
 from cantata._mudata.checks import check_mapping, check_modalities
+from cantata._mudata.embeddings import modality_rep
 from cantata._mudata.values import check_in_memory, matrix_of, saved_record
 from cantata.tl._dimensions._input import (
     MIN_PAIRED_CELLS,
@@ -21,7 +22,6 @@ from cantata.tl._dimensions._input import (
 )
 from cantata.tl._dimensions._parallel_analysis import Residual, count_components
 from cantata.tl._dimensions._shared_variates import shared_variates
-from cantata.tl._embeddings import modality_rep
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -187,6 +187,9 @@ def estimate_dimensions(
     APOLLO(mdata, n_shared=2, n_specific={'x': 2, 'y': 1})
     """
     names, given_kinds = _check_modalities(mdata, modalities)
+    for argument, given in (("layers", layers), ("use_reps", use_reps)):
+        if given is not None and not isinstance(given, Mapping):
+            raise TypeError(f"{argument}={given!r} must be a dict from modalities to names.")
     layers, use_reps = dict(layers or {}), dict(use_reps or {})
     check_mapping("layers", layers, names)
     check_mapping("use_reps", use_reps, names)

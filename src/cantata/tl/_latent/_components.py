@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.decomposition import PCA
 
 if TYPE_CHECKING:
-    from cantata.tl._embeddings import LatentSpace
+    from cantata._mudata.embeddings import LatentSpace
 
 GROUPS = ("low", "center", "high")
 """Groups of cells along a component."""
@@ -138,7 +138,7 @@ def bin_cells(
     is_central = distances <= np.quantile(distances[of], central, axis=0)
     # 3. Bins of equally many cells.
     borders = np.quantile(scores[of], np.arange(1, n_bins) / n_bins, axis=0)
-    bins = np.empty(scores.shape, dtype=np.int8)
+    bins = np.empty(scores.shape, dtype=np.int32)
     for column, edges in enumerate(borders.T):
         bins[:, column] = np.searchsorted(edges, scores[:, column], side="left")
     return BinnedCells(scores, bins, is_central, group_codes(bins, is_central, n_bins))

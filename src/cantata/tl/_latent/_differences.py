@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from itertools import combinations
+from math import comb
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +24,8 @@ from cantata.tl._latent._components import (
     match_axes,
     principal_axes,
 )
+
+logger = logging.getLogger(__name__)
 
 Scale = Literal["auto", "log1p", "log", "linear"]
 Reference = Literal["others", "rest"]
@@ -229,6 +234,25 @@ def split_cells(n_cells: int, train_size: float, seed: int) -> np.ndarray:
     return train
 
 
+def split_groups(codes: np.ndarray, train_size: float, n_splits: int, seed: int) -> np.ndarray:
+    """Which cells are in the training part of each split (splits x cells), by whole groups.
+
+    `codes` are the groups of cells, 0, 1, ..., two or more. No two splits are alike: few groups
+    have fewer than `n_splits`, and then all of them are returned. Both parts have a group.
+    """
+    n_groups = int(codes.max()) + 1
+    n_train = min(max(round(train_size * n_groups), 1), n_groups - 1)
+    chosen: dict[tuple[int, ...], None] = {}
+    if comb(n_groups, n_train) <= n_splits:
+        chosen = dict.fromkeys(combinations(range(n_groups), n_train))
+        if len(chosen) < n_splits:
+            logger.info("%d groups of cells have %d splits.", n_groups, len(chosen))
+    rng = np.random.default_rng(seed)
+    while len(chosen) < min(n_splits, comb(n_groups, n_train)):
+        chosen[tuple(np.sort(rng.permutation(n_groups)[:n_train]).tolist())] = None
+    return np.stack([np.isin(codes, groups) for groups in chosen])
+
+
 def replicate(
     latent: np.ndarray,
     axes: PrincipalAxes,
@@ -238,24 +262,23 @@ def replicate(
     n_bins: int,
     central: float,
     n_central: int | None,
-    n_splits: int,
-    train_size: float,
-    seed: int,
+    training: np.ndarray,
 ) -> SplitResults:
     """Search every split for features that differ along its components.
 
     The components of a split are matched to the first components of all cells, whose axes are
-    given. Options are as in :func:`cantata.tl.interpret_latent`.
+    given. `training` (splits x cells) tells which cells are in the training part. Other options
+    are as in :func:`cantata.tl.interpret_latent`.
     """
+    n_splits = len(training)
     additions = central * tests.n_stored + ADDITIONS_PER_TEST * len(GROUPS) * tests.n_features
     quick = n_splits * n_components * additions < PROGRESS_WORK
     covariance = np.cov(latent, rowvar=False).reshape(latent.shape[1], -1)
     findings: list[list[np.ndarray]] = []
     correlations = np.zeros((n_splits, n_components))
     sizes = np.zeros((n_splits, n_components), dtype=np.int64)
-    for split in track(range(n_splits), "Splits", disable=quick):
+    for split, train in enumerate(track(training, "Splits", disable=quick)):
         # 1. Components of the training cells, each turned to point the way of its partner.
-        train = split_cells(len(latent), train_size, seed + split)
         of_split = principal_axes(latent[train])
         partner, correlation = match_axes(
             axes.loadings[:, :n_components], of_split.loadings, covariance

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from cantata.tl._embeddings import find_space
-from cantata.tl._feature_values import check_modality, normalized_values
+from cantata._mudata.checks import check_count
+from cantata._mudata.embeddings import find_space
+from cantata.tl._feature_values import cell_groups, check_modality, normalized_values
 from cantata.tl._latent._components import (
     GROUPS,
     N_CODES,
@@ -16,7 +17,15 @@ from cantata.tl._latent._components import (
     check_cells,
     principal_axes,
 )
-from cantata.tl._latent._differences import GroupTest, Reference, Scale, TTest, replicate
+from cantata.tl._latent._differences import (
+    GroupTest,
+    Reference,
+    Scale,
+    TTest,
+    replicate,
+    split_cells,
+    split_groups,
+)
 from cantata.tl._latent._interpretation import (
     LatentInterpretation,
     cell_tables,
@@ -48,6 +57,7 @@ def interpret_latent(
     central: float = 0.15,
     n_central: int | None = None,
     n_splits: int = 36,
+    groups: str | None = None,
     train_size: float = 0.8,
     reference: Reference = "others",
     test: TTest = "both",
@@ -95,9 +105,15 @@ def interpret_latent(
         beyond `n_components`.
     n_splits
         Random splits of the cells.
+    groups
+        Column of cells with the donors or samples. They are split as wholes, so that what counts
+        holds in donors that the training part does not have; the paper splits its patients so
+        (12 splits). No two splits are alike: with few donors there are fewer than `n_splits`.
+        None: cells are split one by one, and a feature of a single donor counts.
     train_size
-        Share of the cells in the training part of a split. Components, bins and the radius of
-        what is central are those of the training part; the test part is cut by them too.
+        Share of the cells, or of `groups`, in the training part of a split. Components, bins and
+        the radius of what is central are those of the training part; the test part is cut by them
+        too.
     reference
         What a group is compared with: ``"others"``, the other two groups (the paper), or
         ``"rest"``, these and the central cells in the bins between.
@@ -134,11 +150,12 @@ def interpret_latent(
     Raises
     ------
     KeyError
-        If the modality, layer or latent space does not exist.
+        If the modality, layer, latent space or column does not exist.
     TypeError, ValueError
-        If an option is out of its range, values are not finite or negative where `scale` does
-        not allow it, the latent space does not vary, feature names repeat, there are fewer than
-        ten cells per bin, or no gene set has a feature of the modality.
+        If an option is out of its range, a cell has no group or all have the same, values are not
+        finite or negative where `scale` does not allow it, the latent space does not vary, feature
+        names repeat, there are fewer than ten cells per bin, or no gene set has a feature of the
+        modality.
 
     Notes
     -----
@@ -154,9 +171,11 @@ def interpret_latent(
     the reference implementation divides them by their standard deviations before.
 
     A latent space was fitted to the features that are tested: p values do not show that a
-    component exists, but which features change along it. Expect few features with few cells: a
-    group of the test part has about ``0.15 x 0.2 x 2 / 11`` of them, 22 of 4,000, and there is a
-    warning if it has fewer than 5.
+    component exists, but which features change along it. Cells of one donor are not independent:
+    within a split p values are too small for statements about donors, and that a feature is found
+    in both parts says something about them with `groups` only. Expect few features with few
+    cells: a group of the test part has about ``0.15 x 0.2 x 2 / 11`` of them, 22 of 4,000, and
+    there is a warning if it has fewer than 5.
 
     Examples
     --------
@@ -184,6 +203,7 @@ def interpret_latent(
         "central": central,
         "n_central": n_central,
         "n_splits": n_splits,
+        "groups": groups,
         "train_size": train_size,
         "reference": reference,
         "test": test,
@@ -200,6 +220,10 @@ def interpret_latent(
     sets = None if gene_sets is None else check_gene_sets(gene_sets, names, modality)
     space, rows = find_space(mdata, modality, use_rep)
     check_cells(space, n_bins)
+    training = _training_parts(
+        mdata, space.cells, groups, n_bins, n_splits=n_splits, train_size=train_size, seed=seed
+    )
+    options["n_splits"] = n_splits = len(training)
     values = normalized_values(mdata, modality, layer, rows)
     scale = _resolved_scale(scale, values)
 
@@ -243,9 +267,7 @@ def interpret_latent(
         n_bins=n_bins,
         central=central,
         n_central=n_central,
-        n_splits=n_splits,
-        train_size=train_size,
-        seed=seed,
+        training=training,
     )
     typical = float(np.median(splits.sizes))
     if typical < MIN_TEST_CELLS:
@@ -286,9 +308,10 @@ def interpret_latent(
 def _check_options(given: Mapping[str, Any]) -> None:
     """Refuse options out of range."""
     for name in ("n_components", "n_splits", "n_central"):
-        if given[name] is not None and given[name] < 1:
-            raise ValueError(f"{name}={given[name]!r} must be at least 1.")
-    n_bins = given["n_bins"]
+        if given[name] is not None:
+            check_count(given[name], name)
+    check_count(given["seed"], "seed", 0)
+    n_bins = check_count(given["n_bins"], "n_bins")
     if n_bins < 5 or n_bins % 2 == 0:
         raise ValueError(
             f"n_bins={n_bins!r} must be odd and at least 5: two bins at each end and one in the "
@@ -308,6 +331,39 @@ def _check_options(given: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"{name}={given[name]!r} is unknown; choose from {get_args(choices)}."
             )
+
+
+def _training_parts(
+    mdata: MuData,
+    cells: np.ndarray,
+    groups: str | None,
+    n_bins: int,
+    *,
+    n_splits: int,
+    train_size: float,
+    seed: int,
+) -> np.ndarray:
+    """Which of the cells are in the training part of each split (splits x cells)."""
+    if groups is None:
+        seeds = range(seed, seed + n_splits)
+        training = np.stack([split_cells(len(cells), train_size, own) for own in seeds])
+    else:
+        codes = cell_groups(mdata, groups, cells, argument="groups")
+        if not codes.any():
+            raise ValueError(
+                f"groups={groups!r}: all {len(codes)} cells are of one group, which cannot be "
+                "split. Name another column, or leave groups out."
+            )
+        training = split_groups(codes, train_size, n_splits, seed)
+    sizes = training.sum(axis=1)
+    smallest = int(min(sizes.min(), (len(cells) - sizes).min()))
+    if smallest < n_bins:
+        raise ValueError(
+            f"A part of a split has {smallest} of {len(cells)} cells for {n_bins} bins: change "
+            f"train_size={train_size!r}"
+            + ("." if groups is None else f", or leave out small groups of {groups!r}.")
+        )
+    return training
 
 
 def _thresholds(fold_changes: Sequence[float] | None) -> np.ndarray:

@@ -9,8 +9,9 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from cantata._mudata.checks import check_count, name_list
+from cantata._mudata.embeddings import find_space
 from cantata._numeric.feature_statistics import FeatureMatrix
-from cantata.tl._embeddings import find_space
 from cantata.tl._feature_values import (
     check_modality,
     feature_positions,
@@ -119,8 +120,7 @@ def latent_traversal(
     check_modality(mdata, modality, "modality")
     if (interpretation is None) == (use_rep is None):
         raise ValueError("Give either interpretation or use_rep.")
-    if isinstance(features, str):
-        raise TypeError(f"features={features!r} must be a list of names.")
+    check_count(n_features, "n_features")
     if interpretation is None:
         assert use_rep is not None  # checked above
         if features is None:
@@ -144,9 +144,7 @@ def latent_traversal(
             f"{modality!r}: the interpretation is one of other cells, e.g. {bins.index[0]!r}."
         )
     if features is not None:
-        names = list(dict.fromkeys(features))
-        if not names:
-            raise ValueError("features is empty; name at least one.")
+        names = name_list("features", features)
     else:
         assert interpretation is not None  # without one, features are named
         names = _features_of_ends(interpretation, component, modality, n_features)

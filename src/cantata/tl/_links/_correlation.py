@@ -19,6 +19,7 @@ from rich.progress import track
 from scipy import sparse
 from scipy.stats import pearson3
 
+from cantata._mudata.checks import check_count
 from cantata._numeric.feature_statistics import (
     BLOCK_ENTRIES,
     FeatureMatrix,
@@ -104,12 +105,9 @@ def check_options(
         raise ValueError(f"statistic={statistic!r} is unknown; choose from {get_args(Statistic)}.")
     if not 0 <= min_correlation <= 1:
         raise ValueError(f"min_correlation={min_correlation!r} must be within [0, 1].")
-    counts = [(name, value, 1) for name, value in max_pairs.items()]
-    for name, value, least in (*counts, ("n_permutations", n_permutations, 0)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise TypeError(f"{name} must be an integer, got {value!r}.")
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}.")
+    for name, value in max_pairs.items():
+        check_count(value, name)
+    check_count(n_permutations, "n_permutations", 0)
 
 
 def correlate(
@@ -120,15 +118,17 @@ def correlate(
     *,
     min_correlation: float,
     max_pairs: int,
+    p_values: bool,
     n_permutations: int,
     seed: int,
     upper: bool = False,
 ) -> Correlations:
-    """Correlate pairs of features and test them against permutations within groups.
+    """Correlate pairs of features, and maybe test them against permutations within groups.
 
-    Without candidates all pairs are tested, and the `max_pairs` strongest are kept. Options are as
-    in :func:`cantata.tl.infer_links`; `upper`: both sides are the same features, each pair is
-    tested once and none with itself. Pairs come in the order of `first`, then `second`.
+    Without candidates all pairs are correlated, and the `max_pairs` strongest are kept. Options
+    are as in :func:`cantata.tl.infer_links`; without `p_values` p and q are NaN; `upper`: both
+    sides are the same features, each pair counts once and none with itself. Pairs come in the
+    order of `first`, then `second`.
     """
     moments = group_moments(first, codes), group_moments(second, codes)
     varies = moments[0].varies, moments[1].varies
@@ -151,7 +151,9 @@ def correlate(
         n_tests = int(np.count_nonzero(varies[0][pairs.i] & varies[1][pairs.j]))
         distance = candidates.distance
     statistics = pair_statistics(pairs, *moments)
-    if n_permutations:
+    if not p_values:
+        p, n_tests = np.full(len(pairs.i), np.nan), 0
+    elif n_permutations:
         p = permutation_p(
             first, second, pairs, statistics, codes, n_permutations=n_permutations, seed=seed
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -12,6 +13,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from cantata import _keys
+from cantata._mudata.checks import check_mapping, name_list
 from cantata._numeric.feature_statistics import q_values
 from cantata.tl._feature_values import (
     cells_with_values,
@@ -26,7 +28,7 @@ from cantata.tl._links._correlation import check_options, correlate
 from cantata.tl._links._group_features import codes_by_size
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from anndata import AnnData
     from mudata import MuData
@@ -48,7 +50,7 @@ class FeatureNetwork:
     edges
         One row per pair, strongest first: ``source``, ``source_modality``, ``target``,
         ``target_modality``, ``correlation``, ``within_correlation`` (only with groups), ``p``,
-        ``q``.
+        ``q``; the last two are missing where an end was imputed.
     ends
         Positions in ``nodes`` of both ends of every edge, (edges, 2).
     """
@@ -119,8 +121,8 @@ def feature_network(
     layer, statistic, within, n_permutations
         As in :func:`cantata.tl.infer_links`.
     min_correlation, max_q
-        An edge has at least this absolute correlation and at most this q value
-        (Benjamini-Hochberg over all pairs of all modalities).
+        An edge has at least this absolute correlation. If both ends were measured it also has at
+        most this q value (Benjamini-Hochberg over all such pairs); see Notes.
     max_edges
         At most so many edges, the strongest; within and between modalities so many are tried.
     modules
@@ -142,6 +144,13 @@ def feature_network(
         If a modality, feature, layer, column or imputation does not exist.
     TypeError, ValueError
         As :func:`cantata.tl.infer_links`.
+
+    Notes
+    -----
+    Only measured features are tested against each other. An imputed value is a function of the
+    measured profile of its cell: it correlates with what it was computed from, and two imputed
+    features, functions of one embedding, correlate by construction. No permutation of cells says
+    how strong a correlation of such pairs comes by chance; `min_correlation` alone decides.
 
     Examples
     --------
@@ -173,7 +182,15 @@ def feature_network(
         raise ValueError(f"max_q={max_q!r} must be within [0, 1].")
     if resolution <= 0:
         raise ValueError(f"resolution={resolution!r} must be positive.")
+    for argument, given in (("imputed", imputed), ("features", features)):
+        if given is not None and not isinstance(given, Mapping):
+            raise TypeError(
+                f"{argument} is a {type(given).__name__}; give a dict from modalities: "
+                f"{argument}={{'adt': ...}}."
+            )
     names = _modalities(mdata, cells, modalities, imputed, method)
+    if features is not None:
+        check_mapping("features", features, names)
     values = {
         name: measured_values(mdata, name, layer)
         if name == cells
@@ -181,9 +198,8 @@ def feature_network(
         for name in names
     }
     wanted = {
-        name: feature_positions(mdata, name, features[name], f"features[{name!r}]")
-        for name in names
-        if features is not None and name in features
+        name: feature_positions(mdata, name, given, f"features[{name!r}]")
+        for name, given in (features or {}).items()
     }
     rows = np.arange(mdata[cells].n_obs)
     for of_modality in values.values():
@@ -198,6 +214,7 @@ def feature_network(
     edges, ends = _edges(
         matrices,
         codes,
+        measured=cells,
         min_correlation=min_correlation,
         max_q=max_q,
         max_edges=max_edges,
@@ -235,11 +252,7 @@ def _modalities(
         record = mdata.uns.get(_keys.UNS, {}).get(method, {}).get("imputed_features", {})
         others = record if imputed is None else imputed
         modalities = [cells, *(name for name in others if name != cells)]
-    elif isinstance(modalities, str):
-        raise TypeError(f"modalities={modalities!r} must be a list of names.")
-    names = list(dict.fromkeys(modalities))
-    if not names:
-        raise ValueError("modalities is empty; name at least one.")
+    names = name_list("modalities", modalities)
     for name in names:
         check_modality(mdata, name, "modalities")
     return names
@@ -249,13 +262,17 @@ def _edges(
     matrices: Mapping[str, FeatureMatrix],
     codes: np.ndarray,
     *,
+    measured: str,
     min_correlation: float,
     max_q: float,
     max_edges: int,
     n_permutations: int,
     seed: int,
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """Edges, strongest first, and their ends as positions among the features of all modalities."""
+    """Edges, strongest first, and their ends as positions among the features of all modalities.
+
+    Pairs of features of the modality `measured` are tested; others are not, and have no q.
+    """
     widths = [matrix.shape[1] for matrix in matrices.values()]
     starts = dict(zip(matrices, np.cumsum([0, *widths[:-1]]), strict=True))
     tables, ends, n_tests = [], [], 0
@@ -267,6 +284,7 @@ def _edges(
             codes,
             min_correlation=min_correlation,
             max_pairs=max_edges,
+            p_values=a == b == measured,
             n_permutations=n_permutations,
             seed=seed,
             upper=a == b,
@@ -280,7 +298,7 @@ def _edges(
     edges, positions = pd.concat(tables, ignore_index=True), np.concatenate(ends)
     edges["q"] = q_values(edges["p"].to_numpy(), n_tests)
     order = np.argsort(-edges["correlation"].abs().to_numpy(), kind="stable")
-    order = order[(edges["q"].to_numpy() <= max_q)[order]][:max_edges]
+    order = order[~(edges["q"].to_numpy() > max_q)[order]][:max_edges]
     return edges.iloc[order].reset_index(drop=True), positions[order]
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
+from cantata._mudata.checks import name_list
 from cantata._numeric.feature_statistics import FeatureMatrix, group_moments
 from cantata.tl._feature_values import (
     MIN_CELLS,
@@ -92,14 +93,11 @@ def group_features(
     check_modality(mdata, modality, "modality")
     positions = np.arange(mdata[modality].n_vars)
     if features is not None:
-        if isinstance(features, str):
-            raise TypeError(f"features={features!r} must be a list of names.")
-        index = pd.Index(list(features), dtype=object)
-        if not len(index) or not index.is_unique:
-            twice = index[index.duplicated()]
-            example = f" {twice[0]!r} occurs twice." if len(twice) else ""
-            raise ValueError(f"features must name at least one feature, each once.{example}")
-        positions = feature_positions(mdata, modality, index)
+        wanted = name_list("features", features)
+        if len(wanted) < len(features):
+            twice = next(name for name in wanted if list(features).count(name) > 1)
+            raise ValueError(f"features must name each feature once; {twice!r} occurs twice.")
+        positions = feature_positions(mdata, modality, wanted)
     n_cells = mdata[modality].n_obs
     if n_cells < MIN_CELLS:
         raise ValueError(

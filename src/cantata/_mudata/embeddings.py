@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from cantata._mudata.checks import check_mudata, name_list
 from cantata._mudata.pairing import modality_cells, row_table
 from cantata._numeric.neighbors import check_rows
 
@@ -32,6 +33,7 @@ class LatentSpace:
 
 def modality_rep(mdata: MuData, modality: str, use_rep: str) -> np.ndarray:
     """``mdata[modality].obsm[use_rep]``, one row per cell of the modality in its order."""
+    check_mudata(mdata)
     if modality not in mdata.mod:
         raise KeyError(f"There is no modality {modality!r}; there are {list(mdata.mod)}.")
     obsm = mdata[modality].obsm
@@ -43,6 +45,7 @@ def modality_rep(mdata: MuData, modality: str, use_rep: str) -> np.ndarray:
 
 def joint_rep(mdata: MuData, use_rep: str) -> np.ndarray:
     """``mdata.obsm[use_rep]``, one row per cell."""
+    check_mudata(mdata)
     name = f"mdata.obsm[{use_rep!r}]"
     if use_rep not in _joint_keys(mdata):
         raise KeyError(
@@ -75,6 +78,21 @@ def find_space(mdata: MuData, modality: str, use_rep: str) -> tuple[LatentSpace,
     return part, rows[measured]
 
 
+def single_space(mdata: MuData, use_rep: str) -> LatentSpace:
+    """The space of one key: of ``mdata.obsm``, or ``"<modality>:<key>"`` for that of a modality.
+
+    Rows are in the order of ``mdata.obs_names``; cells without the modality are left out.
+    """
+    check_mudata(mdata)
+    if use_rep in _joint_keys(mdata):
+        return _joint_space(mdata, use_rep, np.arange(mdata.n_obs))
+    space = _prefixed_space(mdata, use_rep)
+    if space is None:
+        raise _unknown_key(mdata, use_rep, list(mdata.mod))
+    order = np.argsort(space.cells)
+    return replace(space, values=space.values[order], cells=space.cells[order])
+
+
 def find_spaces(
     mdata: MuData, use_rep: str | Sequence[str], modality: str | Sequence[str] | None
 ) -> list[LatentSpace]:
@@ -83,10 +101,11 @@ def find_spaces(
     Keys without a modality are looked up in the given modalities; None: in all, and in
     ``mdata.obsm``. A key that is nowhere is an error.
     """
-    keys = [use_rep] if isinstance(use_rep, str) else list(use_rep)
-    if not keys:
-        raise ValueError("use_rep is empty; name at least one key of .obsm.")
-    names = [modality] if isinstance(modality, str) else list(modality or mdata.mod)
+    check_mudata(mdata)
+    keys = [use_rep] if isinstance(use_rep, str) else name_list("use_rep", use_rep)
+    names = list(mdata.mod)
+    if modality is not None:
+        names = [modality] if isinstance(modality, str) else name_list("modality", modality)
     for name in names:
         if name not in mdata.mod:
             raise KeyError(f"modality={name!r} is no modality; there are {list(mdata.mod)}.")
