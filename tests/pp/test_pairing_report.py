@@ -307,5 +307,5 @@ def test_errors(make):
 def test_no_warning_is_raised(make):
     mdata = make("partial")
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         repr(pp.pairing_report(mdata, batch_key="batch"))

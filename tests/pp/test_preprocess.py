@@ -355,7 +355,7 @@ def test_modalities_that_are_views_of_an_anndata(make):
 def test_no_warning_on_good_data(make):
     mdata = make("partial")
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         pp.preprocess(mdata, n_components=6, batch_key="batch", n_top_genes=60)
         pp.preprocess(mdata, reference=mdata)
 

@@ -136,7 +136,7 @@ def test_known_markers_without_a_link_are_named():
         assert found(rna, adt) == {("CD4", "CD4", "name")}
     adt.var["gene"] = ["", "-", "", "", ""]
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         warnings.filterwarnings("ignore", "var_names are not unique")
         warnings.filterwarnings("ignore", "From 0.4", FutureWarning)
         links_by_name(mosaic({"rna": rna, "adt": adt}), "rna", "adt")

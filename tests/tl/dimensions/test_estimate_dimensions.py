@@ -270,7 +270,7 @@ def test_limits_that_are_reached_are_told():
     with pytest.warns(UserWarning, match="more than 1 shared dimensions: max_shared allows"):
         assert estimate_dimensions(mdata, max_shared=1).n_shared == 1
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         assert estimate_dimensions(mdata, min_correlation=0.995).n_shared == 0
 
 

@@ -533,7 +533,7 @@ def test_few_cells_warn(mdata):
         found = interpret_latent(few, "rna", n_splits=3, **USE)
     assert (found.components["n_test"] < 5).all()
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         interpret_latent(few, "rna", n_splits=3, train_size=0.5, central=0.6, **USE)
 
 
