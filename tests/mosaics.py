@@ -7,12 +7,12 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
-from cantata import _compat
+from cantata._mudata.parts import no_pull
 
 
 def mosaic(parts: dict[str, AnnData]) -> mudata.MuData:
     """MuData whose top-level columns are not pulled from the modalities, on any mudata."""
-    with _compat.no_pull():
+    with no_pull():
         return mudata.MuData(parts)
 
 

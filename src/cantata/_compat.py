@@ -1,14 +1,13 @@
-"""The only file that imports a private scvi-tools name or branches on a version."""
+"""The only file that imports a private scvi-tools name or branches on its version."""
 
 from __future__ import annotations
 
 import logging
 import os
 import warnings
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import mudata
 import torch
 from mudata import MuData
 from scvi.data import AnnDataManager, _constants
@@ -31,7 +30,6 @@ __all__ = [
     "SETUP_ARGS",
     "STATE_REGISTRY",
     "keep_thread_limit",
-    "no_pull",
     "quiet_lightning",
     "saved_files",
     "simple_logger",
@@ -44,17 +42,6 @@ def keep_thread_limit() -> None:
     limit = os.environ.get("OMP_NUM_THREADS", "")
     if limit.isdigit() and 0 < int(limit) < torch.get_num_threads():
         torch.set_num_threads(int(limit))
-
-
-def no_pull() -> AbstractContextManager[Any]:
-    """Build or update a MuData without copying columns of the modalities to the top level.
-
-    mudata 0.3 copies them by default and re-orders views when they are copied; mudata 0.4 never
-    does and has no such option.
-    """
-    if hasattr(mudata, "set_options"):
-        return mudata.set_options(pull_on_update=False)
-    return nullcontext()
 
 
 def source_registry(manager: AnnDataManager) -> dict[str, Any] | None:

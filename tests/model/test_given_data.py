@@ -22,6 +22,7 @@ from scipy import sparse
 
 import cantata
 from cantata import APOLLO, CLUE, SCMODAL
+from cantata._mudata.parts import no_pull
 from cantata.data import MosaicCategoricalField, UnpairedDataset
 
 if TYPE_CHECKING:
@@ -231,13 +232,13 @@ def test_own_features_and_cells_that_move(case: Case) -> None:
     model.adata.mod["rna"] = rna[::-1].copy()
     with pytest.raises(ValueError, match=r"The rows of modality 'rna' changed.*update\(\)"):
         model.get_latent_representation()
-    with cantata._compat.no_pull():
+    with no_pull():
         model.adata.update()
     close(model.get_latent_representation(), before.loc[model.adata.obs_names].to_numpy())
     model.adata.mod["rna"] = rna[:20].copy()
     with pytest.raises(ValueError, match=r"The rows of modality 'rna' changed.*update\(\)"):
         model.get_latent_representation()
-    with cantata._compat.no_pull():
+    with no_pull():
         model.adata.update()
     assert len(model.get_latent_representation()) == model.adata.n_obs
 

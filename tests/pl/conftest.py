@@ -14,7 +14,7 @@ from anndata import AnnData
 from matplotlib import pyplot as plt
 from mudata import MuData
 
-from cantata._compat import no_pull
+from cantata._mudata.parts import no_pull
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

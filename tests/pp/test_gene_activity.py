@@ -11,8 +11,9 @@ from anndata import AnnData
 from mosaics import mosaic
 from scipy import sparse
 
-from cantata import _compat, pp
+from cantata import pp
 from cantata._mudata.pairing import row_table
+from cantata._mudata.parts import no_pull
 
 N_CELLS, N_PEAKS = 40, 12
 GENES = ["Sox2", "Reln", "Gad1", "Cd4", "Silent"]
@@ -214,7 +215,7 @@ def test_a_modality_that_was_removed_comes_back():
     mdata = annotated()
     pp.gene_activity(mdata, links=table())
     expected = entries(mdata, "links"), row_table(mdata)
-    with _compat.no_pull():
+    with no_pull():
         del mdata.mod["activity"]
         mdata.update()
     mdata.varp["links"] = annotated().varp["links"]

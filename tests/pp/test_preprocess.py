@@ -11,7 +11,7 @@ from mudata import MuData
 from scipy import sparse
 
 from cantata import pp
-from cantata._compat import no_pull
+from cantata._mudata.parts import no_pull
 
 REPS = {"rna": "X_cantata_pca", "adt": "X_cantata_pca", "atac": "X_cantata_lsi"}
 

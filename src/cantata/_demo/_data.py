@@ -10,10 +10,11 @@ import mudata
 import numpy as np
 from mudata import MuData
 
-from cantata import _compat, _keys
+from cantata import _keys
 from cantata._mudata.kinds import guess_kind
 from cantata._mudata.obs import coalesce_obs
 from cantata._mudata.pairing import membership
+from cantata._mudata.parts import no_pull
 from cantata._mudata.patterns import pattern_codes
 from cantata.datasets import simulate_mosaic
 from cantata.pp import drop_empty
@@ -117,7 +118,7 @@ def _read(path: Path) -> MuData:
 
 def _read_10x(path: Path) -> MuData:
     """Modalities ``rna``, ``prot`` and ``atac`` of a file of Cell Ranger."""
-    with warnings.catch_warnings(), _compat.no_pull():
+    with warnings.catch_warnings(), no_pull():
         warnings.simplefilter("ignore")
         import muon  # where it is used, since it takes ten seconds
 
@@ -146,7 +147,7 @@ def _known_kinds(mdata: MuData, notes: list[str]) -> MuData:
     if len(known) < 2:
         raise DemoError(f"--data: {what} Known: {known}; the demo needs two modalities.")
     notes.append(f"{what} Left out.")
-    with _compat.no_pull():
+    with no_pull():
         rest = MuData({name: mdata[name] for name in known})
     rest.obs = mdata.obs.loc[rest.obs_names]
     return rest
@@ -220,5 +221,5 @@ def hold_out(mosaic: Mosaic, *, seed: int) -> np.ndarray:
 
 def training_part(mdata: MuData, held_out: np.ndarray) -> MuData:
     """Copy of the cells that are not held out."""
-    with _compat.no_pull():
+    with no_pull():
         return mdata[~held_out].copy()

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+import mudata
 from mudata import MuData
-
-from cantata import _compat
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import pandas as pd
     from anndata import AnnData
+
+
+def no_pull() -> AbstractContextManager[Any]:
+    """Build or update a MuData without copying columns of the modalities to the top level.
+
+    mudata 0.3 copies them by default and re-orders views when they are copied; mudata 0.4 never
+    does and has no such option.
+    """
+    if hasattr(mudata, "set_options"):
+        return mudata.set_options(pull_on_update=False)
+    return nullcontext()
 
 
 def parts_of_mudata(mdata: MuData) -> dict[str, Any]:
@@ -47,7 +58,7 @@ def mudata_of_parts(
     further: Mapping[str, Mapping[str, Any]],
 ) -> MuData:
     """MuData of these modalities, with its cells and features in the order of `obs` and `var`."""
-    with warnings.catch_warnings(), _compat.no_pull():
+    with warnings.catch_warnings(), no_pull():
         warnings.simplefilter("ignore", (UserWarning, FutureWarning))
         mdata = MuData(modalities, obs=obs.iloc[:, :0].copy(), var=var.iloc[:, :0].copy())
     mdata.obs, mdata.var = obs.copy(), var.copy()

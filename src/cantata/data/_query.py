@@ -12,8 +12,9 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
-from cantata import _compat, _keys
+from cantata import _keys
 from cantata._mudata.checks import match_features
+from cantata._mudata.parts import no_pull
 from cantata._mudata.values import layer_names, matrix_of, saved_record
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def _lined_up(
         )
         for name, names in var_names.items()
     }
-    with warnings.catch_warnings(), _compat.no_pull():
+    with warnings.catch_warnings(), no_pull():
         warnings.simplefilter("ignore", (UserWarning, FutureWarning))
         return MuData(parts)
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from mudata import MuData
 
-from cantata._compat import no_pull
 from cantata._mudata.checks import check_mapping, check_modalities
 from cantata._mudata.pairing import row_table
+from cantata._mudata.parts import no_pull
 from cantata._mudata.values import check_in_memory, matrix_of, with_counts
 from cantata._mudata.warn import warn_user
 

@@ -13,9 +13,9 @@ from rich.progress import track
 from scipy import sparse
 
 from cantata import _keys
-from cantata._compat import no_pull
 from cantata._mudata.checks import check_varmap
 from cantata._mudata.pairing import feature_rows
+from cantata._mudata.parts import no_pull
 from cantata._mudata.values import choose_layer, iter_blocks, matrix_of
 from cantata.pp._peak_gene_links import Decay, check_peaks_and_genes, peak_gene_links
 

@@ -11,11 +11,11 @@ import pandas as pd
 import torch
 from mudata import MuData
 
-from cantata import _compat
 from cantata._keys import CELL, LABELS, rep_key
 from cantata._mudata.checks import check_counts, per_modality
 from cantata._mudata.obs import coalesce_obs
 from cantata._mudata.pairing import check_connected, membership
+from cantata._mudata.parts import no_pull
 from cantata.model._inputs import fit_input, transform_of_counts
 from cantata.model.base import Batches, Indices, MosaicModelClass
 from cantata.model.clue._library import fit_library_weights, imputed_library
@@ -513,7 +513,7 @@ class CLUE(MosaicModelClass):
             name: anndata.concat([part[name] for part in (reference, query) if part[name].n_obs])
             for name in self.modalities
         }
-        with warnings.catch_warnings(), _compat.no_pull():
+        with warnings.catch_warnings(), no_pull():
             warnings.simplefilter("ignore", (UserWarning, FutureWarning))
             joined = MuData(modalities)
         for key in [*(key for _, key in self._covariate_columns), self.setup_args["labels_key"]]:
