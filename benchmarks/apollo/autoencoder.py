@@ -34,7 +34,7 @@ def fit_autoencoder(
     Each encoder reads one modality and returns shared and specific codes. Each decoder reads the
     mean of the shared codes and its modality's specific ones, with the noise that APOLLO uses.
     Loss: squared errors of all modalities, in units of their mean variance, and between the
-    shared codes of all modalities.
+    shared codes of all modalities. There is no variational sampling, see `bench.ONE_STEP`.
     """
     torch.manual_seed(seed)
     data, encoders, decoders = {}, nn.ModuleDict(), nn.ModuleDict()

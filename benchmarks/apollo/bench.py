@@ -65,6 +65,14 @@ class Bench(processes.Workplace):
             raise SystemExit(f"{script} failed:\n{done.stderr[-2000:]}")
 
 
+ONE_STEP = (
+    "The one-step autoencoder: encoders of two layers and decoders of one on the same components, "
+    "1,500 steps. That of the paper differs: it has a variational sampling step in place of noise "
+    "of a fixed size, trains one modality after the other, and has the widths of APOLLO."
+)
+"""What reports say of a baseline."""
+
+
 def heading(title: str, given: Namespace, of_part: dict[str, Results]) -> list[str]:
     """First lines of a report: machine, versions, options, command; no paths."""
     runs = [r for results in of_part.values() for of_row in results.values() for r in of_row]

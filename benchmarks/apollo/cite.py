@@ -8,7 +8,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any
 
-from bench import Bench, Results, add_arguments, costs, done, failures, heading, parse
+from bench import ONE_STEP, Bench, Results, add_arguments, costs, done, failures, heading, parse
 from tables import spread, table
 
 if TYPE_CHECKING:
@@ -81,9 +81,7 @@ def report(given: Namespace, of_effect: dict[str, Results]) -> list[str]:
         "split and model. Aims: shared cell type at least .97 and batch at most .60; own specific "
         "space batch at least .85 and cell type at most .55; the other's batch at most .55.",
         "",
-        f"TOTALVI is stopped after {given.totalvi_seconds:.0f} s at most. The one-step "
-        "autoencoder: encoders of two layers and decoders of one on the same components, 1,500 "
-        "steps.",
+        f"TOTALVI is stopped after {given.totalvi_seconds:.0f} s at most. {ONE_STEP}",
         "",
     ]
     for effect, results in of_effect.items():

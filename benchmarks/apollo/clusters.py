@@ -10,7 +10,7 @@ from argparse import ArgumentParser, Namespace
 from typing import Any
 
 import cite
-from bench import Results, add_arguments, costs, done, failures, heading, parse
+from bench import ONE_STEP, Results, add_arguments, costs, done, failures, heading, parse
 from tables import spread, table
 
 ROWS = (
@@ -77,7 +77,7 @@ def report(given: Namespace, of_effect: dict[str, Results]) -> list[str]:
         "15-nearest-neighbour graph of a space, the resolution chosen such that there are as many "
         "clusters as cell types, or nearly. Commonest type, batch: its share of a cluster, mean "
         "over cells. Adjusted Rand index of clusters with types and with batches; chance is 0. "
-        "All cells; spaces are what encoders infer. Mean (range) over seeds.",
+        f"All cells; spaces are what encoders infer. Mean (range) over seeds. {ONE_STEP}",
         "",
     ]
     for effect, results in of_effect.items():

@@ -170,7 +170,7 @@ def main() -> None:
     if config["method"] == "apollo":
         model = fits.fit_apollo(train, config, clock)
         with recorder.watch.paused():
-            back = target == "adt" and model.module.losses[target] == "bce"
+            back = target == "adt" or model.module.losses[target] != "bce"
             query = MuData({"rna": test["rna"]})
             predicted = dense(model.impute(target, query, source="rna", calibrate=back).X)
             if config.get("classify"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,6 +30,7 @@ __all__ = [
     "SETUP_ARGS",
     "STATE_REGISTRY",
     "keep_thread_limit",
+    "quiet",
     "quiet_lightning",
     "saved_files",
     "simple_logger",
@@ -56,7 +57,7 @@ def saved_files(
     *_, torch_device = parse_device_args(
         accelerator=accelerator, devices=device, return_device="torch", validate_single_device=True
     )
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), quiet("scvi.data._download"):
         warnings.filterwarnings("ignore", message="Save path contains no saved anndata")
         attributes, _, weights, data = _load_saved_files(
             dir_path, with_data, map_location=torch_device, **kwargs
@@ -70,10 +71,15 @@ def simple_logger() -> SimpleLogger:
     return SimpleLogger(version="")
 
 
-@contextmanager
-def quiet_lightning() -> Iterator[None]:
+def quiet_lightning() -> AbstractContextManager[None]:
     """Leave out lightning's lines on devices and loggers, which every fit would repeat."""
-    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    return quiet("lightning.pytorch.utilities.rank_zero")
+
+
+@contextmanager
+def quiet(name: str) -> Iterator[None]:
+    """Leave out what a logger says that is no warning."""
+    logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.WARNING)
     try:

@@ -45,6 +45,10 @@ def test_rows_on_disk(tmp_path, fmt: str) -> None:
     read = MatrixReader(backed.X)
     np.testing.assert_array_equal(read(np.array([5, 1, 5])), VALUES[[5, 1, 5]])
     assert read(np.array([], dtype=np.int64)).shape == (0, 4)
+    # a worker that is started anew opens the file again
+    again = pickle.loads(pickle.dumps(read))
+    np.testing.assert_array_equal(again(np.array([5, 1, 5])), VALUES[[5, 1, 5]])
+    np.testing.assert_array_equal(read(np.array([2])), VALUES[[2]])
     backed.file.close()
 
 

@@ -135,6 +135,35 @@ def test_new_cells_and_rotated_blocks():
     assert np.all(signs > 0)
 
 
+def test_blocks_that_share_some_cells_each():
+    """Each correlation is over the cells that two blocks have in common."""
+    blocks = blocks_with(2, (3, 2, 4), n=600, noise=0.1)
+    whole = canonical_variates(blocks, 2, ridge=0)
+    rows = [np.arange(600) for _ in blocks]
+    again = canonical_variates(blocks, 2, rows=rows, ridge=0)
+    np.testing.assert_allclose(again.weights[0], whole.weights[0])
+    rows[0][400:] = rows[2][:400] = -1  # a chain: none of the cells has the first and the last
+    chain = canonical_variates(blocks, 2, rows=rows, ridge=0)
+    assert np.isnan(chain.pairs[0, 2]).all()
+    a, b = (chain.transform(k, blocks[k])[:400] for k in (0, 1))
+    for j in range(2):
+        expected = np.corrcoef(a[:, j], b[:, j])[0, 1]
+        assert chain.pairs[0, 1, j] == pytest.approx(expected)
+    assert (chain.least_correlations > 0.9).all()
+    for k, x in enumerate(blocks):
+        angles = linalg.subspace_angles(chain.transform(k, x), whole.transform(k, x))
+        assert np.cos(angles).min() > 0.98
+    # blocks whose cells come in other orders
+    order = np.random.default_rng(0).permutation(600)
+    shuffled = canonical_variates(
+        [blocks[0], blocks[1][order], blocks[2]],
+        2,
+        ridge=0,
+        rows=[rows[0], np.argsort(order), rows[2]],
+    )
+    np.testing.assert_allclose(shuffled.correlations, chain.correlations)
+
+
 def test_mean_correlations_equal_a_loop():
     x = np.random.default_rng(0).normal(size=(3, 50, 2))
     x[1] += x[0]

@@ -9,15 +9,18 @@ import mudata
 import numpy as np
 import pandas as pd
 import pytest
+import scvi
 import torch
 from anndata import AnnData
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mosaics import mosaic
+from mosaics import counts_mosaic, mosaic
 from scipy import sparse
 from scvi.data.fields import MuDataLayerField
 
+from cantata import CLUE
 from cantata.data import MosaicCategoricalField, MosaicLoader, MosaicManager
+from cantata.data._loader import EpochBatchSampler
 
 
 def id_mosaic(member: np.ndarray, seed: int, formats: list[str]) -> mudata.MuData:
@@ -196,3 +199,31 @@ def test_input_is_not_modified() -> None:
         assert type(mdata[name].X) is type(adata.X)
         assert (mdata[name].X != adata.X).nnz == 0
     assert isinstance(before["m0"], anndata.AnnData)
+
+
+def test_a_loader_has_the_order_of_the_data_unless_it_shuffles() -> None:
+    scvi.settings.seed = 0
+    mdata = counts_mosaic()
+    CLUE.setup_mudata(mdata)
+    manager = CLUE(mdata).adata_manager
+
+    def order(loader: MosaicLoader) -> list[int]:
+        return torch.cat([minibatch["cell"] for minibatch in loader]).tolist()
+
+    plain = MosaicLoader(manager, [5, 3, 8])
+    assert isinstance(plain.sampler, EpochBatchSampler)
+    plain.sampler.set_epoch(1)
+    assert order(plain) == [5, 3, 8]
+    shuffled = MosaicLoader(manager, shuffle=True)
+    assert order(shuffled) == np.random.default_rng((0, 0)).permutation(60).tolist()
+    assert isinstance(shuffled.sampler, EpochBatchSampler)
+    shuffled.sampler.set_epoch(1)
+    assert order(shuffled) == np.random.default_rng((0, 1)).permutation(60).tolist()
+    shuffled.sampler.is_fixed = True
+    shuffled.sampler.set_epoch(2)
+    assert order(shuffled) == np.random.default_rng((0, 1)).permutation(60).tolist()
+    for wrong in (0, 2.5):
+        with pytest.raises((TypeError, ValueError), match="batch_size"):
+            MosaicLoader(manager, batch_size=wrong)
+    masked = manager.create_torch_dataset(np.arange(60) % 20 == 7)
+    assert [int(masked[i]["cell"]) for i in range(len(masked))] == [7, 27, 47]

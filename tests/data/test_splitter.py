@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scvi
 from mosaics import counts_mosaic
 
+from cantata import CLUE
 from cantata._mudata.pairing import membership
-from cantata.data import stratified_split
+from cantata.data import MosaicSplitter, stratified_split
 
 
 def rare_pairs():
@@ -45,6 +47,38 @@ def test_all_cells_can_be_trained_on() -> None:
     train, valid, test = stratified_split(mdata, ["rna", "adt"], 1.0)
     assert len(train) == 200
     assert len(valid) == len(test) == 0
+
+
+@pytest.mark.parametrize("train_size", [0.3, 0.5, 0.7])
+def test_no_cell_is_left_out_by_rounding(train_size: float) -> None:
+    member = np.ones((15, 2), dtype=bool)
+    member[:5, 0] = False
+    member[5:8, 1] = False
+    mdata = counts_mosaic(member=member, n_cells=15)
+    parts = stratified_split(mdata, ["rna", "adt"], train_size)
+    assert sorted(np.concatenate(parts[:2])) == list(range(15))
+    assert len(parts[2]) == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"shuffle_set_split": False}, {"train_size": 0.6}])
+def test_splitter_draws_within_patterns(options: dict) -> None:
+    scvi.settings.seed = 3
+    mdata = rare_pairs()
+    CLUE.setup_mudata(mdata)
+    splitter = MosaicSplitter(CLUE(mdata).adata_manager, batch_size=50, **options)
+    splitter.setup()
+    size, shuffle = options.get("train_size", 0.9), options.get("shuffle_set_split", True)
+    parts = stratified_split(mdata, ["rna", "adt"], size, seed=3, shuffle=shuffle)
+    for found, part in zip((splitter.train_idx, splitter.val_idx), parts[:2], strict=True):
+        np.testing.assert_array_equal(np.sort(found), part)
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        MosaicSplitter(CLUE(mdata).adata_manager, batch_size=0)
+
+
+@pytest.mark.parametrize("train_size", [0.0, 1.2])
+def test_training_size_out_of_range(train_size: float) -> None:
+    with pytest.raises(ValueError, match=r"train_size must be in \(0, 1\]"):
+        stratified_split(rare_pairs(), ["rna", "adt"], train_size)
 
 
 @pytest.mark.parametrize(("train", "valid"), [(0.0, None), (1.2, None), (0.9, 0.3), (0.5, -0.1)])

@@ -29,13 +29,13 @@ def id_mosaic(
 ) -> mudata.MuData:
     """Values, linked features and covariates are the cell's id; rows have an order of their own.
 
-    Modality k holds id + k, its features that are linked to modality l hold id + 1000 (k + 1) + l.
+    Modality k holds id + k + 1, its features linked to modality l hold id + 1000 (k + 1) + l.
     """
     rng = np.random.default_rng(seed)
     parts = {}
     for k, name in enumerate(names):
         rows = rng.permutation(np.flatnonzero(member[:, k]))
-        x = np.repeat((rows + k).astype(np.float32)[:, None], 3, axis=1)
+        x = np.repeat((rows + k + 1).astype(np.float32)[:, None], 3, axis=1)
         parts[name] = AnnData(sparse.csr_matrix(x) if k else x)
         parts[name].obs_names = [f"cell{i}" for i in rows]
         parts[name].var_names = [f"{name}_{j}" for j in range(3)]
@@ -77,7 +77,7 @@ def ids_of(model: SCMODAL, batch: dict, modality: str) -> np.ndarray:
     """Ids of the rows, read back from the standardised values."""
     values = model.module.input(modality).inverse(batch[modality]).numpy()
     assert np.ptp(values, axis=1).max() < 1e-2
-    return np.round(values[:, 0] - model.modalities.index(modality)).astype(int)
+    return np.round(values[:, 0] - model.modalities.index(modality) - 1).astype(int)
 
 
 def assert_lined_up(model: SCMODAL, batch: dict) -> None:
@@ -202,3 +202,13 @@ def test_loader_gives_the_steps_of_the_trainers_epoch(num_workers: int) -> None:
     assert len(batches) == 5
     for step, batch in zip(range(200, 205), batches, strict=True):
         assert batch["a"].equal(dataset[step]["a"])
+
+
+def test_defaults_of_minibatches_and_steps() -> None:
+    values = np.arange(2000, dtype=np.float32)[:, None]
+    scvi.settings.seed = 0
+    readers = {"rna": {"rna": lambda rows: values[rows]}}
+    first = UnpairedDataset(readers, {"rna": np.arange(2000)})[0]["rna"]
+    assert first.shape == (500, 1)
+    assert first[:, 0].tolist() == np.random.default_rng((0, 0)).integers(2000, size=500).tolist()
+    assert list(StepSampler(250)) == list(range(100))

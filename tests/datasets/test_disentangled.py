@@ -36,7 +36,13 @@ def test_shapes_and_keys(setting):
         "r4": "x",
         "r5": "y",
     }
-    assert mdata.uns["truth"] == {"setting": setting, "nonlinear": False, "noise": 0.0, "seed": 0}
+    assert mdata.uns["truth"] == {
+        "setting": setting,
+        "nonlinear": False,
+        "noise": 0.0,
+        "batch_effect": 0.0,
+        "seed": 0,
+    }
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -198,3 +204,23 @@ def test_strong_features_saturate_in_setting_five():
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         simulate_disentangled(**arguments)
+
+
+@pytest.mark.parametrize("nonlinear", [False, True])
+def test_batches_shift_every_feature_of_both_modalities(nonlinear):
+    arguments = {"setting": 3, "n_cells": 500, "nonlinear": nonlinear, "seed": 4}
+    plain, shifted = (simulate_disentangled(**arguments, batch_effect=b) for b in (0.0, 2.0))
+    second = (shifted.obs["batch"] == "b1").to_numpy()
+    assert second.sum() == 250
+    assert "batch" not in plain.obs
+    for name in "xy":
+        assert shifted[name].obs["batch"].equals(shifted.obs["batch"])
+        difference = values(shifted, name) - values(plain, name)
+        np.testing.assert_allclose(difference[~second], 0, atol=1e-6)
+        np.testing.assert_allclose(
+            difference[second], difference[second][:1].repeat(250, 0), atol=1e-4
+        )
+        in_sd = difference[second][0] / values(plain, name).std(axis=0)
+        assert np.sqrt(np.mean(in_sd**2)) == pytest.approx(2, rel=0.4)
+    with pytest.raises(ValueError, match=r"batch_effect=-1"):
+        simulate_disentangled(batch_effect=-1)

@@ -203,6 +203,14 @@ def test_anchors_eq_3_per_pair(dtype: torch.dtype) -> None:
     assert abs(float(loss) - expected) < tolerance(dtype)
 
 
+def test_one_anchor_counts_once() -> None:
+    z_a, z_b = rows(3, 4), rows(2, 4, 1)
+    pairs = torch.zeros(3, 2, dtype=torch.bool)
+    pairs[2, 1] = True
+    expected = squared(z_a[2], z_b[1]) / 4
+    assert float(losses.anchor_loss(z_a, z_b, pairs)) == pytest.approx(expected, rel=1e-5)
+
+
 def test_without_anchors_the_loss_is_zero_with_a_gradient() -> None:
     z_a, z_b = rows(3, 4).requires_grad_(), rows(2, 4, 1).requires_grad_()
     loss = losses.anchor_loss(z_a, z_b, torch.zeros(3, 2, dtype=torch.bool))
@@ -223,23 +231,26 @@ def test_anchors_of_one_row_and_of_equal_embeddings() -> None:
 
 
 @DTYPES
-@pytest.mark.parametrize("ridge", [0.1, 2.0])
-def test_linked_features_read_off_by_one_map(dtype: torch.dtype, ridge: float) -> None:
-    """Beside a regression of each column on the rows of both, whose penalty is extra rows."""
+@pytest.mark.parametrize("ridge", [None, 2.0])
+def test_linked_features_read_off_by_one_map(dtype: torch.dtype, ridge: float | None) -> None:
+    """Beside a regression of each column on the rows of both, whose penalty is extra rows.
+
+    It is 0.1 by default.
+    """
     z_a, z_b = rows(9, 2, 0, dtype), rows(6, 2, 1, dtype)
     a, b = rows(9, 3, 2, dtype), rows(6, 3, 3, dtype)
     design = [[*u, 1.0] for u in z_a.tolist() + z_b.tolist()]
     targets = [
         [v * math.sqrt(3) / math.hypot(*row) for v in row] for row in a.tolist() + b.tolist()
     ]
-    penalty = (math.sqrt(ridge * 15) * np.eye(3)).tolist()
+    penalty = (math.sqrt((ridge or 0.1) * 15) * np.eye(3)).tolist()
     expected = 0.0
     for j in range(3):
         column = [row[j] for row in targets]
         weights = np.linalg.lstsq(design + penalty, column + [0.0] * 3, rcond=None)[0]
         for x, y in zip(design, column, strict=True):
             expected += (y - sum(u * w for u, w in zip(x, weights, strict=True))) ** 2 / 3 / 15
-    loss = losses.linked_loss(z_a, z_b, a, b, ridge)
+    loss = losses.linked_loss(z_a, z_b, a, b, *([ridge] if ridge else []))
     assert loss.dtype == dtype
     assert abs(float(loss) - expected) < tolerance(dtype)
 

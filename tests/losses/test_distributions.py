@@ -14,7 +14,6 @@ from torch.profiler import ProfilerActivity, profile
 
 from cantata import losses
 from cantata.losses import dependence, maximum_mean_discrepancy, norm_penalty
-from cantata.losses._distributions import KERNEL_WIDTHS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -204,7 +203,7 @@ def naive_discrepancy(a: torch.Tensor, b: torch.Tensor) -> float:
     between = [squared(x, y) for x in rows_a for y in rows_b]
     scale = sum(within + between) / len(within + between)
     total = 0.0
-    for width in KERNEL_WIDTHS:
+    for width in (0.25, 0.5, 1, 2, 4):
 
         def kernel(x, y, width=width):
             return math.exp(-squared(x, y) / (2 * width * scale))
@@ -216,7 +215,7 @@ def naive_discrepancy(a: torch.Tensor, b: torch.Tensor) -> float:
             total += sum(pairs) / len(pairs)
         pairs = [kernel(x, y) for x in rows_a for y in rows_b]
         total -= 2 * sum(pairs) / len(pairs)
-    return total / len(KERNEL_WIDTHS)
+    return total / 5
 
 
 class TestDependence:

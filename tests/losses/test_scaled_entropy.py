@@ -167,7 +167,7 @@ class TestLinearScaledCrossEntropy:
         expected = linear_scaled_cross_entropy(hidden, output, bias, layer.target, 3.0)
         assert float(rows.mean()) / 90 == pytest.approx(float(expected), rel=1e-5)
 
-    @pytest.mark.parametrize("factor", [1.0, -0.7])
+    @pytest.mark.parametrize("factor", [1.0, -0.7, 2.0])
     def test_gradient_is_that_of_torch(self, factor):
         layer = Layer()
         ours, theirs = layer.leaves(), layer.leaves()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -147,7 +148,38 @@ ARGUMENTS = {
 """Arguments of the metrics after the data."""
 
 
+ENDS_BY_DEFAULT = {"use_rep": None, "source": None, "target": None}
+DEFAULTS = {
+    "foscttm": ENDS_BY_DEFAULT | {"y": None, "return_per_cell": False},
+    "pair_distance": ENDS_BY_DEFAULT | {"y": None, "return_per_cell": False},
+    "matching_matrix": {"groups_x": None, "groups_y": None, "k": 1, "normalize": True, "seed": 0},
+    "matching_score": ENDS_BY_DEFAULT
+    | {"y": None, "groups": None, "k": 1, "normalize": True, "direction": "both", "seed": 0},
+    "label_transfer_accuracy": ENDS_BY_DEFAULT
+    | {"query": None, "query_labels": None, "k": 15, "weights": "uniform"}
+    | {"metric": "euclidean", "seed": 0},
+    "silhouette": {"use_rep": None, "rescale": False, "n_samples": None, "seed": 0},
+    "silhouette_batch": {"use_rep": None, "n_samples": None, "seed": 0, "return_per_label": False},
+    # Seurat's and kBET's own
+    "mixing_metric": {"dataset": None, "use_rep": None, "k": 300, "n_neighbor": 5}
+    | {"include_self": True, "n_samples": None, "seed": 0, "return_per_cell": False},
+    "kbet": {"dataset": None, "use_rep": None, "k": None, "alpha": 0.05, "n_repeats": 100}
+    | {"n_samples": 1000, "include_self": True, "seed": 0},
+    "disentanglement": {"own": None, "use_rep": None, "test": None, "noisy": False}
+    | {"n_neighbors": 15, "n_silhouette": 5000, "seed": 0},
+    "disentanglement_summary": {},
+}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_defaults(name):
+    parameters = inspect.signature(getattr(metrics, name)).parameters.values()
+    found = {p.name: p.default for p in parameters if p.default is not p.empty}
+    assert found == DEFAULTS[name]
+
+
 def test_all_metrics_are_covered():
+    assert set(DEFAULTS) == set(metrics.__all__)
     others = {"matching_matrix", "disentanglement_summary"}  # tl.match_cells; a table
     assert set(ARGUMENTS) == set(metrics.__all__) - others
 
@@ -195,6 +227,21 @@ def test_matching_matrix_points_to_its_counterpart(cells):
             lambda m: metrics.foscttm(np.ones((2, 2)), np.ones((2, 2)), use_rep="X"),
             TypeError,
             "use_rep='X' goes with a MuData",
+        ),
+        (
+            lambda m: metrics.silhouette(m.obsm["X_demo"], ["a", "b"] * 80, use_rep="X_a"),
+            TypeError,
+            "use_rep='X_a' goes with a MuData",
+        ),
+        (
+            lambda m: metrics.mixing_metric(dict.fromkeys("ab", m.obsm["X_demo"]), use_rep="X_b"),
+            TypeError,
+            "use_rep='X_b' goes with a MuData",
+        ),
+        (
+            lambda m: metrics.disentanglement({"a": m.obsm["X_demo"]}, m.obs, use_rep={"a": "X"}),
+            TypeError,
+            "use_rep=.* goes with a MuData",
         ),
         (
             lambda m: metrics.foscttm(

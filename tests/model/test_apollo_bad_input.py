@@ -100,5 +100,5 @@ def test_arguments_of_results() -> None:
         model.impute("adt", source="rna", indices=np.arange(60))
     squared = APOLLO(registered(), losses="mse", **SMALL)
     squared.train(**QUIET)
-    with pytest.raises(ValueError, match="registered units already"):
-        squared.impute("adt", calibrate=True)
+    with pytest.raises(ValueError, match="registered units as they are"):
+        squared.impute("adt", calibrate=False)

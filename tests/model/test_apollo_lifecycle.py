@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import re
+
 import mudata
 import numpy as np
 import pandas as pd
@@ -9,7 +12,7 @@ import pytest
 import scvi
 import torch
 from anndata import AnnData
-from apollo_models import QUIET, SMALL, counts_mosaic, trained
+from apollo_models import QUIET, SMALL, counts_mosaic, explained, trained
 from lightning.pytorch.callbacks import Callback
 from mosaics import mosaic
 from scipy import sparse
@@ -152,9 +155,7 @@ def test_save_and_load(apollo, tmp_path) -> None:
     np.testing.assert_array_equal(
         loaded.get_latent_representation(), apollo.get_latent_representation()
     )
-    np.testing.assert_array_equal(
-        loaded.impute("adt", calibrate=True).X, apollo.impute("adt", calibrate=True).X
-    )
+    np.testing.assert_array_equal(loaded.impute("adt").X, apollo.impute("adt").X)
 
 
 def test_load_with_fewer_cells_in_another_order(apollo, tmp_path) -> None:
@@ -187,7 +188,8 @@ def test_write_results(mdata) -> None:
 
 
 def test_impute_is_the_shared_decoder_of_the_shared_encoding(apollo) -> None:
-    found = apollo.impute("adt", source="rna")
+    found = apollo.impute("adt", source="rna", calibrate=False)
+    assert found.uns["cantata"]["units"] == "[0, 1] within each cell"
     assert found.n_obs == apollo.adata["rna"].n_obs
     shared = apollo.get_latent_representation(modality="rna")
     rows = apollo.adata["rna"].obs_names.get_indexer(found.obs_names)
@@ -205,14 +207,47 @@ def test_impute_is_the_shared_decoder_of_the_shared_encoding(apollo) -> None:
     assert found.X.max() <= 1
 
 
-def test_calibrated_values_are_monotone_and_right_on_the_mean(apollo) -> None:
-    scaled = apollo.get_reconstruction("adt", space="shared")
-    back = apollo.get_reconstruction("adt", space="shared", calibrate=True)
+def training_cells(model: APOLLO, name: str) -> np.ndarray:
+    """Positions of the training cells that have a modality."""
+    return model.adata.obs_names.get_indexer(model.get_latent_table(name).index)
+
+
+def test_imputed_values_are_registered_ones_monotone_and_right_on_the_mean(apollo) -> None:
+    cells = training_cells(apollo, "adt")
+    scaled = apollo.get_reconstruction("adt", space="shared", indices=cells, calibrate=False)
+    back = apollo.get_reconstruction("adt", space="shared", indices=cells)
+    assert back.uns["cantata"]["units"] == "registered values"
     for j in range(scaled.n_vars):
         order = np.argsort(scaled.X[:, j])
         assert (np.diff(back.X[order, j]) >= -1e-5).all()
-    measured = np.asarray(apollo.adata["adt"].X.mean(axis=0)).ravel()
-    np.testing.assert_allclose(back.X.mean(axis=0), measured, rtol=0.02, atol=0.02)
+    names = apollo.get_latent_table("adt").index
+    measured = np.asarray(apollo.adata["adt"][names].X.mean(axis=0)).ravel()
+    np.testing.assert_allclose(back.X.mean(axis=0), measured, rtol=1e-3)
+
+
+def test_calibration_is_that_of_the_training_cells(apollo, tmp_path) -> None:
+    """Whatever cells are attached, or none of the modality: the same values of the same cell."""
+    cells = np.arange(20)
+    expected = apollo.impute("adt", indices=cells, transform_batch="b0").X
+    apollo.save(str(tmp_path / "model"))
+    subset = apollo.adata[cells].copy()
+    loaded = APOLLO.load(str(tmp_path / "model"), subset)
+    np.testing.assert_allclose(loaded.impute("adt", transform_batch="b0").X, expected, rtol=1e-4)
+    only_rna = mudata.MuData({"rna": apollo.adata["rna"].copy()})
+    model = APOLLO.load_query_data(only_rna, apollo)
+    found = model.impute("adt", source="rna", transform_batch="b0")
+    of_reference = apollo.impute("adt", only_rna, source="rna", transform_batch="b0")
+    assert np.isfinite(found.X).all()
+    np.testing.assert_allclose(found.X, of_reference.X, rtol=1e-4)
+
+
+def test_untrained_models_know_no_units(mdata) -> None:
+    APOLLO.setup_mudata(mdata)
+    model = APOLLO(mdata, **SMALL)
+    with pytest.raises(
+        ValueError, match=r"before training: call train\(\), or pass calibrate=False"
+    ):
+        model.impute("adt")
 
 
 @pytest.mark.parametrize("loss", ["mse", "nb", "zinb", "poisson", "bernoulli", "normal"])
@@ -247,7 +282,7 @@ def test_known_answer_of_cross_modal_prediction() -> None:
         parts[name].obs_names = [f"c{i}" for i in range(600)]
     model = trained(mosaic(parts), {}, {"max_epochs": 25, "encoder_epochs": 10, "batch_size": 64})
     held_out = np.asarray(model.validation_indices)
-    found = model.impute("adt", source="rna", indices=held_out, calibrate=True).X
+    found = model.impute("adt", source="rna", indices=held_out).X
     measured = parts["adt"].X[held_out].toarray()
     correlations = [np.corrcoef(a, b)[0, 1] for a, b in zip(found.T, measured.T, strict=True)]
     assert np.mean(correlations) > 0.6
@@ -288,5 +323,111 @@ def test_values_of_which_some_are_negative_are_scaled_alike_in_every_minibatch()
     counts = torch.tensor([[0.0, 1.0, 3.0, 0.0, 0.0, 2.0]])
     scaled = model.module.data("adt", counts)[1].dense()
     torch.testing.assert_close(scaled, counts / 3)  # no logarithm, whatever the minibatch holds
-    back = model.impute("adt", source="adt", calibrate=True).X
-    np.testing.assert_allclose(back.mean(axis=0), x.mean(axis=0), atol=0.05)
+    cells = training_cells(model, "adt")
+    back = model.impute("adt", source="adt", indices=cells).X
+    own = model.adata["adt"].obs_names.get_indexer(model.get_latent_table("adt").index)
+    np.testing.assert_allclose(back.mean(axis=0), x[own].mean(axis=0), atol=1e-3)
+
+
+# What is fitted to cells ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("start", ["canonical", "normal"])
+def test_held_out_cells_are_not_fitted_to(start) -> None:
+    """Components, totals, weights, starts and calibration are those of the training cells."""
+    still, models = {"early_stopping": False}, []
+    for _ in range(2):
+        data = counts_mosaic()
+        for before in models:
+            held_out = data.obs_names[np.asarray(before.validation_indices)]
+            assert len(held_out)
+            for adata in data.mod.values():
+                x, is_out = adata.X.toarray(), adata.obs_names.isin(held_out)
+                x[is_out] = 9 * x[is_out][:, ::-1] + 1
+                adata.X = sparse.csr_matrix(x)
+        models.append(trained(data, train=still, n_components=4, start=start))
+    one, two = models
+    for key, weights in one.module.state_dict().items():
+        assert torch.equal(weights, two.module.state_dict()[key]), key
+    assert set(one.calibrations_) == {"rna", "adt"}
+    for name, found in one.calibrations_.items():
+        for key, value in found.items():
+            np.testing.assert_array_equal(value, two.calibrations_[name][key])
+    assert one.typical_totals_ == two.typical_totals_
+
+
+def test_zeros_that_are_stored_are_zeros() -> None:
+    models = []
+    for is_stored in (False, True):
+        data = counts_mosaic()
+        for adata in data.mod.values():
+            x = adata.X.toarray()
+            x[:, 1:] = np.clip(x[:, 1:] - 2, 0, None)
+            adata.X = sparse.csr_matrix(x)
+            if is_stored:
+                rows, columns = (i.ravel() for i in np.indices(x.shape))
+                adata.X = sparse.csr_matrix((x.ravel(), (rows, columns)), x.shape)
+                assert adata.X.nnz == x.size
+        models.append(trained(data))
+    x = models[0].adata["rna"][models[0].get_latent_table("rna").index].X.toarray()
+    for model in models:
+        weight = float(model.module.head("rna").pos_weight)
+        assert weight == pytest.approx((x == 0).sum() / (x > 0).sum(), rel=1e-5)
+        assert model.module.decoder("rna", shared_only=True).head.pos_weight == weight
+    np.testing.assert_allclose(
+        models[0].get_latent_representation(), models[1].get_latent_representation(), atol=1e-4
+    )
+
+
+def test_encoders_are_judged_by_their_own_training() -> None:
+    """Linear encoders of a second training are better than its whole ones, which stay behind."""
+    model = trained(counts_mosaic(), {})
+    for name in ("linear_decoded_validation", "decoded_validation"):
+        column = model.history_[name].iloc[:, 0]
+        # once upon a time whole encoders were far better
+        model.history_[name].iloc[:, 0] = 0.1 if name[0] == "d" else 100.0 + 0 * column
+    model.train(**QUIET, encoder_plan_kwargs={"lr": 1.0})
+    heads = model.module.encoder("rna").heads.parameters()
+    assert not any(weight.any() for weight in heads)
+
+
+def test_remedies_can_be_given() -> None:
+    """What an error advises is an argument that exists."""
+    with pytest.raises(RuntimeError, match="Lower the learning rates") as error:
+        trained(counts_mosaic(), train={"plan_kwargs": {"lr_latents": 1e30}})
+    assert "gradient_clip" not in str(error.value)
+    (advised,) = re.findall(r"plan_kwargs=(\{.*?\})", str(error.value))
+    trained(counts_mosaic(), train={"plan_kwargs": ast.literal_eval(advised)})
+
+
+def test_known_covariates_are_taken_out_of_the_start_together() -> None:
+    """Two columns that are 85 % equal, and a number: none is left in the start."""
+    rng = np.random.default_rng(0)
+    n = 600
+    first = rng.integers(0, 2, n)
+    second = np.where(rng.random(n) < 0.85, first, 1 - first)
+    number = rng.normal(size=n)
+    told = np.stack([first, second, number], axis=1)
+    factor = rng.normal(size=(n, 2))
+    parts = {}
+    for name in ("a", "b"):
+        x = np.hstack([factor, 2 * told]) @ rng.normal(size=(5, 12)) + rng.normal(size=(n, 12))
+        parts[name] = AnnData(x.astype(np.float32))
+        parts[name].obs_names = [f"c{i}" for i in range(n)]
+    data = mosaic(parts)
+    data.obs["first"], data.obs["second"], data.obs["number"] = (
+        pd.Categorical(first.astype(str)),
+        pd.Categorical(second.astype(str)),
+        number,
+    )
+    setup = {
+        "categorical_covariate_keys": ["first", "second"],
+        "continuous_covariate_keys": ["number"],
+    }
+    rates = {"lr": 1e-12, "lr_latents": 1e-12, "lr_covariates": 1e-12}
+    model = trained(data, setup, {"plan_kwargs": rates}, losses="mse")
+    start = model.get_latent_table()
+    cells = data.obs_names.get_indexer(start.index)
+    for k in range(3):
+        assert explained(start.to_numpy(), told[cells, k : k + 1]) < 0.05, k
+    assert explained(start.to_numpy(), factor[cells][:, :1]) > 0.8

@@ -27,10 +27,10 @@ def _log_folder(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(scvi.settings, "logging_dir", tmp_path / "log")
 
 
-def fresh(mdata=None, **model) -> APOLLO:
+def fresh(mdata=None, batch_key="batch", **model) -> APOLLO:
     scvi.settings.seed = 3
     mdata = counts_mosaic() if mdata is None else mdata
-    APOLLO.setup_mudata(mdata, batch_key="batch")
+    APOLLO.setup_mudata(mdata, batch_key=batch_key)
     return APOLLO(mdata, **(SMALL | model))
 
 
@@ -59,7 +59,8 @@ STOPPING = {
     "max_epochs": 6,
     "encoder_epochs": 6,
     "early_stopping_patience": 1,
-    "plan_kwargs": {"lr": 1.0, "lr_latents": 0.3},
+    "early_stopping_min_delta": 0.2,
+    "plan_kwargs": {"lr": 1.0, "lr_latents": 0.3, "lr_covariates": 1.0},
     "encoder_plan_kwargs": {"lr": 0.1},
 }
 
@@ -72,7 +73,9 @@ STOPPING = {
 def test_resumed_training_equals_uninterrupted(tmp_path, monkeypatch, options, min_gain) -> None:
     monkeypatch.setattr(_training, "MIN_ENCODER_GAIN", min_gain)
     options = QUIET | {"encoder_epochs": 3} | options
-    whole = fresh()
+    # encoders that mix batches are not linear
+    batch_key = None if min_gain > 0 and "early_stopping" not in options else "batch"
+    whole = fresh(batch_key=batch_key)
     files = saved(tmp_path, whole, **options)
     terms = {"latent": "objective_train", "encoder": "encoder_objective_train"}
     for stage, paths in files.items():
@@ -83,7 +86,7 @@ def test_resumed_training_equals_uninterrupted(tmp_path, monkeypatch, options, m
         assert any(weight.any() for weight in heads) == (min_gain < 0)
     for stage, paths in files.items():
         for path in (paths[0], paths[-1]):
-            resumed = fresh()
+            resumed = fresh(batch_key=batch_key)
             torch.manual_seed(99)
             resumed.train(ckpt_path=path, **options)
             assert_same(whole, resumed)

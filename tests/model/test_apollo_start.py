@@ -82,6 +82,71 @@ def test_three_modalities():
     assert explained(found, shared) > 0.95
 
 
+def three(n: int = 900, seed: int = 0) -> tuple[dict, np.ndarray, np.ndarray, dict]:
+    """Blocks of one factor that all share, one that a and b share, and one of each."""
+    rng = np.random.default_rng(seed)
+    of_all, of_two = rng.normal(size=(2, n, 1))
+    own = {name: rng.normal(size=(n, 1)) for name in "abc"}
+    blocks = {}
+    for name, z in own.items():
+        factors = np.hstack([of_all, z] if name == "c" else [of_all, of_two, z])
+        values = factors @ rng.normal(size=(factors.shape[1], 20))
+        blocks[name] = values + 0.3 * rng.normal(size=(n, 20))
+    return blocks, of_all, of_two, own
+
+
+@pytest.mark.parametrize("is_chain", [False, True])
+@pytest.mark.parametrize("n_shared", [1, 2])
+def test_a_factor_of_two_of_three_is_in_the_specific_space_of_each(n_shared, is_chain):
+    """Zhang et al. 2026: shared is what all modalities see. No cell of the chain has a and c."""
+    blocks, of_all, of_two, own = three()
+    n = len(of_all)
+    rows = {name: np.arange(n) for name in blocks}
+    if is_chain:
+        rows["a"][n // 2 :] = rows["c"][: n // 2] = -1
+    found, specific = canonical_start(blocks, rows, n_shared, dict.fromkeys(blocks, 2))
+    assert explained(found, of_all) > 0.98
+    assert explained(found, of_two) < 0.02
+    assert n_shared == 1 or found[:, 1:].std() == pytest.approx(FILL_SD, rel=0.1)
+    for name, z in specific.items():
+        cells = rows[name] >= 0
+        assert explained(z, own[name][cells]) > 0.95, name
+        assert (explained(z, of_two[cells]) > 0.95) == (name != "c"), name
+
+
+def test_cells_of_some_modalities_have_latents_of_the_same_size():
+    """A mean over two of three modalities varies more than one over all, unless it is scaled."""
+    rng = np.random.default_rng(0)
+    factor = rng.normal(size=(3000, 1))
+    blocks = {name: factor + 0.8 * rng.normal(size=(3000, 1)) for name in "abc"}
+    rows = {name: np.arange(3000) for name in blocks}
+    rows["a"][:1500] = -1
+    found, _ = canonical_start(blocks, rows, 1, dict.fromkeys(blocks, 0))
+    assert found[:1500].std() == pytest.approx(found[1500:].std(), rel=0.04)
+
+
+def test_modalities_that_too_few_cells_connect():
+    blocks, *_ = three(100)
+    rows = {name: np.arange(100) for name in blocks}
+    rows["c"][5:] = -1
+    with pytest.raises(
+        ValueError, match=r"5 of 100 training cells connect \['a', 'b'\] with \['c'\]"
+    ):
+        canonical_start(blocks, rows, 2, dict.fromkeys(blocks, 1))
+
+
+def test_a_modality_of_one_column():
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=(300, 1))
+    blocks = {"a": shared + 0.5 * rng.normal(size=(300, 1)), "b": shared @ rng.normal(size=(1, 4))}
+    blocks["b"] = blocks["b"] + 0.3 * rng.normal(size=(300, 4))
+    rows = dict.fromkeys(blocks, np.arange(300))
+    found, specific = canonical_start(blocks, rows, 2, {"a": 2, "b": 2})
+    assert explained(found, shared) > 0.8
+    assert specific["a"].shape == (300, 2)
+    assert np.isfinite(specific["a"]).all()
+
+
 def test_specific_latents_start_without_what_is_not_linear():
     """The square of a shared factor is uncorrelated with it, and yet no news."""
     rng = np.random.default_rng(0)

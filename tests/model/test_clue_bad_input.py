@@ -267,3 +267,20 @@ def test_backed_and_integer_and_dense_input_train(tmp_path) -> None:
     assert embeddings[0].shape == embeddings[1].shape
     assert isinstance(mdata["rna"], AnnData)
     backed.file.close()
+
+
+@pytest.mark.parametrize("likelihood", ["normal", "bernoulli", "nb"])
+def test_cells_without_any_value_are_refused_by_every_likelihood(likelihood: str) -> None:
+    mdata = changed("adt", empty_row)
+    CLUE.setup_mudata(mdata)
+    with pytest.raises(ValueError, match=r"'adt' has 1 cells without counts.*drop_empty"):
+        CLUE(mdata, likelihoods={"adt": likelihood})
+
+
+def test_encoders_without_a_hidden_layer_are_refused() -> None:
+    mdata = counts_mosaic()
+    CLUE.setup_mudata(mdata)
+    with pytest.raises(ValueError, match="n_layers_encoder=0 must be at least 1"):
+        CLUE(mdata, n_layers_encoder=0)
+    with pytest.raises(ValueError, match="discriminator_input='x' is not one of"):
+        CLUE(mdata, discriminator_input="x")

@@ -166,3 +166,57 @@ def test_learned_library() -> None:
     clue = CLUE(mdata, library="learned", **SMALL)
     clue.train(1, batch_size=16, enable_progress_bar=False, accelerator="cpu")
     assert np.isfinite(clue.impute("adt", source="rna").X).all()
+
+
+def test_variance_of_the_joint_posterior_is_that_of_a_mean() -> None:
+    mdata = counts_mosaic(member=np.ones((60, 2), dtype=bool))
+    CLUE.setup_mudata(mdata)
+    model = CLUE(mdata, **SMALL)
+    model.train(1, batch_size=16, enable_progress_bar=False, accelerator="cpu")
+    _, joint = model.get_latent_representation(return_dist=True)
+    parts = []
+    for name in mdata.mod:
+        rows = mdata[name].obs_names.get_indexer(mdata.obs_names)
+        parts.append(model.get_latent_representation(modality=name, return_dist=True)[1][rows])
+    np.testing.assert_allclose(joint, (parts[0] + parts[1]) / 4, rtol=1e-4)
+
+
+def test_mean_and_deviation_of_two_samples(clue, monkeypatch) -> None:
+    """Draws of +1 and -1 standard deviations: half their sum and half their difference."""
+    draws: list[float] = []
+    monkeypatch.setattr(torch, "randn_like", lambda x: torch.full_like(x, draws[0]))
+    ends = []
+    for draw in (1.0, -1.0):
+        draws[:] = [draw]
+        ends.append(clue.impute("rna", source="rna", n_samples=1).X)
+    order = iter([1.0, -1.0] * 1000)
+    monkeypatch.setattr(torch, "randn_like", lambda x: torch.full_like(x, next(order)))
+    both = clue.impute("rna", source="rna", n_samples=2)
+    np.testing.assert_allclose(both.X, (ends[0] + ends[1]) / 2, rtol=1e-4)
+    expected = np.abs(ends[0] - ends[1]) / 2
+    np.testing.assert_allclose(both.layers["std"], expected, rtol=1e-2, atol=2e-3)
+
+
+def test_library_sizes_are_fitted_on_training_cells() -> None:
+    """Held-out cells with a hundred times the proteins change no prediction."""
+    mdata = counts_mosaic(member=np.ones((200, 2), dtype=bool), n_cells=200)
+    CLUE.setup_mudata(mdata)
+    held = CLUE(mdata, **SMALL)
+    held.train(1, train_size=0.5, enable_progress_bar=False, accelerator="cpu")
+    cells = mdata.obs_names[held.validation_indices]
+    results = []
+    for factor in (1, 100):
+        part = mdata.copy()
+        rows = part["adt"].obs_names.isin(cells)
+        x = part["adt"].X.toarray()
+        x[rows] *= factor
+        part["adt"].X = x
+        scvi.settings.seed = 0
+        CLUE.setup_mudata(part, reps={})
+        model = CLUE(part, n_components=None, **SMALL)
+        model.train(
+            1, train_size=0.5, early_stopping=False, enable_progress_bar=False, accelerator="cpu"
+        )
+        assert set(model.adata.obs_names[model.validation_indices]) == set(cells)
+        results.append(model.impute("adt", source="rna").obs["library_size"])
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +14,8 @@ from mosaics import counts_mosaic, mosaic
 from scvi.train import SaveCheckpoint
 
 from cantata import CLUE
+from cantata._mudata.obs import coalesce_obs
+from cantata.model._plan import BestWeights
 
 if TYPE_CHECKING:
     import mudata
@@ -106,8 +110,6 @@ def test_history_holds_every_term_of_both_parts(mdata) -> None:
 
 
 def test_early_stopping_restores_the_best_epoch(mdata) -> None:
-    from cantata.model._plan import BestWeights
-
     CLUE.setup_mudata(mdata)
     clue = CLUE(mdata, **SMALL)
     clue.train(6, batch_size=16, train_size=0.5, early_stopping=True, **QUIET)
@@ -152,3 +154,137 @@ def test_setup_reads_what_preprocess_recorded(mdata) -> None:
     query = counts_mosaic(seed=1)
     with pytest.raises(KeyError, match=r"preprocess\(query, reference=mdata\)"):
         clue.get_latent_representation(query)
+
+
+# Queries: library sizes, early stopping ---------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reference() -> CLUE:
+    """Cells whose protein totals follow their RNA, in two batches."""
+    scvi.settings.seed = 0
+    data = counts_mosaic({"rna": 40, "adt": 12}, np.ones((300, 2), dtype=bool), n_cells=300)
+    return trained(data, 6)
+
+
+def query_of(mods: list[str], n_cells: int = 120) -> mudata.MuData:
+    member = np.ones((n_cells, 2), dtype=bool)
+    data = counts_mosaic({"rna": 40, "adt": 12}, member, n_cells=n_cells, seed=0)
+    for name in data.mod:
+        data[name].obs["batch"] = "new"
+    return mosaic({name: data[name].copy() for name in mods})
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+@pytest.mark.parametrize("mods", [["rna"], ["rna", "adt"], ["adt"]])
+def test_training_a_query_keeps_what_predicts_library_sizes(reference, mods, freeze) -> None:
+    query, rna = query_of(mods), query_of(["rna"])
+    mapped = CLUE.load_query_data(query, reference, freeze=freeze)
+    known = {n: b.clone() for n, b in mapped.module.named_buffers() if n.startswith("library_")}
+    before = mapped.impute("adt", rna, transform_batch="b0").obs["library_size"]
+    mapped.train(3, early_stopping=False, batch_size=16, **QUIET)
+    after = mapped.impute("adt", rna, transform_batch="b0").obs["library_size"]
+    assert before.std() > 1
+    if mods == ["rna", "adt"] and not freeze:  # its own pairs tell more
+        counts = query["adt"].to_df().sum(axis=1).reindex(after.index)
+        assert ((np.log(after) - np.log(counts)) ** 2).mean() < (
+            (np.log(before) - np.log(counts)) ** 2
+        ).mean()
+    else:
+        assert np.abs(np.log(after / before)).max() < 0.5
+    if freeze:
+        for name, value in known.items():
+            assert torch.equal(dict(mapped.module.named_buffers())[name], value)
+    elif mods == ["rna"]:
+        assert np.corrcoef(np.log(before), np.log(after))[0, 1] > 0.9
+
+
+def test_early_stopping_does_not_undo_what_a_frozen_query_learns(reference) -> None:
+    """Its FOSCTTM cannot change, so that every epoch would be as good as the first."""
+    mapped = CLUE.load_query_data(query_of(["rna", "adt"], 300), reference)
+    mapped.train(8, batch_size=16, plan_kwargs={"lr_schedule": "constant"}, **QUIET)
+    objective = mapped.history["objective_validation"].to_numpy(dtype=float).ravel()[-8:]
+    assert objective.argmin() > 2
+    (best,) = (c for c in mapped.trainer.callbacks if isinstance(c, BestWeights))
+    assert best.best_epoch == objective.argmin()
+
+
+# Labels -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at_modality", [False, True])
+def test_finetune_learns_from_the_labels_of_a_query(mdata, at_modality: bool) -> None:
+    clue = trained(mdata, setup={"batch_key": "batch", "labels_key": "group"})
+    parts = {}
+    for name, adata in counts_mosaic(seed=4, n_cells=40).mod.items():
+        parts[name] = adata.copy()
+        parts[name].obs_names = "q_" + adata.obs_names
+    query = mosaic(parts)
+    expected = coalesce_obs(query, "group")
+    if not at_modality:
+        query.obs["group"] = expected
+        for adata in query.mod.values():
+            del adata.obs["group"]
+    tuned = clue.finetune(query, max_epochs=1, batch_size=16, **QUIET)
+    found = coalesce_obs(tuned.adata, "group")[query.obs_names]
+    assert list(found) == list(expected)
+    # those that were hidden at the top stay so
+    query.obs["group"] = expected.where(np.arange(query.n_obs) % 2 == 0)
+    with pytest.warns(UserWarning, match="are taken as unknown") if at_modality else nullcontext():
+        tuned = clue.finetune(query, max_epochs=1, batch_size=16, **QUIET)
+    found = tuned.adata.obs["group"][query.obs_names]
+    assert found.isna().tolist() == query.obs["group"].isna().tolist()
+
+
+def test_finetune_on_a_query_without_labels(mdata) -> None:
+    clue = trained(mdata, setup={"batch_key": "batch", "labels_key": "group"})
+    parts = {}
+    for name, adata in counts_mosaic(seed=4, n_cells=40).mod.items():
+        parts[name] = adata.copy()
+        parts[name].obs_names = "q_" + adata.obs_names
+        del parts[name].obs["group"]
+    query = mosaic(parts)
+    tuned = clue.finetune(query, max_epochs=1, batch_size=16, **QUIET)
+    labels = coalesce_obs(tuned.adata, "group")
+    assert labels[query.obs_names].isna().all()
+    assert labels[mdata.obs_names].notna().all()
+
+
+def test_predicted_labels(tmp_path) -> None:
+    data = counts_mosaic(n_cells=200)
+    held = np.arange(200) < 60
+    labels = coalesce_obs(data, "group")
+    for adata in data.mod.values():
+        del adata.obs["group"]
+    data.obs["label"] = labels.where(~held)
+    clue = trained(data, 15, {"labels_key": "label"})
+    predicted = clue.predict()
+    assert set(predicted) <= {"0", "1", "2"}
+    assert np.mean(predicted[held] == labels[held]) > 0.7
+    soft = clue.predict(soft=True)
+    assert list(soft.index) == list(data.obs_names)
+    np.testing.assert_allclose(soft.sum(axis=1), 1, rtol=1e-5)
+    assert list(soft.idxmax(axis=1)) == list(predicted)
+    of_rna = clue.predict(modality="rna", indices=[5, 3], soft=True)
+    assert list(of_rna.index) == list(data["rna"].obs_names[[5, 3]])
+    cell = data.obs_names[7]
+    query = counts_mosaic(n_cells=200)
+    assert clue.predict(query, indices=[query.obs_names.get_loc(cell)]) == [predicted[7]]
+    with pytest.raises(ValueError, match="labels_key"):
+        trained(data, 1, {}).predict()
+
+
+# Pairs ------------------------------------------------------------------------------------------
+
+
+def test_wrong_pairs_are_a_warning_and_right_ones_are_not() -> None:
+    data = counts_mosaic({"rna": 40, "adt": 12}, np.ones((300, 2), dtype=bool), n_cells=300)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*better than chance.*")
+        trained(data, 10, {})
+    order = np.random.default_rng(1).permutation(300)
+    wrong = data["adt"][order].copy()
+    wrong.obs_names = data["adt"].obs_names
+    shuffled = mosaic({"rna": data["rna"].copy(), "adt": wrong})
+    with pytest.warns(UserWarning, match=r"30 held-out cells with 'rna' and 'adt' do not find"):
+        trained(shuffled, 10, {})

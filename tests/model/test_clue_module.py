@@ -91,6 +91,7 @@ def test_objective_is_the_sum_over_cells_and_modalities(fusion: str, alignment: 
                     fused_kl[m].append(float(terms.sum()) / FEATURES[m])
             else:
                 fused = unit(sum(unit(own[m][cell][0]) for m in has) / len(has))
+            average = sum(unit(own[m][cell][0]) for m in has) / len(has)
             distances = []
             for k, m in enumerate(own):
                 if m not in has:
@@ -104,8 +105,8 @@ def test_objective_is_the_sum_over_cells_and_modalities(fusion: str, alignment: 
                 part = slice(4 * k, 4 * k + 4) if fusion == "poe" else slice(None)
                 terms = 0.5 * (loc**2 + scale**2 - 1 - 2 * scale.log())[part]
                 kl[m].append(float(terms.sum()) / FEATURES[m])
-                close[m].append(float(1 - z @ fused))
-                distances.append(float(((z - fused) ** 2).sum()))
+                close[m].append(float(1 - z @ unit(average)))
+                distances.append(float(((z - average) ** 2).sum()))
                 score = net.discriminator(loc[None])[0]
                 logits[m].append(float(score.logsumexp(0) - score[k]))
             cell_close.append(np.mean(distances))
@@ -300,3 +301,84 @@ def test_known_answer_on_a_simulated_mosaic() -> None:
     chance = [np.corrcoef(np.log1p(imputed[c]), np.log1p(shuffled[c]))[0, 1] for c in hidden]
     assert np.mean(r) > 0.3
     assert abs(np.mean(chance)) < 0.05
+
+
+def test_rows_of_labels_and_of_the_batch_that_the_discriminator_sees() -> None:
+    """Cell by cell; a label of -1 is unknown."""
+    net, tensors = module(n_labels=3, discriminator_batch=True), minibatch()
+    tensors["labels"] = torch.tensor([0, -1, 2, 1, -1, 0])
+    with torch.no_grad():
+        inferred = net.inference(tensors, sample=False)
+        out = net.loss(tensors, inferred, net.generative(tensors, inferred))
+        label_terms, adversary = [], {"rna": [], "adt": []}
+        for k, m in enumerate(adversary):
+            for i, cell in enumerate(tensors[f"{m}_rows"].tolist()):
+                loc = inferred.loc[m][i]
+                label = int(tensors["labels"][cell])
+                if label >= 0:
+                    score = net.classifier(loc)
+                    label_terms.append(float(score.logsumexp(0) - score[label]))
+                batch = [1.0, 0.0] if int(tensors["batch"][cell]) == 0 else [0.0, 1.0]
+                score = net.discriminator(torch.cat([loc, torch.tensor(batch)])[None])[0]
+                adversary[m].append(float(score.logsumexp(0) - score[k]))
+    assert float(out.extra_metrics["label"]) == pytest.approx(np.mean(label_terms), abs=1e-5)
+    expected = np.mean([np.mean(terms) for terms in adversary.values()])
+    assert float(out.extra_metrics["discriminator"]) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("seen", ["mean", "sample"])
+def test_what_the_discriminator_sees(seen: str) -> None:
+    net, tensors = module(discriminator_input=seen), minibatch()
+    with torch.no_grad():
+        inferred = net.inference(tensors)
+        loss = net.discriminator_loss(tensors, inferred, 0.0, detach=True)
+        z = inferred.loc if seen == "mean" else inferred.samples
+        logits = {m: net.discriminator(z[m]) for m in z}
+        scores = [float((v.logsumexp(1) - v[:, k]).mean()) for k, v in enumerate(logits.values())]
+    assert float(loss) == pytest.approx(np.mean(scores), abs=1e-5)
+
+
+def test_closeness_with_a_product_of_experts_is_to_the_mean_of_samples() -> None:
+    """Eq. 9 to 11: a cell of one modality is where its sample is."""
+    net = module(fusion="poe", alignment="mse", normalize_latent=False)
+    tensors = minibatch()
+    with torch.no_grad():
+        inferred = net.inference(tensors)
+        out = net.loss(tensors, inferred, net.generative(tensors, inferred))
+    terms = []
+    for cell in range(6):
+        z = [
+            inferred.samples[m][tensors[f"{m}_rows"].tolist().index(cell)]
+            for m in FEATURES
+            if cell in tensors[f"{m}_rows"]
+        ]
+        terms.append(np.mean([float((s - sum(z) / len(z)).square().sum()) for s in z]))
+    assert terms[:3] == [0, 0, 0]
+    assert float(out.extra_metrics["alignment"]) == pytest.approx(np.mean(terms), abs=1e-5)
+
+
+def test_learned_library_is_of_the_source_and_for_the_target() -> None:
+    net, tensors = module(library="learned"), minibatch()
+    with torch.no_grad():
+        for encoder in net.library_encoders.values():
+            encoder.weight.copy_(torch.rand(encoder.weight.shape))
+            encoder.bias.copy_(torch.tensor([1.0, 5.0]))
+        inferred = net.inference(tensors, sample=False)
+        nll = net.generative(tensors, inferred, real_cross=True)
+        rows = {m: tensors[f"{m}_rows"].tolist() for m in FEATURES}
+        for column, m in enumerate(FEATURES):
+            other = "adt" if m == "rna" else "rna"
+            real_cross = nll["real_cross"][m].tolist()
+            for i, cell in enumerate(rows[m]):
+                batch = int(tensors["batch"][cell])
+                ways = [("self", nll["self"][m][i], m, inferred.samples[m][i])]
+                if cell in rows[other]:
+                    ways.append(("cross", nll["cross"][m][i], m, inferred.fused[cell]))
+                    z = inferred.samples[other][rows[other].index(cell)]
+                    ways.append(("real_cross", real_cross.pop(0), other, z))
+                for way, got, source, z in ways:
+                    counts = tensors[source][rows[source].index(cell)]
+                    weight, bias = net.library_encoders[source].parameters()
+                    library = torch.relu(weight[column] @ counts + bias[column])
+                    expected = loop_nll(net, m, z, tensors[m][i], batch, library)
+                    assert float(got) == pytest.approx(expected, abs=1e-4), (way, m)

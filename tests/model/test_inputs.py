@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import TYPE_CHECKING, Any
 
 import anndata
 import numpy as np
@@ -10,13 +11,17 @@ import pytest
 import scanpy as sc
 import torch
 from anndata import AnnData
+from linked_mosaics import linked_mosaic
 from mosaics import counts_mosaic
 from scipy import sparse
 
 import cantata
-from cantata import CLUE
-from cantata.model._inputs import fit_input, training_reader
+from cantata import APOLLO, CLUE, SCMODAL
+from cantata.model._inputs import fit_batches, fit_input, training_reader
 from cantata.nn import EncoderInput
+
+if TYPE_CHECKING:
+    import mudata
 
 EXACT = ["log1p", "clr", "arcsinh", "identity"]
 
@@ -43,13 +48,16 @@ def transformed(transform: str, x: np.ndarray) -> np.ndarray:
         adata = AnnData(x.copy())
         sc.pp.normalize_total(adata, target_sum=float(np.median(x.sum(axis=1))))
         return sc.pp.log1p(adata, copy=True).X
-    if transform == "clr":
-        import muon
-
-        adata = AnnData(x.copy())
-        muon.prot.pp.clr(adata, axis=0)
-        return adata.X
+    if transform == "clr":  # of cells that are scaled
+        shares = x / np.exp(np.log1p(x).mean(axis=0))
+        totals = shares.sum(axis=1, keepdims=True)
+        return np.log1p(shares / totals * np.median(totals))
     return np.arcsinh(x / 5) if transform == "arcsinh" else x
+
+
+def at_median_total(x: np.ndarray) -> np.ndarray:
+    totals = x.sum(axis=1, keepdims=True)
+    return x / totals * np.median(totals)
 
 
 def z_scores(x: np.ndarray) -> np.ndarray:
@@ -86,8 +94,7 @@ def test_the_way_back_is_exact_without_rotation(transform: str) -> None:
     x = counts()
     layer = fitted(transform, x)
     back = layer.inverse(layer(torch.from_numpy(x))).numpy()
-    total = np.median(x.sum(axis=1)) / x.sum(axis=1, keepdims=True)
-    expected = x * total if transform == "log1p" else x
+    expected = at_median_total(x) if layer.scales_cells else x
     np.testing.assert_allclose(back, expected, rtol=1e-3, atol=1e-3)
 
 
@@ -97,22 +104,61 @@ def test_values_of_counts_are_not_negative(transform: str) -> None:
     assert layer.inverse(torch.full((2, 12), -50.0)).min() >= 0
 
 
-@pytest.mark.parametrize("n_components", [None, 11])
-def test_library_size_scales_the_way_back(n_components: int | None) -> None:
+@pytest.mark.parametrize("transform", ["log1p", "clr", "tfidf"])
+@pytest.mark.parametrize("n_components", [None, 9])
+def test_rows_sum_to_the_library_size(transform: str, n_components: int | None) -> None:
+    if transform == "tfidf" and n_components is None:
+        pytest.skip("chromatin is read as components")
     x = torch.from_numpy(counts())
-    layer = fitted("log1p", x.numpy(), n_components)
-    plain = layer.inverse(layer(x))
-    assert float(layer.total) == np.median(x.sum(dim=1))
+    layer = fitted(transform, x.numpy(), n_components)
+    decoded = layer(x) + 0.5 * torch.randn(len(x), layer.n_out)
+    layer.factor[:] = torch.linspace(0.5, 2, 12)
+    median = float(np.median(x.sum(dim=1)))
+    assert float(layer.library) == pytest.approx(median)
+    torch.testing.assert_close(layer.inverse(decoded).sum(dim=1), torch.full((80,), median))
     library = torch.linspace(5, 60, len(x))
-    scaled = layer.inverse(layer(x), library)
-    torch.testing.assert_close(scaled, plain * (library / layer.total)[:, None])
-    if n_components is None:
-        own = layer.inverse(layer(x), x.sum(dim=1))
-        torch.testing.assert_close(own, x, rtol=1e-3, atol=1e-3)
-    assert [fitted(t, x.numpy()).scales_cells for t in EXACT] == [True, False, False, False]
+    scaled = layer.inverse(decoded, library)
+    torch.testing.assert_close(scaled.sum(dim=1), library)
+    torch.testing.assert_close(scaled, layer.inverse(decoded) * (library / median)[:, None])
+    assert [fitted(t, x.numpy()).scales_cells for t in EXACT] == [True, True, False, False]
 
 
-@pytest.mark.parametrize("transform", ["clr", "arcsinh", "identity"])
+@pytest.mark.parametrize("transform", ["log1p", "clr"])
+def test_the_way_back_gives_the_counts_at_their_own_totals(transform: str) -> None:
+    x = torch.from_numpy(counts())
+    layer = fitted(transform, x.numpy())
+    own = layer.inverse(layer(x), x.sum(dim=1))
+    torch.testing.assert_close(own, x, rtol=1e-3, atol=1e-3)
+
+
+def test_depth_of_panels_is_taken_out() -> None:
+    """Two cells that differ in depth alone are one; components of preprocess are not scaled."""
+    x = counts()
+    layer = fitted("clr", x)
+    values = torch.from_numpy(x)
+    torch.testing.assert_close(layer(values), layer(values * 4), rtol=1e-4, atol=1e-4)
+    unscaled = fitted("clr", x, 4, as_preprocess=True)
+    assert not unscaled.scales_cells
+    assert not torch.allclose(unscaled(values), unscaled(values * 4), atol=0.1)
+
+
+@pytest.mark.parametrize("transform", [*EXACT, "tfidf"])
+@pytest.mark.parametrize("k", [None, 5])
+def test_the_way_back_stays_within_what_was_measured(transform: str, k: int | None) -> None:
+    if transform == "tfidf" and k is None:
+        pytest.skip("chromatin is read as components")
+    x = counts() * np.exp(np.random.default_rng(1).normal(0, 3, (80, 12))).astype(np.float32)
+    layer = fitted(transform, x, k)
+    far = layer.inverse(200 * torch.randn(300, layer.n_out)).numpy()
+    assert np.isfinite(far).all()
+    if not layer.scales_cells:
+        assert (far >= x.min(axis=0) * (1 - 1e-4) - 1e-3).all()
+        assert (far <= x.max(axis=0) * (1 + 1e-4) + 1e-3).all()
+        assert far.max() == pytest.approx(x.max(), rel=1e-3)
+    assert far.min() >= 0
+
+
+@pytest.mark.parametrize("transform", ["arcsinh", "identity"])
 def test_library_size_is_not_used_where_cells_are_not_scaled(transform: str) -> None:
     x = torch.from_numpy(counts())
     layer = fitted(transform, x.numpy())
@@ -125,11 +171,11 @@ def test_library_size_is_not_used_where_cells_are_not_scaled(transform: str) -> 
 def test_constant_features_say_nothing_and_come_back(transform: str, n_components) -> None:
     x = counts()
     x[:, 5] = 0
-    if transform == "log1p":  # scaling cells makes the last feature vary
+    if transform in ("log1p", "clr"):  # scaling cells makes the last feature vary
         x[:, -1] = 0
     layer = fitted(transform, x, n_components)
     changed = x.copy()
-    changed[:, [5, -1]] = 0 if transform == "log1p" else 9
+    changed[:, [5, -1]] = 0 if layer.scales_cells else 9
     one, two = (layer(torch.from_numpy(v)) for v in (x, changed))
     torch.testing.assert_close(one, two)
     assert torch.isfinite(one).all()
@@ -164,19 +210,24 @@ def test_the_way_back_from_components_is_the_best_linear_one(transform: str) -> 
     design = np.column_stack([np.ones(len(x)), out.numpy()])
     expected = design @ np.linalg.lstsq(design, values, rcond=None)[0]
     back = layer.inverse(out).numpy()
+    expected = np.clip(expected, values.min(axis=0), values.max(axis=0))
     undo = {
-        "log1p": lambda v: np.expm1(np.maximum(v, 0)),
-        "clr": lambda v: np.expm1(np.maximum(v, 0)) * np.exp(np.log1p(x).mean(axis=0)),
+        "log1p": np.expm1,
+        "clr": lambda v: np.expm1(v) * np.exp(np.log1p(x).mean(axis=0)),
         "arcsinh": lambda v: 5 * np.sinh(v),
         "identity": lambda v: v,
     }
-    np.testing.assert_allclose(back, undo[transform](expected), rtol=1e-2, atol=1e-2)
+    expected = undo[transform](expected)
+    if layer.scales_cells:
+        expected *= np.median(x.sum(axis=1)) / expected.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(back, expected, rtol=1e-2, atol=1e-2)
 
 
 def test_all_components_give_the_values_back() -> None:
     x = counts()[:, :-1]
     layer = fitted("clr", x, 10)
     back = layer.inverse(layer(torch.from_numpy(x))).numpy()
+    x = at_median_total(x)
     r = [np.corrcoef(back[:, j], x[:, j])[0, 1] for j in range(11)]
     assert min(r) > 0.8
     assert np.mean(r) > 0.97
@@ -200,7 +251,7 @@ def test_the_components_of_preprocess(name: str, transform: str) -> None:
 
 def test_components_of_preprocess_are_scaled_ones() -> None:
     x = counts()
-    plain, scaled = (fitted("clr", x, 4, as_preprocess=both) for both in (False, True))
+    plain, scaled = (fitted("identity", x, 4, as_preprocess=both) for both in (False, True))
     one, two = (layer(torch.from_numpy(x)) for layer in (plain, scaled))
     assert float(two[:, 0].std()) == pytest.approx(3, rel=0.01)
     torch.testing.assert_close(two, one * (two[0, 0] / one[0, 0]), rtol=1e-3, atol=1e-4)
@@ -225,12 +276,12 @@ def test_chromatin_there_and_back() -> None:
     back = layer.inverse(out).numpy()
     assert back.min() >= 0
     np.testing.assert_array_equal(back[:, 7], 0)
-    scaled = x / x.sum(axis=1, keepdims=True) * float(layer.total)
+    scaled = at_median_total(x)
     used = np.arange(30) != 7
     r = [np.corrcoef(back[:, j], scaled[:, j])[0, 1] for j in np.flatnonzero(used)[:-1]]
     assert np.mean(r) > 0.5
     np.testing.assert_allclose(back.mean(axis=0), scaled.mean(axis=0), rtol=0.2)
-    halved = layer.inverse(out, torch.full((60,), float(layer.total) / 2)).numpy()
+    halved = layer.inverse(out, torch.full((60,), float(layer.library) / 2)).numpy()
     np.testing.assert_allclose(halved, back / 2, rtol=1e-5)
 
 
@@ -247,7 +298,100 @@ def test_fewer_cells_than_components() -> None:
     genes = fitted("clr", x, 20)
     out = genes(torch.from_numpy(x))
     assert (out[:, 8:] == 0).all()
-    np.testing.assert_allclose(genes.inverse(out), x, rtol=0.05, atol=0.1)
+    np.testing.assert_allclose(genes.inverse(out), at_median_total(x), rtol=0.05, atol=0.1)
+
+
+# Batches ----------------------------------------------------------------------------------------
+
+
+def of_batches(transform: str, k: int | None, x: np.ndarray, codes: np.ndarray) -> EncoderInput:
+    layer = EncoderInput(x.shape[1], transform, k, n_batch=int(codes.max()) + 1)
+    fit_input("m", layer, x, len(x))
+    fit_batches(layer, x, codes, 0)
+    return layer
+
+
+@pytest.mark.parametrize("k", [None, 5])
+@pytest.mark.parametrize("transform", [*EXACT, "tfidf"])
+def test_batches_get_one_mean(transform: str, k: int | None) -> None:
+    if transform == "tfidf" and k is None:
+        pytest.skip("chromatin is read as components")
+    x, codes = counts(240), np.arange(240) % 3
+    x[codes == 1] *= np.linspace(1, 9, 12, dtype=np.float32)
+    layer = of_batches(transform, k, x, codes)
+    values, batch = torch.from_numpy(x), torch.from_numpy(codes)
+    before, after = layer(values), layer(values, batch)
+    spread = after.std(dim=0).clamp(min=0.1)
+
+    def apart(z: torch.Tensor) -> float:
+        means = torch.stack([z[codes == b].mean(dim=0) for b in range(3)])
+        return float(((means - means.mean(dim=0)) / spread).square().mean().sqrt())
+
+    assert apart(after) < 0.35
+    assert apart(before) > 1.4 * apart(after)
+    if k is None and layer.is_invertible:
+        varies = after.std(dim=0) > 0
+        torch.testing.assert_close(
+            after[:, varies].std(dim=0, correction=0), torch.ones(int(varies.sum()))
+        )
+    # the way back is that of the batch
+    plain, back = layer.inverse(before), layer.inverse(after, batch=batch)
+    torch.testing.assert_close(back, plain, rtol=1e-3, atol=1e-3)
+    # an unknown one is the mean of the others
+    unknown = layer(values[:1], torch.tensor([-1]))
+    ratio, shift = layer.batch_ratio.mean(dim=0), layer.batch_shift.mean(dim=0)
+    torch.testing.assert_close(unknown[0], before[0] * ratio + shift)
+
+
+def test_new_batches_leave_known_ones_alone() -> None:
+    x, codes = counts(240), np.arange(240) % 3
+    x[codes == 2] *= np.linspace(1, 5, 12, dtype=np.float32)
+    old = codes < 2
+    layer = EncoderInput(12, "log1p", n_batch=3)
+    fit_input("m", layer, x[old], 160)
+    fit_batches(layer, x[old], codes[old], 0)
+    known = {
+        key: value.clone() for key, value in layer.state_dict().items() if key != "_extra_state"
+    }
+    fit_batches(layer, x[codes == 2], codes[codes == 2], 2)
+    for key, value in known.items():
+        now = layer.state_dict()[key]
+        assert (
+            torch.equal(now[:2], value[:2]) if key.startswith("batch") else torch.equal(now, value)
+        )
+    means = [
+        layer(torch.from_numpy(x[codes == b]), torch.full((80,), b)).mean(dim=0) for b in (0, 2)
+    ]
+    np.testing.assert_allclose(means[0], means[1], atol=0.3)
+
+
+def test_small_batches_and_inputs_constant_in_a_batch() -> None:
+    x, codes = counts(100), np.r_[np.zeros(50), np.ones(45), np.full(5, 2)].astype(int)
+    x[codes == 1, 3] = 0  # a protein that batch 1 never measured
+    layer = of_batches("arcsinh", None, x, codes)
+    out = layer(torch.from_numpy(x), torch.from_numpy(codes))
+    assert torch.isfinite(out).all()
+    assert float(out[codes == 1, 3].std()) == pytest.approx(0, abs=1e-5)
+    assert abs(float(out[codes == 1, 3].mean() - out[codes == 0, 3].mean())) < 0.2
+    assert float((layer.batch_ratio[2] - layer.batch_ratio[0]).abs().max()) > 0
+    raw, small = layer(torch.from_numpy(x[codes == 2])), out[codes == 2]
+    used = layer.inverse_sd > 0
+    r = [
+        np.corrcoef(raw[:, j], small[:, j])[0, 1] for j in np.flatnonzero(used & (raw.std(0) > 0))
+    ]
+    assert min(r) > 0.999  # as all cells were
+
+
+def test_long_tails_are_warned_of() -> None:
+    x = np.exp(np.random.default_rng(0).normal(0, 3, (300, 12))).astype(np.float32)
+    with pytest.warns(UserWarning, match=r"'m' is taken as it is, though \d+ of 12.*arcsinh"):
+        fitted("identity", x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fitted("arcsinh", x)
+        fitted("identity", 5 * np.random.default_rng(0).normal(size=(300, 12)))
+        z = z_scores(x)  # standardised before
+        fitted("identity", np.minimum(z, 60).astype(np.float32))
 
 
 def test_an_empty_cell_is_finite() -> None:
@@ -351,6 +495,91 @@ def test_reading_for_training_does_not_follow_the_model(monkeypatch, k: int | No
     read = training_reader(layer, x, len(x))
     layer.to("meta")
     np.testing.assert_array_equal(read(np.arange(3)), expected)
+
+
+# Which transform --------------------------------------------------------------------------------
+
+
+def soupx(x: np.ndarray) -> np.ndarray:
+    return np.where(x > 0, x * 7.3 - 0.4, 0)
+
+
+def alevin(x: np.ndarray) -> np.ndarray:
+    return x + 0.37 * (np.arange(x.size).reshape(x.shape) % 5 == 0) * (x > 0)
+
+
+def logs(x: np.ndarray) -> np.ndarray:
+    return np.log1p(x / x.sum(axis=1, keepdims=True) * 1e4)
+
+
+def intensities(x: np.ndarray) -> np.ndarray:
+    return x * 9.7 + 0.1
+
+
+VALUES = {
+    "soupx": ("rna", soupx, "log1p", "taken as corrected counts"),
+    "alevin": ("rna", alevin, "log1p", "taken as corrected counts"),
+    "soupx of proteins": ("adt", soupx, "clr", "taken as corrected counts"),
+    "logarithms": ("rna", logs, "identity", None),
+    "z-scores": ("rna", lambda x: x - x.mean(axis=0), "identity", None),
+    "cytometry": ("cytof", intensities, "arcsinh", "intensities of cytometry"),
+    "cytometry below 0": ("CyTOF_1", lambda x: intensities(x) - 2, "arcsinh", "intensities of"),
+    "cytometry as counts": ("facs", lambda x: x * 40, "arcsinh", "intensities of cytometry"),
+    "cytometry by isotopes": ("panel", intensities, "arcsinh", "intensities of cytometry"),
+    "cytometry that was transformed": (
+        "cytof",
+        lambda x: np.arcsinh(intensities(x) / 5),
+        "identity",
+        None,
+    ),
+}
+
+
+def of_values(name: str, values: np.ndarray, other: str = "other") -> mudata.MuData:
+    """A linked MuData with some values in one modality, every cell in both."""
+    mdata = linked_mosaic({name: 12, other: 8}, member=np.ones((60, 2), dtype=bool))
+    mdata[name].X = values.astype(np.float32)
+    if name == "panel":
+        mdata.mod[name].var_names = [f"{140 + j}Nd_CD{j}" for j in range(12)]
+        mdata.update()
+    return mdata
+
+
+@pytest.mark.parametrize("case", VALUES)
+@pytest.mark.parametrize("cls", [SCMODAL, APOLLO])
+def test_transforms_follow_the_values(cls: Any, case: str, caplog) -> None:
+    name, function, expected, told = VALUES[case]
+    mdata = of_values(name, function(counts(60)))
+    cls.setup_mudata(mdata)
+    with caplog.at_level("INFO", logger="cantata"):
+        model = cls(mdata)
+    assert model.module.input(name).transform == expected
+    lines = [r.getMessage() for r in caplog.records if repr(name) in r.getMessage()]
+    assert any(told in line for line in lines) if told else not lines
+
+
+def test_clue_refuses_corrected_counts() -> None:
+    mdata = of_values("rna", soupx(counts(60)))
+    CLUE.setup_mudata(mdata)
+    with pytest.raises(ValueError, match=r"'rna' has \d+ values that are no integers"):
+        CLUE(mdata)
+
+
+@pytest.mark.parametrize("cls", [SCMODAL, APOLLO])
+@pytest.mark.parametrize("transforms", ["auto", None, {"rna": "log1p"}])
+def test_cells_without_counts_are_refused(cls: Any, transforms) -> None:
+    x = counts(60)
+    x[[3, 7]] = 0
+    mdata = of_values("rna", x)
+    example = mdata["rna"].obs_names[3]
+    cls.setup_mudata(mdata)
+    with pytest.raises(
+        ValueError, match=rf"'rna' has 2 cells without counts, e.g. '{example}'.*pp.drop_empty"
+    ):
+        cls(mdata, transforms=transforms)
+    smaller = cantata.pp.drop_empty(mdata)
+    cls.setup_mudata(smaller)
+    cls(smaller, transforms=transforms)
 
 
 # CLUE -------------------------------------------------------------------------------------------

@@ -15,12 +15,14 @@ import scvi
 import torch
 from lightning.pytorch.callbacks import Callback
 from linked_mosaics import assert_unchanged, linked_mosaic, snapshot
-from model_cases import QUIET, close, new_batch
+from model_cases import QUIET, Case, close, new_batch
 from mosaics import counts_mosaic, mosaic
 from scipy import sparse
+from second_device import DEVICE, second_device
 
 from cantata import APOLLO, SCMODAL
 from cantata.data import BATCH
+from cantata.nn import LikelihoodHead
 
 # Embeddings -------------------------------------------------------------------------------------
 
@@ -392,7 +394,7 @@ def test_a_frozen_query_moves_nothing_of_the_reference(case, model) -> None:
         modality: model.get_latent_representation(modality=modality)
         for modality in (None, "rna", "adt")
     }
-    buffers = {name: value.clone() for name, value in mapped.module.named_buffers()}
+    buffers = {name: value.clone() for name, value in model.module.named_buffers()}
     held = {n: p.detach().clone() for n, p in mapped.module.named_parameters()}
     can_learn = {n for n, p in mapped.module.named_parameters() if p.requires_grad}
     mapped.train(**case.train | QUIET)
@@ -400,8 +402,10 @@ def test_a_frozen_query_moves_nothing_of_the_reference(case, model) -> None:
         after = mapped.get_latent_representation(model.adata, modality=modality)
         np.testing.assert_array_equal(after, before)
     if case.cls is not APOLLO:  # its tables get rows
-        for name, value in buffers.items():
-            assert torch.equal(dict(mapped.module.named_buffers())[name], value), name
+        now = dict(mapped.module.named_buffers())
+        for name, value in buffers.items():  # a new batch may get a row of its own
+            same = now[name] if now[name].shape == value.shape else now[name][: len(value)]
+            assert torch.equal(same, value), name
     moved = {
         name
         for name, value in mapped.module.named_parameters()
@@ -523,3 +527,134 @@ def test_minibatches_start_with_the_cells(model) -> None:
     assert next(iter(minibatch)) == "cell"
     assert BATCH in minibatch
     assert not sparse.issparse(minibatch["rna"])
+
+
+# Batches that differ in what they measured ------------------------------------------------------
+
+
+def test_new_batches_start_at_those_that_measured_the_modality(case) -> None:
+    """What a batch without proteins happens to hold for proteins plays no part."""
+    data = case.data(n_batches=7)
+    parts = {name: data[name].copy() for name in data.mod}
+    parts["adt"] = parts["adt"][parts["adt"].obs["batch"] != "b6"].copy()
+    model = case.fit(mosaic(parts))
+    query, imputed = new_batch(case), []
+    for _ in range(2):
+        mapped = case.cls.load_query_data(query, model)
+        imputed.append(mapped.impute("adt", transform_batch="new").X)
+        with torch.no_grad():
+            rows = [
+                p
+                for name, p in model.module.named_parameters()
+                if "adt" in name.split(".") and p.shape[0] == 7
+            ]
+            assert rows
+            for parameter in rows:
+                parameter[6] = 30.0
+    close(*imputed)
+
+
+def panels(case: Case, value: float) -> mudata.MuData:
+    """Batch b1 did not measure proteins 1 and 4, which others have in all cells."""
+    data = case.data(n_cells=150, member=np.ones((150, 2), dtype=bool))
+    adt = data["adt"]
+    x = adt.X.toarray() + 3
+    lacking = (adt.obs["batch"] == "b1").to_numpy()
+    x[:, [1, 4]] = np.where(lacking[:, None], value, x[:, [1, 4]])
+    adt.X = x
+    return data
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_features_that_a_batch_did_not_measure_are_imputed_from_others(case, value) -> None:
+    data = panels(case, value)
+    case.cls.setup_mudata(data, batch_key="batch")
+    message = r"'adt': 2 of 6 features were not measured in batch 'b1', e.g. 'adt_1'"
+    with pytest.warns(UserWarning, match=message):
+        model = case.cls(data, **case.model)
+    model.train(**case.train | QUIET)
+    heads = [part for part in model.module.modules() if isinstance(part, LikelihoodHead)]
+    assert sum(head.measured is not None for head in heads) == len(heads) / 2
+    imputed = model.impute("adt", source="rna")
+    b1 = np.asarray([int(name[1:]) % 2 == 1 for name in imputed.obs_names])
+    of_others = model.impute("adt", source="rna", transform_batch="b0").X
+    close(imputed.X[:, [1, 4]], of_others[:, [1, 4]], 1e-4)
+    own = model.impute("adt", source="rna", transform_batch="b1").X
+    close(imputed.X[b1], own[b1], 1e-4)
+    assert not np.allclose(own[:, [0, 2, 3, 5]], of_others[:, [0, 2, 3, 5]], rtol=1e-3)
+    assert np.isfinite(model.get_latent_representation()).all()
+
+
+def test_panels_are_saved_and_those_of_new_batches_found(case, tmp_path) -> None:
+    data = panels(case, 0.0)
+    model = case.fit(data)
+    model.save(str(tmp_path / "m"))
+    again = case.cls.load(str(tmp_path / "m"), data)
+    close(again.impute("adt").X, model.impute("adt").X)
+    query = new_batch(case, n_cells=60, member=np.ones((60, 2), dtype=bool))
+    x = query["adt"].X.toarray() + 1
+    x[:, 0] = 0
+    query["adt"].X = x
+    with pytest.warns(UserWarning, match=r"1 of 6 features were not measured in batch 'new'"):
+        mapped = case.cls.load_query_data(query, model)
+    mapped.train(**case.train | QUIET)
+    imputed = mapped.impute("adt", source="rna").X
+    others = mapped.impute("adt", source="rna", transform_batch=["b0", "b1"]).X
+    close(imputed[:, 0], others[:, 0], 1e-4)
+    np.testing.assert_array_equal(mapped.panels_["adt"]["measured"].sum(axis=1), [6, 4, 5])
+
+
+def test_nan_that_is_no_panel_is_refused(case) -> None:
+    data = panels(case, np.nan)
+    x = data["adt"].X
+    x[0, 0] = np.nan
+    data["adt"].X = x
+    with pytest.raises(ValueError, match=r"'adt' has \d+ NaN or infinite values"):
+        case.cls.setup_mudata(data, batch_key="batch")
+    with pytest.raises(ValueError, match=r"'adt' has \d+ NaN or infinite values"):
+        case.cls.setup_mudata(panels(case, np.nan))
+
+
+def test_weights_of_losses_are_not_negative(case) -> None:
+    names = {"CLUE": "lambda_mse", "SCMODAL": "lambda_ae", "APOLLO": "lambda_norm"}
+    if case.cls.__name__ not in names:
+        pytest.skip("the plan is scvi-tools' own")
+    name = names[case.cls.__name__]
+    with pytest.raises(ValueError, match=f"{name}=-0.5 must be at least 0"):
+        case.fit(case.data(), plan_kwargs={name: -0.5})
+
+
+# Devices ----------------------------------------------------------------------------------------
+
+
+def test_training_and_results_on_a_second_device(case, monkeypatch, tmp_path) -> None:
+    """Without a GPU: on a stand-in whose operators refuse to mix tensors of two devices."""
+    expected = case.fit(case.data())
+    with second_device(monkeypatch):
+        model = case.fit(case.data())
+        assert model.device == DEVICE
+        embedding = model.get_latent_representation()
+        imputed = model.impute("adt", source="rna").X
+        model.write_results(denoised=True, imputed=["rna"])
+        model.save(str(tmp_path / "model"))
+        query = case.cls.load_query_data(case.data(seed=3, n_cells=40), model)
+        query.train(**case.train | QUIET)
+        assert np.isfinite(query.get_latent_representation()).all()
+    close(embedding, expected.get_latent_representation(), 1e-3)
+    close(imputed, expected.impute("adt", source="rna").X, 1e-3)
+
+
+@pytest.mark.gpu
+def test_training_and_results_on_a_gpu(case, tmp_path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    model = case.fit(case.data(), accelerator="gpu")
+    assert model.device.type == "cuda"
+    model.write_results(denoised=True, imputed=["rna"])
+    assert np.isfinite(model.adata.obsm[case.key]).all()
+    model.save(str(tmp_path / "model"))
+    loaded = case.cls.load(str(tmp_path / "model"), model.adata)
+    close(loaded.get_latent_representation(), model.get_latent_representation(), 1e-4)
+    query = case.cls.load_query_data(case.data(seed=3, n_cells=40), model)
+    query.train(**case.train | QUIET | {"accelerator": "gpu"})
+    assert np.isfinite(query.get_latent_representation()).all()

@@ -261,6 +261,24 @@ TRAIN = {
         ValueError,
         "n_refinements=-1: give 0 or more",
     ),
+    "cells to hold out": (
+        linked_mosaic,
+        {"train_size": 0.9},
+        ValueError,
+        r"train_size=0.9: SCMODAL trains on all cells.*Leave train_size out; max_steps",
+    ),
+    "cells to validate on": (
+        linked_mosaic,
+        {"validation_size": 0.1},
+        ValueError,
+        "validation_size=0.1: SCMODAL trains on all cells",
+    ),
+    "early stopping": (
+        linked_mosaic,
+        {"early_stopping": True},
+        ValueError,
+        "early_stopping=True: SCMODAL trains on all cells.*nothing to validate on",
+    ),
     "no cells in a step": (linked_mosaic, {"batch_size": 0}, ValueError, "batch_size must be at"),
 }
 
@@ -282,6 +300,28 @@ def test_train_refuses_before_the_first_step(case: str) -> None:
     assert not model.is_trained
     assert model.has_inputs_ == (case == "no cells in a step")  # others before any work
     assert_unchanged(mdata, before)
+
+
+def test_what_is_done_anyway_can_be_asked_for() -> None:
+    mdata = linked_mosaic()
+    SCMODAL.setup_mudata(mdata)
+    model = SCMODAL(mdata, **SMALL)
+    model.train(max_steps=1, train_size=1.0, validation_size=0, early_stopping=False, **QUIET)
+    assert model.is_trained
+
+
+def test_a_step_has_no_more_cells_than_there_are(monkeypatch) -> None:
+    """A million cells of each modality would need matrices of terabytes."""
+    mdata = linked_mosaic()
+    SCMODAL.setup_mudata(mdata)
+    model, sizes = SCMODAL(mdata, **SMALL), []
+
+    class Seen(Callback):
+        def on_train_batch_start(self, trainer, plan, batch, _) -> None:
+            sizes.extend(len(batch[name]) for name in mdata.mod)
+
+    model.train(max_steps=2, callbacks=[Seen()], **QUIET | {"batch_size": 10**6})
+    assert set(sizes) == {max(mdata[name].n_obs for name in mdata.mod)}
 
 
 def gone(mdata) -> None:

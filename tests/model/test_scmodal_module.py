@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import warnings
 
 import numpy as np
 import pytest
@@ -16,11 +18,13 @@ from torch.profiler import ProfilerActivity, profile
 
 import cantata
 from cantata import SCMODAL
+from cantata._numeric.neighbors import nearest_neighbors
 from cantata.data import UnpairedDataset
 from cantata.metrics import foscttm, label_transfer_accuracy, silhouette
 from cantata.model.scmodal import LossWeights, SCMODALModule, SCMODALTrainingPlan
-from cantata.model.scmodal._training import anchor_factors, known_pairs, readers_of
-from cantata.nn import CovariateEffects
+from cantata.model.scmodal._module import link_consistency
+from cantata.model.scmodal._training import known_pairs, readers_of
+from cantata.nn import CovariateEffects, Covariates
 
 FEATURES = {"adt": 4, "rna": 7, "atac": 5}
 PAIRS = [("adt", "rna"), ("rna", "atac")]
@@ -129,9 +133,13 @@ def test_objective_eq_7_of_a_chain_of_three() -> None:
             expected += 0.6 * np.mean(known)
             links = [*batch[f"{a}_linked_{b}"], *batch[f"{b}_linked_{a}"]]
             expected += 0.8 * read_off(mine[a] + mine[b], links)
-            scores = {
-                m: net.discriminators[f"{a}_{b}"](torch.stack(mine[m]))[:, 0] for m in (a, b)
-            }
+            scores = {}
+            for m, other in ((a, b), (b, a)):
+                # told the batch where both modalities have cells of it
+                own, theirs = (codes[name][:, 0].tolist() for name in (m, other))
+                known = torch.tensor([[c if c in theirs else -1] for c in own])
+                discriminate = net.discriminators[f"{a}_{b}"]
+                scores[m] = discriminate(torch.stack(mine[m]), Covariates(known, None))[:, 0]
             log_a = -torch.log(torch.sigmoid(scores[a])).mean()
             log_b = -torch.log(1 - torch.sigmoid(scores[b])).mean()
             expected -= 0.7 * (log_a + log_b)
@@ -139,6 +147,16 @@ def test_objective_eq_7_of_a_chain_of_three() -> None:
     assert float(out.extra_metrics["n_anchors_adt_rna"]) == len(
         mutual(batch["adt_linked_rna"], batch["rna_linked_adt"], k)
     )
+
+
+def test_anchors_of_joint_components_weigh_ten_times_as_much() -> None:
+    net, batch = module(), minibatch()
+    plain = objective(net, batch, WEIGHTS, 2)
+    more = objective(net, batch, WEIGHTS, 2, anchor_factors={("adt", "rna"): 10.0})
+    anchors = float(plain.extra_metrics["anchor_adt_rna"])
+    assert anchors > 0.01
+    difference = float(more.loss - plain.loss)
+    assert difference == pytest.approx(9 * WEIGHTS.lambda_anchor * anchors, rel=1e-4)
 
 
 TERMS = {
@@ -214,7 +232,7 @@ def test_no_tensor_of_a_step_has_cells_times_cells_times_features() -> None:
     assert max(sizes) <= 4 * max(2 * n * n, n * p)
 
 
-# Covariates -------------------------------------------------------------------------------------
+# Batches and covariates -------------------------------------------------------------------------
 
 
 def test_an_unknown_batch_is_the_mean_of_the_known_ones() -> None:
@@ -231,6 +249,54 @@ def test_an_unknown_batch_is_the_mean_of_the_known_ones() -> None:
     known = net.inference({**batch, key: batch[key].clamp(min=0)})["rna"]
     torch.testing.assert_close(unknown, known)
     torch.testing.assert_close(unknown, beyond)
+
+
+def own_share(z: np.ndarray, batch: np.ndarray, k: int = 15) -> float:
+    """Share of near cells that are of the cell's own batch; .5 where two are mixed."""
+    near = nearest_neighbors(z.astype(np.float64), z.astype(np.float64), k + 1)[0][:, 1:]
+    return float((batch[near] == batch[:, None]).mean())
+
+
+@pytest.mark.parametrize("batch_key", [None, "batch"])
+def test_registered_batches_are_mixed(batch_key: str | None) -> None:
+    """One factor per protein on half of the cells."""
+    mdata = cantata.datasets.simulate_mosaic(
+        300, n_features={"rna": 100, "adt": 20}, pairing="none", n_batches=1
+    )
+    adt = mdata["adt"]
+    codes = np.arange(adt.n_obs) % 2
+    del mdata.obs["batch"]
+    x = adt.X.toarray() if hasattr(adt.X, "toarray") else adt.X.copy()
+    x[codes == 1] *= np.exp(np.random.default_rng(0).normal(0, 2, 20))
+    adt.X = np.round(x).astype(np.float32) + (np.arange(20) == 0)
+    for name in mdata.mod:
+        mdata[name].obs["batch"] = [f"b{i % 2}" for i in range(mdata[name].n_obs)]
+    cantata.pp.link_features(mdata, "rna", "adt")
+    scvi.settings.seed = 0
+    model = small(mdata, {"batch_key": batch_key}, n_latent=10, n_hidden=64)
+    model.train(max_steps=100, **QUIET | {"batch_size": 100})
+    share = own_share(model.get_latent_representation(modality="adt"), codes)
+    assert share > 0.7 if batch_key is None else share < 0.6
+
+
+def test_discriminators_are_told_batches_that_both_modalities_have() -> None:
+    """A batch of one modality would tell it away."""
+    net, batch = module(), minibatch()
+    z = net.inference(batch)
+    pair = ("adt", "rna")
+    key = "adt_categorical_covariates"
+    batch["rna_categorical_covariates"][:, 0] = 0
+    batch[key][:, 0] = 0
+    shared = net.discriminator_loss(batch, z, pair)
+    (effects,) = net.discriminators["adt_rna"].covariates
+    with torch.no_grad():
+        effects.categorical[0][0] += 1
+    assert not torch.isclose(net.discriminator_loss(batch, z, pair), shared)
+    batch[key][:, 0] = 1
+    alone = net.discriminator_loss(batch, z, pair)
+    with torch.no_grad():
+        effects.categorical[0][:] += torch.tensor([[2.0], [-2.0]])
+    torch.testing.assert_close(net.discriminator_loss(batch, z, pair), alone)
 
 
 def test_continuous_covariates_alone_enter_encoders_and_decoders() -> None:
@@ -256,6 +322,66 @@ def test_freezing_leaves_covariates_and_discriminators() -> None:
     assert any(".covariates." in name for name in free)
 
 
+# Links ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_consistency_of_links_equals_a_loop(linked: bool) -> None:
+    """Links that agree with nothing within a modality are judged as if they did by 0.01."""
+    torch.manual_seed(0)
+    z_a, z_b = torch.randn(60, 3), torch.randn(75, 3)
+    a, b = z_a @ torch.randn(3, 5), z_b @ torch.randn(3, 5)
+    if not linked:
+        a, b = torch.randn(60, 5), torch.randn(75, 5)
+
+    def agreement(z, other, own, linked):
+        cosines = []
+        for i, cell in enumerate(z):
+            lengths = [float((cell - o).square().sum()) for o in other]
+            if other is z:
+                lengths[i] = np.inf
+            near = np.argsort(lengths)[: int(0.04 * len(other))]
+            mean = torch.stack([linked[j] for j in near]).mean(dim=0)
+            cosines.append(float(own[i] @ mean / own[i].norm() / mean.norm()))
+        return cosines
+
+    across = agreement(z_a, z_b, a, b) + agreement(z_b, z_a, b, a)
+    within = agreement(z_a, z_a, a, a) + agreement(z_b, z_b, b, b)
+    assert (np.mean(within) > 0.01) == linked
+    expected = np.mean(across) / max(np.mean(within), 0.01)
+    assert float(link_consistency(z_a, z_b, a, b)) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_wrong_links_are_warned_of(right: bool, monkeypatch) -> None:
+    """Links of shuffled proteins: cells are aligned, and the warning says how badly."""
+    mdata = cantata.datasets.simulate_mosaic(
+        400, n_features={"rna": 150, "adt": 30}, pairing="none", seed=1
+    )
+    links = cantata.pp.link_features(mdata, "rna", "adt").links[["source", "target"]]
+    if not right:
+        links["target"] = np.roll(links["target"].to_numpy(), 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cantata.pp.link_features(mdata, "rna", "adt", links)
+    # few cells and steps, of which .68 and .59 are to be expected
+    for name, value in {"STEPS": 150, "CELLS": 200}.items():
+        monkeypatch.setattr(f"cantata.model.scmodal._model.MIN_JUDGED_{name}", value)
+    monkeypatch.setattr("cantata.model.scmodal._model.MIN_CONSISTENCY", 0.63)
+    scvi.settings.seed = 0
+    model = small(mdata, n_latent=10, n_hidden=64)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.train(max_steps=150, **QUIET | {"batch_size": 200})
+    told = [str(w.message) for w in caught if "linked features only" in str(w.message)]
+    score = float(model.history["consistency_rna_adt_train"].iloc[-1, 0])
+    assert len(told) == (0 if right else 1)
+    assert (score >= 0.63) == right
+    if told:
+        assert "'rna' and 'adt'" in told[0]
+        assert f"only {score:.2f} times" in told[0]
+
+
 # Steps ------------------------------------------------------------------------------------------
 
 
@@ -279,10 +405,10 @@ class Watched(SCMODALTrainingPlan):
         now = self._state()
         return {name.split(".")[0] for name in now if not torch.equal(now[name], before[name])}
 
-    def _step_discriminators(self, z, optimizer) -> None:
+    def _step_discriminators(self, batch, z, optimizer) -> None:
         others = [p for m in (self.module.encoders, self.module.decoders) for p in m.parameters()]
         before = self._state(), [None if p.grad is None else p.grad.clone() for p in others]
-        super()._step_discriminators(z, optimizer)
+        super()._step_discriminators(batch, z, optimizer)
         for parameter, gradient in zip(others, before[1], strict=True):
             assert (parameter.grad is None) == (gradient is None)
             assert gradient is None or torch.equal(parameter.grad, gradient)
@@ -324,7 +450,12 @@ def test_steps_of_the_two_players_leave_the_other_alone(monkeypatch) -> None:
 )
 def test_training_is_the_loop_of_the_paper(plan: dict) -> None:
     """Two steps beside plain torch: five Adam steps of the discriminators, one of the others."""
-    model = small(chain(), {"batch_key": "batch"}, n_components=5)
+    mdata = chain()
+    # one pair has joint components of many links, the other single ones
+    records = {"rna|adt": {"n_components": 4}, "rna|atac": {"n_components": 0}}
+    mdata.uns["cantata"] = {"links": records}
+    factors = None if "lambda_anchor" in plan else {("adt", "rna"): 10.0, ("rna", "atac"): 1.0}
+    model = small(mdata, {"batch_key": "batch"}, n_components=5)
     start = copy.deepcopy(model.module)
     scvi.settings.seed = 4
     options = {"n_discriminator_steps": 5, "lambda_geo": 3.0, "lambda_linked": 2.0, **plan}
@@ -356,21 +487,22 @@ def test_training_is_the_loop_of_the_paper(plan: dict) -> None:
         if "lr_schedule" in plan:
             for group in adversary.param_groups + generator.param_groups:
                 group["lr"] = 1e-3 * (1 + np.cos(np.pi * step / 2)) / 2
-        z = start.inference(dataset[step])
+        batch = dataset[step]
+        z = start.inference(batch)
         for _ in range(5):
             fixed = {m: v.detach() for m, v in z.items()}
             adversary.zero_grad()
-            sum(start.discriminator_loss(fixed, pair) for pair in start.pairs).backward()
+            losses = [start.discriminator_loss(batch, fixed, pair) for pair in start.pairs]
+            sum(losses).backward()
             adversary.step()
         generator.zero_grad()
-        batch = dataset[step]
         start.loss(
             batch,
             z,
             start.generative(batch, z),
             weights,
             n_neighbors=plan.get("n_neighbors", 15),
-            anchor_factors=None if "lambda_anchor" in plan else anchor_factors(model),
+            anchor_factors=factors,
         ).loss.backward()
         if not plan:
             nn.utils.clip_grad_norm_([p for _, p in rest], 5.0)
@@ -442,10 +574,46 @@ def test_options_train(case: str, accelerator: str) -> None:
     assert ("discriminator_rna_adt_train" in model.history) == ("lambda_gan" not in plan)
 
 
+def test_defaults() -> None:
+    """The table of docs/models/scmodal_defaults, typed again."""
+    model = small(**dict.fromkeys(SMALL, None) | DEFAULT_MODEL)
+    defaults = {k: model._init_arguments[k] for k in DEFAULT_MODEL}
+    assert defaults == DEFAULT_MODEL
+    parameters = inspect.signature(SCMODAL.__init__).parameters
+    assert {k: parameters[k].default for k in DEFAULT_MODEL} == DEFAULT_MODEL
+    assert LossWeights() == LossWeights(1.0, 10.0, 10.0, 5.0, 5.0, 10.0, 0.0)
+    module = inspect.signature(SCMODALModule.__init__).parameters
+    assert {k: module[k].default for k in DEFAULT_MODEL} == DEFAULT_MODEL
+    plan = inspect.signature(SCMODALTrainingPlan.__init__).parameters
+    assert {k: plan[k].default for k in DEFAULT_PLAN} == DEFAULT_PLAN
+    train = inspect.signature(SCMODAL.train).parameters
+    assert {k: train[k].default for k in DEFAULT_TRAIN} == DEFAULT_TRAIN
+
+
+DEFAULT_MODEL = {
+    "n_latent": 20,
+    "n_components": 100,
+    "n_hidden": 512,
+    "n_hidden_discriminator": 128,
+    "n_layers_discriminator": 2,
+}
+DEFAULT_PLAN = {
+    "lr": 1e-3,
+    "lr_schedule": "constant",
+    "weight_decay": 1e-3,
+    "n_discriminator_steps": 2,
+    "n_neighbors": 15,
+    "gradient_clip": 5.0,
+}
+DEFAULT_TRAIN = {"max_steps": None, "batch_size": 500, "use_paired": False, "n_refinements": 4}
+
+
 def test_published_settings() -> None:
     """What the paper and its reference state, word for word."""
     preset = SCMODAL.presets["published"]
-    model = small(**preset["model"])
+    mdata = cantata.datasets.simulate_mosaic(60, n_features={"rna": 40, "adt": 12}, pairing="none")
+    cantata.pp.link_features(mdata, "rna", "adt", **preset["links"])
+    model = small(mdata, **preset["model"])
     model.train(**preset["train"] | {"max_steps": 2} | QUIET)
     net = model.module
     assert net.n_latent == 20
@@ -460,6 +628,9 @@ def test_published_settings() -> None:
     assert preset["train"]["batch_size"] == 500
     plan = SCMODALTrainingPlan(net, **preset["train"]["plan_kwargs"])
     assert plan.weights == LossWeights(1.0, 10.0, 10.0, 1.0, 0.0, 10.0, 0.0)
+    assert {net.input(m).transform for m in ("rna", "adt")} == {"log1p"}
+    links = preset["links"]
+    assert links == {"transforms": "log1p", "smooth": False, "center": False, "shared": False}
     assert (plan.lr, plan.weight_decay, plan.n_neighbors) == (1e-3, 1e-3, 30)
     assert (plan.n_discriminator_steps, plan.gradient_clip) == (5, 5.0)
     assert np.isfinite(model.get_latent_representation()).all()

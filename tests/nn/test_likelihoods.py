@@ -90,3 +90,58 @@ def test_head_agrees_with_its_distribution(name: str, n_batch: int) -> None:
     loss = -log_prob.mean()
     loss.backward()
     assert all(p.grad is not None for p in head.parameters())
+
+
+# Panels -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_features_that_a_batch_did_not_measure_have_no_part(name: str) -> None:
+    """As if the output layer had no such feature there: value and gradient."""
+    torch.manual_seed(0)
+    head = LOSSES[name](4, 5, 2)
+    narrow = LOSSES[name](4, 3, 2)
+    kept = torch.tensor([0, 2, 3])
+    measured = torch.tensor([[True] * 5, [True, False, True, True, False]])
+    with torch.no_grad():
+        for (key, value), whole in zip(narrow.named_parameters(), head.parameters(), strict=True):
+            whole.normal_()
+            picked = whole[kept] if key.startswith("output") else whole[:, kept]
+            value.copy_(picked)
+    head.set_measured(measured, measured.all(dim=0))
+    hidden = torch.randn(6, 4)
+    covariates = Covariates(torch.ones(6, 1, dtype=torch.long), None)
+    values = torch.poisson(torch.full((6, 5), 3.0)) + 1
+    values[:, [1, 4]] = 0
+    losses = []
+    for layer, x in ((head, values), (narrow, values[:, kept])):
+        if name == "bce":
+            target = min_max_scaled(x, log=True)
+        else:
+            target = x if name == "mse" else SparseCounts.from_dense(x)
+        library = layer.observed_library(x) if layer.has_library else None
+        location = layer.location(hidden, covariates)
+        losses.append(layer.log_prob(location, library, covariates, target))
+        losses[-1].sum().backward()
+    if name != "bce":  # which is scaled by the least value of a cell
+        torch.testing.assert_close(*losses)
+        torch.testing.assert_close(head.bias.grad[:, kept], narrow.bias.grad)
+        torch.testing.assert_close(head.output.weight.grad[kept], narrow.output.weight.grad)
+    assert torch.equal(head.bias.grad[:, [1, 4]], torch.zeros(2, 2))
+    assert torch.equal(head.output.weight.grad[[1, 4]], torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize("name", ["nb", "zinb", "poisson"])
+def test_library_sizes_count_what_all_batches_measured(name: str) -> None:
+    torch.manual_seed(0)
+    head = LOSSES[name](4, 5, 2)
+    measured = torch.tensor([[True] * 5, [True, False, True, True, False]])
+    head.set_measured(measured, measured.all(dim=0))
+    torch.nn.init.normal_(head.bias)
+    hidden, library = torch.randn(6, 4), torch.linspace(10, 60, 6)
+    for batch in (0, 1):
+        covariates = Covariates(torch.full((6, 1), batch), None)
+        expected = head.expected(head.location(hidden, covariates), library, covariates)
+        if name != "zinb":
+            torch.testing.assert_close(expected[:, [0, 2, 3]].sum(dim=1), library)
+        assert bool((expected[:, [1, 4]] > 0).all()) == (batch == 0)

@@ -209,7 +209,7 @@ def test_axes_and_colours_that_are_given(mdata, found):
             "1 of 2 are no features of 'rna', e.g. 'CD19'",
         ),
         ({"features": []}, ValueError, "features is empty"),
-        ({"features": "gene1"}, TypeError, "features='gene1' must be a list"),
+        ({"features": 1}, TypeError, "features=1: give a list of names"),
         ({"scale": "sd"}, ValueError, "scale='sd' is unknown"),
         ({"use_rep": "X_apollo_shared"}, ValueError, "either interpretation or use_rep"),
         ({"interpretation": None}, ValueError, "either interpretation or use_rep"),

@@ -11,7 +11,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from cantata._numeric.components import _scale_and_clip, fit_lsi, fit_pca, project
-from cantata._numeric.normalise import normalise, target_total, variable_genes
+from cantata._numeric.normalise import feature_statistics, normalise, target_total, variable_genes
 
 
 def _counts(fmt, shape=(30, 12), rate=1.5, seed=0):
@@ -54,6 +54,29 @@ def test_normalise_equals_a_loop_and_leaves_counts_alone(kind, fmt):
     np.testing.assert_array_equal(_dense(x), original)
     assert fitted.dtype == np.float32
     assert sparse.issparse(fitted) == (fmt != "dense" or kind == "atac")
+
+
+@pytest.mark.parametrize("fmt", ["csr_matrix", "dense"])
+def test_statistics_of_features_equal_a_loop(fmt):
+    x = _counts(fmt)
+    columns = _dense(x).astype(float).T.tolist()
+    expected = [sum(math.log(1 + v) for v in column) / 30 for column in columns]
+    np.testing.assert_allclose(feature_statistics("protein", x), expected, rtol=1e-5)
+    expected = [30 / sum(column) if any(column) else 0 for column in columns]
+    np.testing.assert_allclose(feature_statistics("atac", x), expected, rtol=1e-5)
+    assert feature_statistics("rna", x).tolist() == [0] * 12
+
+
+@pytest.mark.parametrize("fmt", ["csr_matrix", "dense"])
+def test_proteins_scaled_by_cell_equal_a_loop(fmt):
+    """Cells of a single count too."""
+    x = _counts(fmt)
+    x[4] = np.eye(12)[5]
+    counts = _dense(x).astype(float)
+    relative = counts / np.exp(np.log(1 + counts).mean(axis=0))
+    expected = np.log(1 + relative / relative.sum(axis=1, keepdims=True) * 50)
+    np.testing.assert_allclose(_dense(normalise("protein", x, 50.0)), expected, rtol=1e-4)
+    assert _dense(normalise("rna", x, 1e4))[4, 5] == pytest.approx(math.log(10_001))
 
 
 @pytest.mark.parametrize("kind", ["rna", "protein", "atac"])
@@ -166,6 +189,14 @@ def test_variable_genes_are_found_within_batches():
 def test_all_genes_with_counts_are_used_when_there_are_few():
     flags = variable_genes("rna", _counts("csr_matrix"), None, None, 12)
     np.testing.assert_array_equal(flags, np.arange(12) != 3)
+
+
+@pytest.mark.parametrize("n_top", [300, 301])
+def test_no_more_genes_than_asked_for_are_all_that_vary(n_top):
+    x = _genes().toarray()
+    x[:, 40] = 2
+    flags = variable_genes("rna", x, None, None, n_top)
+    np.testing.assert_array_equal(flags, np.arange(300) != 40)
 
 
 @pytest.mark.parametrize("size", [1, 2, 19])

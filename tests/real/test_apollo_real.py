@@ -111,7 +111,7 @@ def test_predicted_proteins_of_held_out_cells(real_data) -> None:
     model.train(train_size=0.8, **QUIET)
     train, test = (np.asarray(i) for i in (model.train_indices, model.validation_indices))
     truth = np.log1p(mdata["adt"].X[test].toarray())
-    found = np.log1p(model.impute("adt", source="rna", indices=test, calibrate=True).X)
+    found = np.log1p(model.impute("adt", source="rna", indices=test).X)
     z = model.get_latent_representation(modality="rna")
     near = NearestNeighbors(n_neighbors=30).fit(z[train]).kneighbors(z[test])[1]
     known = np.log1p(mdata["adt"].X[train].toarray())

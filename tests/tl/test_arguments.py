@@ -84,12 +84,19 @@ LISTS = {
 
 @pytest.mark.filterwarnings("ignore:The smallest group")
 @pytest.mark.parametrize("name", LISTS)
-def test_text_where_a_list_is_meant_is_not_read_by_letters(mdata, name):
-    with pytest.raises(TypeError, match=rf"{name.strip()}='rna0' must be a list"):
-        LISTS[name](mdata, "rna0")
+def test_text_where_a_list_is_meant_is_one_name(mdata, name):
+    def outcome(given):
+        try:
+            return type(LISTS[name](mdata, given)).__name__
+        except (KeyError, ValueError) as error:
+            return repr(error)
+
+    assert outcome("rna0") == outcome(["rna0"])
+    with pytest.raises(TypeError, match=rf"{name.strip()}=3: give a list of names"):
+        LISTS[name](mdata, 3)
     if name == "categorical":
         return  # may be empty
-    with pytest.raises(ValueError, match=rf"{name.strip()}(=\[\] names no peak| is empty)"):
+    with pytest.raises(ValueError, match=rf"{name.strip()} is empty"):
         LISTS[name](mdata, [])
     if name not in ("peaks", "terms", "groups", "modalities"):
         with pytest.raises(TypeError, match="must be a list of names; 1 is none"):

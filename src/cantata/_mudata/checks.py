@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from scipy import sparse
 
 from cantata._keys import RESERVED, rep_key, rows_key
 from cantata._mudata.pairing import feature_rows, membership, row_table
+from cantata._mudata.panels import without_nan
 from cantata._mudata.values import iter_blocks, matrix_of
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ MAX_ABSENT = 0.2
 """Largest share of a modality's features that a query may lack."""
 MAX_SCALE = 3.0
 """Factor between mean absolute values from which new data count as of another scale."""
+MAX_LOG = 50.0
+"""Values above this are no logarithms of anything that was counted or measured."""
+MIN_INTEGERS = 0.1
+"""Share of the values but 0 that are integers, from which on they are counts in part."""
 
 
 # Arguments --------------------------------------------------------------------------------------
@@ -38,25 +43,39 @@ def as_list(argument: str, names: Any) -> list[Any]:
     """
     if names is None:
         return []
-    if isinstance(names, str):
+    if isinstance(names, str | bytes):
         return [names]
     if isinstance(names, Mapping) or not isinstance(names, Iterable):
         raise TypeError(f"{argument}={names!r}: give a list of names.")
     return list(names)
 
 
-def check_integer(argument: str, value: Any, minimum: int) -> int:
-    """A whole number, of numpy's types too, that is not too small.
+def name_list(argument: str, given: Any) -> list[str]:
+    """Names that a user gave, each once, in their order; one string is one name.
+
+    None and what is no list of strings are a ``TypeError``, an empty list is a ``ValueError``.
+    """
+    if given is None:
+        raise TypeError(f"{argument}=None: give a list of names.")
+    names = list(dict.fromkeys(as_list(argument, given)))
+    if not names:
+        raise ValueError(f"{argument} is empty; name at least one.")
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        raise TypeError(f"{argument} must be a list of names; {wrong[0]!r} is none.")
+    return [str(name) for name in names]
+
+
+def check_integer(argument: str, value: Any, minimum: int = 1) -> int:
+    """An integer, of numpy's types too, that is not too small.
 
     A ``TypeError`` for anything else, a ``ValueError`` for less than the `minimum`.
     """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{argument}={value!r}: give a whole number.") from None
-    if number < minimum:
-        raise ValueError(f"{argument} must be at least {minimum}, got {number}.")
-    return number
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{argument} must be an integer, got {value!r}.")
+    if value < minimum:
+        raise ValueError(f"{argument} must be at least {minimum}, got {value}.")
+    return int(value)
 
 
 def positions_of(indices: Any, names: pd.Index) -> np.ndarray:
@@ -126,35 +145,13 @@ def check_mudata(mdata: Any) -> None:
     """Refuse what is no MuData (``TypeError``)."""
     if not isinstance(mdata, MuData):
         raise TypeError(
-            f"Expected a MuData, got {type(mdata).__name__}. Wrap it: "
-            "mudata.MuData({'rna': adata})."
+            f"Expected a MuData, got {type(mdata).__name__}. "
+            + (
+                f"Read it: mudata.read({str(mdata)!r})."
+                if isinstance(mdata, str | PathLike)
+                else "Wrap it: mudata.MuData({'rna': adata, ...})."
+            )
         )
-
-
-def name_list(argument: str, given: Any) -> list[str]:
-    """Names that a user gave as a list, each once, in their order.
-
-    Text, which would be read letter by letter, and what is no list of text are a ``TypeError``, no
-    name is a ``ValueError``.
-    """
-    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
-        raise TypeError(f"{argument}={given!r} must be a list of names.")
-    names = list(dict.fromkeys(given))
-    if not names:
-        raise ValueError(f"{argument} is empty; name at least one.")
-    wrong = [name for name in names if not isinstance(name, str)]
-    if wrong:
-        raise TypeError(f"{argument} must be a list of names; {wrong[0]!r} is none.")
-    return [str(name) for name in names]
-
-
-def check_count(value: Any, name: str, smallest: int = 1) -> int:
-    """`value` as an integer of at least `smallest`; numpy's integers are some too."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be an integer, got {value!r}.")
-    if value < smallest:
-        raise ValueError(f"{name} must be at least {smallest}, got {value}.")
-    return int(value)
 
 
 def check_modalities(
@@ -179,11 +176,7 @@ def check_modalities(
         For a view, a modality without cells or features, missing or duplicate names, a stale
         ``obsmap``, or a modality whose name cantata needs for itself.
     """
-    if not isinstance(mdata, MuData):
-        raise TypeError(
-            f"Expected a MuData, got {type(mdata).__name__}. Wrap it: "
-            "mudata.MuData({'rna': adata})."
-        )
+    check_mudata(mdata)
     if mdata.is_view and not allow_view:
         raise ValueError("The MuData is a view. Copy it first: mdata = mdata.copy().")
     names = list(mdata.mod) if modalities is None else as_list("modalities", modalities)
@@ -199,7 +192,7 @@ def check_modalities(
         raise ValueError(f"Modality {clash[0]!r} has a name that cantata needs; rename it.")
     for name in names:
         _check_names(name, mdata[name], allow_empty)
-    _check_obsmap(mdata, names)
+    check_obsmap(mdata, names)
     return names
 
 
@@ -228,7 +221,8 @@ def _check_names(name: str, adata: AnnData, allow_empty: bool) -> None:
             )
 
 
-def _check_obsmap(mdata: MuData, names: Sequence[str]) -> None:
+def check_obsmap(mdata: MuData, names: Sequence[str]) -> None:
+    """Refuse a MuData whose modalities gained, lost or moved cells after it was made."""
     obs_names = mdata.obs_names.to_numpy()
     for name, rows in row_table(mdata, names).items():
         present = rows >= 0
@@ -358,19 +352,35 @@ class MatrixStats:
     n_features: int
     mean_size: float = 0.0
     """Mean absolute value, over finite entries and zeros."""
+    n_values: int = 0
+    """Values that are not 0."""
+    largest: float = 0.0
+    """Largest value, whatever its sign."""
 
     @property
     def are_counts(self) -> bool:
         """Whether there are none but whole numbers from 0 up."""
         return not (self.n_negative or self.n_noninteger or self.n_nonfinite)
 
+    @property
+    def look_like_counts(self) -> bool:
+        """Whether values can be counts, if corrected ones (SoupX, alevin) that are no integers.
+
+        None is negative, and all are integers, a tenth of them is, or some are too large for
+        logarithms.
+        """
+        if self.n_negative or not self.n_noninteger:
+            return not self.n_negative
+        n_integer = self.n_values - self.n_noninteger
+        return n_integer >= MIN_INTEGERS * self.n_values or self.largest > MAX_LOG
+
 
 def matrix_stats(matrix: Any, obs_names: Any, n_features: int) -> MatrixStats:
     """Read a matrix once, in blocks, and count what count models cannot use."""
     counts = dict.fromkeys(("nonfinite", "negative", "noninteger", "empty"), 0)
     example = dict.fromkeys(counts, "")
-    column_total = np.zeros(n_features)
-    size = 0.0
+    column_total, size = np.zeros(n_features), 0.0
+    n_values, largest = 0, 0.0
     for start, block in iter_blocks(matrix, len(obs_names)):
         # 1. values in one dimension, and the row of each
         if sparse.issparse(block):
@@ -390,6 +400,8 @@ def matrix_stats(matrix: Any, obs_names: Any, n_features: int) -> MatrixStats:
         }
         column_total += np.asarray(abs(block).sum(axis=0)).ravel()
         size += float(np.abs(values[finite], dtype=np.float64).sum())
+        n_values += int(np.count_nonzero(values))
+        largest = max(largest, float(np.abs(values).max(initial=0, where=finite)))
         # 3. count them; the first one is the example
         for kind, rows in offenders.items():
             if rows.size and not counts[kind]:
@@ -407,6 +419,8 @@ def matrix_stats(matrix: Any, obs_names: Any, n_features: int) -> MatrixStats:
         n_empty_features=int((column_total == 0).sum()),
         n_features=n_features,
         mean_size=size / max(len(obs_names) * n_features, 1),
+        n_values=n_values,
+        largest=largest,
     )
 
 
@@ -430,9 +444,15 @@ def row_fingerprints(matrix: Any) -> np.ndarray | None:
     # positive weights, so that values of one sign do not cancel
     weights = np.random.default_rng(0).uniform(0.5, 1.5, matrix.shape[1])
     if sparse.issparse(matrix):
-        return np.asarray(matrix @ weights).ravel()
-    blocks = [np.asarray(block) @ weights for _, block in iter_blocks(matrix, matrix.shape[0])]
-    return np.concatenate(blocks) if blocks else np.zeros(0)
+        sums = np.asarray(matrix @ weights).ravel()
+    else:
+        blocks = [np.asarray(block) @ weights for _, block in iter_blocks(matrix, matrix.shape[0])]
+        sums = np.concatenate(blocks) if blocks else np.zeros(0)
+    # NaN, which a model reads as 0 where it takes it at all, hides the other values of a row
+    hidden = np.flatnonzero(np.isnan(sums))
+    if hidden.size:
+        sums[hidden] = without_nan(matrix[hidden]) @ weights
+    return sums
 
 
 def check_like_source(name: str, stats: MatrixStats, source: MatrixStats) -> None:
@@ -458,8 +478,8 @@ def check_like_source(name: str, stats: MatrixStats, source: MatrixStats) -> Non
                 f"Modality {name!r} has {n} {what}, e.g. in cell {example!r}, and the model was "
                 f"set up with {kind}. Give it values as it was set up with, in the same layer."
             )
-    if stats.n_empty_cells and source.are_counts and not source.n_empty_cells:
-        _refuse_empty_cells(name, stats)
+    if source.are_counts and not source.n_empty_cells:
+        check_no_empty_cell(name, stats)
     if source.are_counts or not (stats.mean_size and source.mean_size):
         return
     factor = stats.mean_size / source.mean_size
@@ -483,26 +503,32 @@ def check_finite(name: str, stats: MatrixStats) -> None:
         )
 
 
-def check_counts(name: str, stats: MatrixStats, likelihood: str) -> None:
+def check_counts(
+    name: str,
+    stats: MatrixStats,
+    likelihood: str,
+    remedy: str = "likelihoods={{{name!r}: 'normal'}}",
+) -> None:
     """Refuse values that a count likelihood cannot generate; warn about features without counts.
 
-    Negative or non-integer values and cells without counts are a ``ValueError``.
+    Negative or non-integer values and cells without counts are a ``ValueError``; `remedy` is the
+    argument that takes such values, with a place for the name.
     """
+    remedy = f"Register the layer that holds counts, layers={{{name!r}: ...}}, or pass " + (
+        remedy.format(name=name)
+    )
     if stats.n_negative:
         raise ValueError(
             f"Modality {name!r} has {stats.n_negative} negative values, e.g. in cell "
-            f"{stats.negative_example!r}, which likelihood {likelihood!r} cannot model. Register "
-            f"the counts (layers={{{name!r}: ...}}) or pass likelihoods={{{name!r}: 'normal'}}."
+            f"{stats.negative_example!r}, which likelihood {likelihood!r} cannot model. {remedy}."
         )
     if stats.n_noninteger:
         raise ValueError(
             f"Modality {name!r} has {stats.n_noninteger} values that are no integers, e.g. in "
             f"cell {stats.noninteger_example!r}, which likelihood {likelihood!r} cannot model. "
-            f"Register the counts (layers={{{name!r}: 'counts'}}) or pass "
-            f"likelihoods={{{name!r}: 'normal'}}."
+            f"{remedy}."
         )
-    if stats.n_empty_cells:
-        _refuse_empty_cells(name, stats)
+    check_no_empty_cell(name, stats)
     if stats.n_empty_features:
         warnings.warn(
             f"Modality {name!r}: {stats.n_empty_features} of {stats.n_features} features have no "
@@ -512,12 +538,14 @@ def check_counts(name: str, stats: MatrixStats, likelihood: str) -> None:
         )
 
 
-def _refuse_empty_cells(name: str, stats: MatrixStats) -> None:
-    raise ValueError(
-        f"Modality {name!r} has {stats.n_empty_cells} cells without counts, e.g. "
-        f"{stats.empty_cell_example!r}. Make them unmeasured there: "
-        "mdata = cantata.pp.drop_empty(mdata)."
-    )
+def check_no_empty_cell(name: str, stats: MatrixStats) -> None:
+    """Refuse cells whose values are all 0, which were not measured (``ValueError``)."""
+    if stats.n_empty_cells:
+        raise ValueError(
+            f"Modality {name!r} has {stats.n_empty_cells} cells without counts, e.g. "
+            f"{stats.empty_cell_example!r}. Make them unmeasured there: "
+            "mdata = cantata.pp.drop_empty(mdata)."
+        )
 
 
 # Arguments per modality -------------------------------------------------------------------------
@@ -541,6 +569,10 @@ def per_modality(
     `value` is one for all, or a mapping from modalities, which must be known ones; those that it
     leaves out have the `default`.
     """
+    if isinstance(value, list | tuple | set):
+        raise TypeError(
+            f"{argument}={value!r}: give one value for all modalities, or a dict from their names."
+        )
     if not hasattr(value, "items"):
         return dict.fromkeys(modalities, value)
     check_mapping(argument, value, modalities)

@@ -102,10 +102,10 @@ def find_spaces(
     ``mdata.obsm``. A key that is nowhere is an error.
     """
     check_mudata(mdata)
-    keys = [use_rep] if isinstance(use_rep, str) else name_list("use_rep", use_rep)
+    keys = name_list("use_rep", use_rep)
     names = list(mdata.mod)
     if modality is not None:
-        names = [modality] if isinstance(modality, str) else name_list("modality", modality)
+        names = name_list("modality", modality)
     for name in names:
         if name not in mdata.mod:
             raise KeyError(f"modality={name!r} is no modality; there are {list(mdata.mod)}.")

@@ -40,6 +40,8 @@ FEATURE_TYPES: dict[str, Kind] = {
 }
 """Values of ``.var["feature_types"]``, as written by common pipelines."""
 
+CYTOMETRY = {"cytof", "cytometry", "flow", "facs", "imc", "mibi", "codex", "cycif"}
+"""Words in a modality's name that tell intensities of cytometry or imaging."""
 MAX_LISTED = 16
 """Up to so many hashtags are listed in full."""
 
@@ -52,6 +54,7 @@ _HASHTAG = re.compile(
 )
 
 _REGION = re.compile(r"^(chr)?[\w.]+[:_-]\d+[-_]\d+$")
+_ISOTOPE = re.compile(r"^(\d{2,3}[A-Z][a-z]|[A-Z][a-z]\d{2,3}(Di)?)([-_. ].*)?$")
 
 
 def guess_kind(name: str, adata: AnnData) -> tuple[Kind, str]:
@@ -64,9 +67,8 @@ def guess_kind(name: str, adata: AnnData) -> tuple[Kind, str]:
         types = adata.var["feature_types"].astype(str).str.lower().unique()
         if len(types) == 1 and types[0] in FEATURE_TYPES:
             return FEATURE_TYPES[types[0]], f"feature_types is {types[0]!r}"
-    words = set(re.split(r"[^a-z]+", name.lower()))
     for kind, known in WORDS.items():
-        if words & known:
+        if _words(name) & known:
             return kind, "by its name"
     n_regions = sum(bool(_REGION.match(str(feature))) for feature in adata.var_names[:100])
     if n_regions > 0.9 * min(adata.n_vars, 100):
@@ -78,6 +80,17 @@ def guess_kind(name: str, adata: AnnData) -> tuple[Kind, str]:
         f"modalities={{{name!r}: 'rna', ...}} (or 'protein', 'atac'); modalities that are not "
         "named are left as they are."
     )
+
+
+def is_cytometry(name: str, adata: AnnData) -> bool:
+    """Whether a modality holds intensities, by its name or the isotopes its features name."""
+    features = [str(feature) for feature in adata.var_names[:100]]
+    n_isotopes = sum(bool(_ISOTOPE.match(feature)) for feature in features)
+    return bool(_words(name) & CYTOMETRY) or n_isotopes > 0.5 * len(features)
+
+
+def _words(name: str) -> set[str]:
+    return set(re.split(r"[^a-z]+", name.lower()))
 
 
 def kind_of(name: str, adata: AnnData) -> Kind | None:

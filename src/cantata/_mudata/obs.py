@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from mudata import MuData
 
+MIN_CELLS = 20
+"""With fewer cells values need not repeat."""
+
 
 def category_name(value: Any) -> str:
     """Name of a category; whole numbers have one, whatever their type.
@@ -39,6 +42,16 @@ def category_names(column: pd.Series) -> pd.Series:
     return column.map(category_name, na_action="ignore")
 
 
+def check_groups(names: pd.Series, argument: str, key: str) -> None:
+    """Refuse a column whose values hardly ever repeat, as of ages (``ValueError``)."""
+    known = names.dropna()
+    if len(known) >= MIN_CELLS and known.nunique() > len(known) / 2:
+        raise ValueError(
+            f"{argument}={key!r} has {known.nunique()} values in {len(known)} cells, e.g. "
+            f"{known.iloc[0]!r}, and groups no cells. Numbers go to continuous_covariate_keys."
+        )
+
+
 def coalesce_obs(
     mdata: MuData,
     key: str,
@@ -49,8 +62,9 @@ def coalesce_obs(
 ) -> pd.Series:
     """One value per cell of an annotation, wherever it is stored.
 
-    Looks in ``mdata.obs[key]``, then ``mdata.obs["<m>:<key>"]``, then ``mdata[m].obs[key]`` of
-    every modality (of `modalities`, if given), and takes the first value that is not missing.
+    Looks in ``mdata.obs[key]``, then for every modality (of `modalities`, if given) in
+    ``mdata[m].obs[key]``, or without it ``mdata.obs["<m>:<key>"]``, and takes the first value that
+    is not missing.
 
     With `top_alone`, ``mdata.obs[key]`` is not completed where it exists: what is missing there
     is unknown, such as labels that a user hid. A warning says it where modalities know more.
@@ -77,13 +91,13 @@ def coalesce_obs(
         candidates.append((f"mdata.obs[{key!r}]", mdata.obs[key].to_numpy(dtype=object)))
     top_alone = top_alone and bool(candidates)
     for name, rows in row_table(mdata, names).items():
-        if f"{name}:{key}" in mdata.obs:
-            values = mdata.obs[f"{name}:{key}"].to_numpy(dtype=object)
-            candidates.append((f"mdata.obs['{name}:{key}']", values))
         if key in mdata[name].obs:
             values = np.full(mdata.n_obs, np.nan, dtype=object)
             values[rows >= 0] = mdata[name].obs[key].to_numpy(dtype=object)[rows[rows >= 0]]
             candidates.append((f"mdata[{name!r}].obs[{key!r}]", values))
+        elif f"{name}:{key}" in mdata.obs:  # a copy, which mudata does not renew
+            values = mdata.obs[f"{name}:{key}"].to_numpy(dtype=object)
+            candidates.append((f"mdata.obs['{name}:{key}']", values))
     if not candidates:
         raise KeyError(
             f"{argument}={key!r} is neither a column of mdata.obs nor of any modality "

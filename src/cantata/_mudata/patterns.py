@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from cantata._mudata.obs import coalesce_obs
+from cantata._mudata.obs import category_names, coalesce_obs
 from cantata._mudata.pairing import membership
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def pattern_counts(
         batches = np.full(mdata.n_obs, "cells", dtype=object)
     else:
         column = coalesce_obs(mdata, batch_key)
-        batches = column.where(column.notna(), MISSING).astype(str).to_numpy(dtype=object)
+        batches = category_names(column).where(column.notna(), MISSING).to_numpy(dtype=object)
     order = sorted(np.unique(codes).tolist(), key=lambda code: (-code.bit_count(), code))
     counts = pd.crosstab(codes, batches).reindex(index=order, columns=natural_order(set(batches)))
     members = {

@@ -6,8 +6,10 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import numpy as np
 import pandas as pd
+from anndata.io import sparse_dataset
 from scipy import sparse
 
 from cantata import _keys
@@ -122,7 +124,7 @@ def recorded_reps(mdata: MuData, names: Sequence[str]) -> dict[str, str]:
 
 
 class MatrixReader:
-    """Reads rows of a matrix as float32; can be pickled if the matrix can.
+    """Reads rows of a matrix as float32; can be pickled if the matrix can, or is in a HDF5 file.
 
     Parameters
     ----------
@@ -153,6 +155,20 @@ class MatrixReader:
             matrix = matrix.tocsr()
         self._matrix = matrix
         self._keep_sparse = keep_sparse
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Matrices in HDF5 files by their place, since open files cannot be sent to a worker."""
+        node = getattr(self._matrix, "group", self._matrix)
+        if isinstance(node, h5py.Dataset | h5py.Group):
+            return self.__dict__ | {"_matrix": None, "_place": (node.file.filename, node.name)}
+        return self.__dict__
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if "_place" in state:
+            path, name = self.__dict__.pop("_place")
+            node = h5py.File(path, "r")[name]
+            self._matrix = sparse_dataset(node) if isinstance(node, h5py.Group) else node
 
     def __call__(self, rows: np.ndarray) -> Any:
         """Rows by their numbers (int64, any order, repeats allowed).

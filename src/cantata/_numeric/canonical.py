@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,26 +30,49 @@ class CanonicalVariates:
         For each block, columns x variates: what its centred columns are multiplied by.
     means
         For each block, the means of its columns.
-    correlations
-        For each variate, the correlation between the blocks over the cells of the fit: the mean
-        over all pairs of blocks.
+    pairs
+        Blocks x blocks x variates: the correlation of a variate between two blocks over the cells
+        of the fit that are in both; NaN where there is none.
     shares
         Blocks x variates, columns that sum to 1: how much the blocks weigh in the joint variate.
         Equal for two blocks; with more, a block that hardly takes part weighs less.
-    spread
-        For each variate, the standard deviation of the weighted mean over the blocks.
     """
 
     weights: list[np.ndarray]
     means: list[np.ndarray]
-    correlations: np.ndarray
+    pairs: np.ndarray
     shares: np.ndarray
-    spread: np.ndarray
 
     @property
     def n(self) -> int:
         """Number of variates."""
-        return len(self.correlations)
+        return self.shares.shape[1]
+
+    @property
+    def correlations(self) -> np.ndarray:
+        """For each variate, its correlation between the blocks: the mean over all pairs."""
+        return np.nanmean(self._of_pairs, axis=0)
+
+    @property
+    def least_correlations(self) -> np.ndarray:
+        """For each variate, the least correlation of a pair of blocks: what all have in common."""
+        return np.nanmin(self._of_pairs, axis=0)
+
+    @property
+    def _of_pairs(self) -> np.ndarray:
+        return self.pairs[np.triu_indices(len(self.pairs), 1)]
+
+    def spread(self, blocks: Sequence[int]) -> np.ndarray:
+        """Standard deviation of the weighted mean of each variate over some of the blocks.
+
+        It is what a population like that of the fit has; correlations that are not known are 0.
+        """
+        shares = self.shares[blocks]
+        pairs = np.nan_to_num(self.pairs[np.ix_(blocks, blocks)])
+        variance = np.einsum("jv,kv,jkv->v", shares, shares, pairs)
+        total = shares.sum(axis=0)
+        spread = np.sqrt(np.clip(variance, 0, None)) / np.where(total > 0, total, 1)
+        return np.where(spread > 0, spread, 1)
 
     def transform(self, k: int, x: Any) -> np.ndarray:
         """Variates of cells (cells x variates) from block `k` alone, variance 1 in the fit.
@@ -79,7 +103,7 @@ class CanonicalVariates:
         variates = [self.transform(k, x) for k, x in enumerate(blocks)]
         _check_lengths([len(x) for x in variates])
         total = sum(share * x for share, x in zip(self.shares, variates, strict=True))
-        return np.asarray(total) / self.spread
+        return np.asarray(total) / self.spread(range(len(blocks)))
 
     def __repr__(self) -> str:
         widths = " + ".join(str(len(mean)) for mean in self.means)
@@ -89,7 +113,11 @@ class CanonicalVariates:
 
 
 def canonical_variates(
-    blocks: Sequence[np.ndarray], n: int, *, ridge: float = 1e-3
+    blocks: Sequence[np.ndarray],
+    n: int,
+    *,
+    ridge: float = 1e-3,
+    rows: Sequence[np.ndarray] | None = None,
 ) -> CanonicalVariates:
     r"""Directions of two or more blocks along which the same cells agree most.
 
@@ -97,18 +125,22 @@ def canonical_variates(
     correlation analysis by the MAXVAR criterion (Kettenring 1971), of which the former is a
     special case. Every block is centred and whitened, :math:`Z_k = X_k \Sigma_k^{-1/2}`; the
     leading eigenvectors of the matrix of all correlations between :math:`Z_1, \dots, Z_K`, cut
-    into blocks, are the weights.
+    into blocks, are the weights. Each correlation is over the cells that are in both blocks, and
+    0 where there is none, so that blocks may be joined by a chain of such cells.
 
     Parameters
     ----------
     blocks
-        For each block an array (cells, columns), the same cells in the same order: a handful of
-        components rather than thousands of features.
+        For each block an array (cells, columns): a handful of components rather than thousands of
+        features.
     n
         Wanted number of variates; fewer where a block has a smaller rank.
     ridge
         Added to the variances before whitening, in units of the mean variance of the block's
         directions. It keeps directions with next to no variance from leading.
+    rows
+        For each block the (m,) row of each of m cells, -1 where it lacks the cell. By default all
+        blocks hold the same cells in the same order.
 
     Returns
     -------
@@ -141,58 +173,79 @@ def canonical_variates(
     (500, 2)
     """
     # 1. whiten each block
-    rows = _checked(blocks, n, ridge)
-    means = [x.mean(axis=0) for x in rows]
-    centered = [x - mean for x, mean in zip(rows, means, strict=True)]
-    whitening = [_whitening(k, x, means[k], ridge) for k, x in enumerate(centered)]
+    checked = _checked(blocks, n, ridge, same_cells=rows is None)
+    cells = [np.arange(len(x)) for x in checked] if rows is None else list(rows)
+    means = [x[r[r >= 0]].mean(axis=0) for x, r in zip(checked, cells, strict=True)]
+    centered = [x - mean for x, mean in zip(checked, means, strict=True)]
+    used = [x[r[r >= 0]] for x, r in zip(centered, cells, strict=True)]
+    whitening = [_whitening(k, x, means[k], ridge) for k, x in enumerate(used)]
     white = [x @ w for x, w in zip(centered, whitening, strict=True)]
     n = min(int(n), *(z.shape[1] for z in white))
     # 2. leading directions of the correlations between blocks, in each block's own columns
-    axes = _axes_of_two(white, n) if len(white) == 2 else _axes_of_several(white, n)
+    axes = _axes_of_two(white, cells, n) if len(white) == 2 else _axes_of_several(white, cells, n)
     weights = [w @ a for w, a in zip(whitening, axes, strict=True)]
     # 3. variance 1, and one sign; a block of several may take no part in a variate (size 0),
     #    while in two blocks every variate has a size of about 1
-    size = np.stack([np.std(x @ w, axis=0) for x, w in zip(centered, weights, strict=True)])
+    size = np.stack([np.std(x @ w, axis=0) for x, w in zip(used, weights, strict=True)])
     takes_part = size > 1e-6
     sign = np.sign(weights[0][np.abs(weights[0]).argmax(axis=0), np.arange(n)])
     factor = np.divide(np.where(sign < 0, -1, 1), size, out=np.zeros_like(size), where=takes_part)
     weights = [w * f for w, f in zip(weights, factor, strict=True)]
     # 4. how much each block weighs in the joint variate: in MAXVAR by its size there
-    variates = np.stack([x @ w for x, w in zip(centered, weights, strict=True)])
     shares = np.where(takes_part, size, 0)
     shares = np.full_like(size, 0.5) if len(white) == 2 else shares / shares.sum(axis=0)
-    spread = np.std((shares[:, None] * variates).sum(axis=0), axis=0)
-    return CanonicalVariates(
-        weights=weights,
-        means=means,
-        correlations=mean_correlations(variates),
-        shares=shares,
-        spread=np.where(spread > 0, spread, 1),
-    )
+    variates = [x @ w for x, w in zip(centered, weights, strict=True)]
+    return CanonicalVariates(weights, means, pair_correlations(variates, cells), shares)
 
 
-def mean_correlations(variates: np.ndarray) -> np.ndarray:
-    """Correlation of each variate between blocks, the mean over all pairs of blocks.
+def pair_correlations(variates: Sequence[np.ndarray], rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Correlation of each variate between two blocks, over the cells that are in both.
 
     Parameters
     ----------
     variates
-        Blocks x cells x variates.
+        For each block (cells, variates).
+    rows
+        As for :func:`canonical_variates`.
 
     Returns
     -------
-    One number per variate; a pair counts as 0 where one side does not vary.
+    Blocks x blocks x variates; 1 on the diagonal, 0 where one side does not vary, NaN where no
+    cell is in both.
     """
-    centered = variates - variates.mean(axis=1, keepdims=True)
-    size = np.sqrt((centered**2).sum(axis=1, keepdims=True))
-    unit = np.divide(centered, size, out=np.zeros_like(centered), where=size > 0)
-    # |sum of u_k|^2 is the sum of all u_k.u_l; without the u_k.u_k, pairs of blocks are left
-    n_varying = (unit**2).sum(axis=(0, 1))
-    n_blocks = len(variates)
-    return ((unit.sum(axis=0) ** 2).sum(axis=0) - n_varying) / (n_blocks * (n_blocks - 1))
+    n_blocks, n = len(variates), variates[0].shape[1]
+    pairs = np.ones((n_blocks, n_blocks, n))
+    for j, k in combinations(range(n_blocks), 2):
+        a, b = _in_both(variates[j], variates[k], rows[j], rows[k])
+        if not len(a):
+            pairs[j, k] = pairs[k, j] = np.nan
+            continue
+        a, b = a - a.mean(axis=0), b - b.mean(axis=0)
+        size = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
+        found = np.divide((a * b).sum(axis=0), size, out=np.zeros(n), where=size > 0)
+        pairs[j, k] = pairs[k, j] = found
+    return pairs
 
 
-def _checked(blocks: Sequence[Any], n: int, ridge: float) -> list[np.ndarray]:
+def mean_correlations(variates: np.ndarray) -> np.ndarray:
+    """Correlation of each variate between blocks of the same cells, the mean over all pairs.
+
+    `variates` are blocks x cells x variates; a pair counts as 0 where one side does not vary.
+    """
+    n_blocks, n_cells, _ = variates.shape
+    pairs = pair_correlations(list(variates), [np.arange(n_cells)] * n_blocks)
+    return pairs[np.triu_indices(n_blocks, 1)].mean(axis=0)
+
+
+def _in_both(
+    a: np.ndarray, b: np.ndarray, rows_a: np.ndarray, rows_b: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of two blocks that are of the same cells."""
+    both = (rows_a >= 0) & (rows_b >= 0)
+    return a[rows_a[both]], b[rows_b[both]]
+
+
+def _checked(blocks: Sequence[Any], n: int, ridge: float, *, same_cells: bool) -> list[np.ndarray]:
     if isinstance(n, bool) or not isinstance(n, int | np.integer):
         raise TypeError(f"n must be an integer, got {n!r}.")
     if n < 1:
@@ -202,7 +255,8 @@ def _checked(blocks: Sequence[Any], n: int, ridge: float) -> list[np.ndarray]:
     rows = [check_rows(x, f"block {k}") for k, x in enumerate(blocks)]
     if len(rows) < 2:
         raise ValueError(f"{len(rows)} block was given; variates need at least two.")
-    _check_lengths([len(x) for x in rows])
+    if same_cells:
+        _check_lengths([len(x) for x in rows])
     if len(rows[0]) < 3:
         raise ValueError(f"{len(rows[0])} cells are too few for a correlation; give at least 3.")
     return rows
@@ -227,18 +281,22 @@ def _whitening(k: int, centered: np.ndarray, mean: np.ndarray, ridge: float) -> 
     return vectors / np.sqrt(values + ridge * values.mean()) / largest
 
 
-def _axes_of_two(white: list[np.ndarray], n: int) -> list[np.ndarray]:
+def _axes_of_two(white: list[np.ndarray], rows: list[np.ndarray], n: int) -> list[np.ndarray]:
     """Singular vectors of the correlations between the blocks (Hotelling)."""
-    left, _, right = np.linalg.svd(white[0].T @ white[1], full_matrices=False)
+    x, y = _in_both(*white, *rows)
+    left, _, right = np.linalg.svd(x.T @ y, full_matrices=False)
     return [left[:, :n], right[:n].T]
 
 
-def _axes_of_several(white: list[np.ndarray], n: int) -> list[np.ndarray]:
+def _axes_of_several(white: list[np.ndarray], rows: list[np.ndarray], n: int) -> list[np.ndarray]:
     """Eigenvectors of all correlations between blocks (MAXVAR), cut into blocks."""
-    ends = np.cumsum([z.shape[1] for z in white])[:-1]
-    joined = np.hstack(white)
-    correlations = joined.T @ joined / len(joined)
-    for block in np.split(np.arange(joined.shape[1]), ends):
-        correlations[np.ix_(block, block)] = 0  # identity up to the ridge
+    ends = np.cumsum([0, *(z.shape[1] for z in white)])
+    correlations = np.zeros((ends[-1], ends[-1]))  # identity within blocks up to the ridge
+    for j, k in combinations(range(len(white)), 2):
+        x, y = _in_both(white[j], white[k], rows[j], rows[k])
+        if len(x):
+            of_pair = x.T @ y / len(x)
+            correlations[ends[j] : ends[j + 1], ends[k] : ends[k + 1]] = of_pair
+            correlations[ends[k] : ends[k + 1], ends[j] : ends[j + 1]] = of_pair.T
     _, vectors = np.linalg.eigh(correlations)
-    return np.split(vectors[:, ::-1][:, :n], ends)
+    return np.split(vectors[:, ::-1][:, :n], ends[1:-1])

@@ -43,6 +43,13 @@ def column_sums(matrix: Any) -> np.ndarray:
     return np.asarray(matrix.sum(axis=0, dtype=np.float64)).ravel()
 
 
+def column_range(matrix: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest value of each column."""
+    ends = matrix.min(axis=0), matrix.max(axis=0)
+    lowest, highest = (x.toarray() if sparse.issparse(x) else np.asarray(x) for x in ends)
+    return lowest.ravel(), highest.ravel()
+
+
 def scale_rows(matrix: Any, factors: np.ndarray) -> Any:
     """Multiply each row; sparse stays sparse."""
     if sparse.issparse(matrix):
@@ -105,7 +112,8 @@ def normalise(
     counts
         Counts, cells x features; they are not modified.
     total
-        Total to which profiles are scaled, see :func:`target_total`.
+        Total to which profiles are scaled, see :func:`target_total`; of proteins what is scaled
+        are counts over exp(mean of log(1 + x)), unless it is 0.
     statistics
         One per feature, see :func:`feature_statistics`; of these counts by default.
     known
@@ -119,11 +127,11 @@ def normalise(
     """
     if statistics is None:
         statistics = feature_statistics(kind, counts)
-    if kind == "protein":
-        return log1p(scale_columns(_float(counts), np.exp(-statistics)))
     values = _float(sparse.csr_matrix(counts) if kind == "atac" else counts)
-    if kind == "atac":
-        values = scale_columns(values, statistics)
+    if kind != "rna":
+        values = scale_columns(values, statistics if kind == "atac" else np.exp(-statistics))
+    if kind == "protein" and not total:
+        return log1p(values)
     sums = row_sums(values if known is None else values[:, np.flatnonzero(known)])
     factors = np.divide(total, sums, out=np.zeros_like(sums), where=sums > 0)
     return log1p(scale_rows(values, factors))
@@ -225,7 +233,5 @@ def _usable_batches(
 
 def _varies(counts: Any) -> np.ndarray:
     """Which genes are not the same in all cells."""
-    lowest, highest = counts.min(axis=0), counts.max(axis=0)
-    if sparse.issparse(lowest):
-        lowest, highest = lowest.toarray(), highest.toarray()
-    return (np.asarray(highest) != np.asarray(lowest)).ravel()
+    lowest, highest = column_range(counts)
+    return highest != lowest

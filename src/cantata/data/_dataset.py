@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, Subset
 
 from cantata._keys import CATEGORICAL, CELL, CONTINUOUS, RESERVED, rows_key
 from cantata._mudata.pairing import row_table
+from cantata._mudata.panels import without_nan
 from cantata._mudata.values import MatrixReader
 from cantata.data._fields import MosaicCategoricalField, MosaicNumericalField, MosaicObsField
 
@@ -198,4 +199,6 @@ class MosaicManager(AnnDataManager):
         field = next(f for f in self.fields if f.registry_key == registry_key)
         if isinstance(field, MosaicObsField):
             return field.read(self.adata, self.get_state_registry(registry_key))
-        return super().get_from_registry(registry_key)
+        values = super().get_from_registry(registry_key)
+        has_nan = self.get_state_registry(registry_key).get("has_nan", False)
+        return without_nan(values) if has_nan else values

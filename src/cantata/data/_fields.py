@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 from scvi.data.fields import BaseAnnDataField, MuDataLayerField, MuDataObsmField
 
+from cantata import _compat
 from cantata._keys import BATCH, LABELS, rep_key
 from cantata._mudata.checks import MatrixStats, check_finite, check_like_source, matrix_stats
-from cantata._mudata.obs import category_names, coalesce_obs
+from cantata._mudata.obs import category_names, check_groups, coalesce_obs
+from cantata._mudata.panels import has_only_whole_nan, without_nan
 from cantata._mudata.values import matrix_of, recipe_of
 
 if TYPE_CHECKING:
@@ -25,11 +27,18 @@ class MosaicValuesField(MuDataLayerField):
     """Values of a modality, which new data must match in features and in kind.
 
     Its state holds what one pass over the values found (``stats``), and what it found in the data
-    of the first set-up (``source_stats``), see
-    :class:`~cantata._mudata.checks.MatrixStats`.
+    of the first set-up (``source_stats``), see :class:`~cantata._mudata.checks.MatrixStats`;
+    and whether NaN says that a batch did not measure a feature (``has_nan``), which is read as 0.
     """
 
-    def __init__(self, modality: str, layer: str | None) -> None:
+    def __init__(
+        self,
+        modality: str,
+        layer: str | None,
+        batch_key: str | None = None,
+        modalities: Sequence[str] | None = None,
+    ) -> None:
+        self._batch_key, self._modalities = batch_key, modalities
         super().__init__(
             modality,
             layer,
@@ -39,17 +48,25 @@ class MosaicValuesField(MuDataLayerField):
             correct_data_format=False,
         )
 
-    def _stats(self, mdata: MuData) -> MatrixStats:
+    def _stats(self, mdata: MuData) -> tuple[MatrixStats, bool]:
+        """What the values are, and whether NaN says that a batch did not measure a feature."""
         adata = mdata[self.registry_key]
         values = matrix_of(mdata, self.registry_key, self.attr_key)
-        return matrix_stats(values, adata.obs_names, adata.n_vars)
+        stats = matrix_stats(values, adata.obs_names, adata.n_vars)
+        if not stats.n_nonfinite or self._batch_key is None:
+            return stats, False
+        batch = coalesce_obs(mdata, self._batch_key, self._modalities)[adata.obs_names]
+        codes, found = pd.factorize(batch.map(str))
+        if not has_only_whole_nan(values, codes, len(found)):
+            return stats, False
+        return matrix_stats(without_nan(values), adata.obs_names, adata.n_vars), True
 
     def register_field(self, mdata: MuData) -> dict[str, Any]:
         """Features and what their values are; a ``ValueError`` where these are not finite."""
-        stats = self._stats(mdata)
+        stats, has_nan = self._stats(mdata)
         check_finite(self.registry_key, stats)
-        state = super().register_field(mdata)
-        return state | {"stats": asdict(stats), "source_stats": asdict(stats)}
+        found = {"stats": asdict(stats), "source_stats": asdict(stats), "has_nan": has_nan}
+        return super().register_field(mdata) | found
 
     def transfer_field(
         self, state_registry: dict[str, Any], mdata_target: MuData, **kwargs: Any
@@ -62,10 +79,10 @@ class MosaicValuesField(MuDataLayerField):
                 "another order. Line them up: mdata = "
                 "prepare_query_mudata(mdata, model)."
             )
-        stats, source = self._stats(mdata_target), state_registry["source_stats"]
+        (stats, has_nan), source = self._stats(mdata_target), state_registry["source_stats"]
         if mdata_target[self.registry_key].n_obs:
             check_like_source(self.registry_key, stats, MatrixStats(**source))
-        return state | {"stats": asdict(stats), "source_stats": source}
+        return state | {"stats": asdict(stats), "source_stats": source, "has_nan": has_nan}
 
 
 class MosaicRepField(MuDataObsmField):
@@ -83,7 +100,8 @@ class MosaicRepField(MuDataObsmField):
     def register_field(self, mdata: MuData) -> dict[str, Any]:
         """Names of the columns, and the recipe where one is recorded."""
         recipe = recipe_of(self.get_modality(mdata), self.attr_key)
-        return super().register_field(mdata) | {"recipe": recipe}
+        with _compat.quiet("scvi.data.fields"):  # which says that columns are numbered
+            return super().register_field(mdata) | {"recipe": recipe}
 
     def transfer_field(
         self, state_registry: dict[str, Any], mdata_target: MuData, **kwargs: Any
@@ -212,7 +230,9 @@ class MosaicCategoricalField(MosaicObsField):
     def register_field(self, mdata: MuData) -> dict[str, Any]:
         """Sorted categories of the column."""
         super().register_field(mdata)
-        categories = sorted(self._values(mdata).dropna().unique())
+        values = self._values(mdata)
+        categories = sorted(values.dropna().unique())
+        check_groups(values, self.argument, str(self.key))
         if not categories:
             raise ValueError(f"{self.argument}={self.key!r} has no value for any cell.")
         return self._state(categories)
@@ -308,11 +328,11 @@ class MosaicNumericalField(MosaicObsField):
 
 def registered_fields(arguments: Mapping[str, Any]) -> list[Any]:
     """Fields for completed arguments of ``setup_mudata``."""
-    names = arguments["modalities"]
-    fields: list[Any] = [MosaicValuesField(name, arguments["layers"][name]) for name in names]
+    names, layers, batch_key = (arguments[k] for k in ("modalities", "layers", "batch_key"))
+    fields: list[Any] = [MosaicValuesField(m, layers[m], batch_key, names) for m in names]
     fields += [MosaicRepField(name, key) for name, key in arguments["reps"].items()]
-    if arguments["batch_key"] is not None:
-        fields.append(MosaicCategoricalField(BATCH, arguments["batch_key"], names, "batch_key"))
+    if batch_key is not None:
+        fields.append(MosaicCategoricalField(BATCH, batch_key, names, "batch_key"))
     if arguments["labels_key"] is not None:
         fields.append(
             MosaicCategoricalField(

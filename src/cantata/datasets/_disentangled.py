@@ -73,6 +73,7 @@ def simulate_disentangled(
     n_cells: int = 2000,
     nonlinear: bool = False,
     noise: float | None = None,
+    batch_effect: float = 0.0,
     seed: int = 0,
 ) -> MuData:
     r"""Simulate two modalities of the same cells that share some factors and not others.
@@ -95,6 +96,10 @@ def simulate_disentangled(
     noise
         Standard deviation of the Gaussian noise that is added to a feature, as a share of the
         feature's own. None: no noise, as in the paper, or 0.1 if `nonlinear`.
+    batch_effect
+        Add to half of the cells, chosen at random, a Gaussian number for each feature of both
+        modalities, with so many of the feature's standard deviations; beyond the paper. Both show
+        it, so that it is shared unless it is registered.
     seed
         The same seed gives the same bits. Factors are the same in settings 1 and 2, and in 3 to
         5; loadings in 1 and 3, and in 2, 4 and 5 (there up to their scale).
@@ -105,7 +110,7 @@ def simulate_disentangled(
 
     - ``obs`` columns Z1 to Z5, and r4 and r5: what Z4 and Z5 have beside their shared parents
       (:math:`Z_4 - 2 Z_2` and :math:`Z_5 - Z_2` in settings 3 to 5, else Z4 and Z5 themselves);
-      in the MuData and in each modality;
+      in the MuData and in each modality; with a `batch_effect` also ``"batch"``, b0 or b1;
     - ``mdata[m].var["parents"]``: the factors that a feature depends on, such as ``"Z2 + Z3"``;
     - ``mdata[m].varm["loadings"]``: a table of features x factors Z1 to Z5, if linear;
     - ``uns["factors"]``: the block (``"shared"``, ``"x"`` or ``"y"``) that should hold Z1, Z2, Z3,
@@ -173,35 +178,45 @@ def simulate_disentangled(
     >>> mdata["y"].var["parents"].iloc[25]
     'Z2 + Z5'
     """
-    _check(setting, n_cells, noise, seed)
+    _check(setting, n_cells, noise, batch_effect, seed)
     share = (NONLINEAR_NOISE if nonlinear else 0.0) if noise is None else float(noise)
     chosen = SETTINGS[int(setting)]
     names = [f"cell{i:0{len(str(n_cells - 1))}d}" for i in range(n_cells)]
     factors = _draw_factors(n_cells, seed, dependent=chosen.dependent)
     factors.index = pd.Index(names)
+    in_second = stream(seed, "batch").permutation(n_cells) < n_cells // 2
     modalities = {}
     for name, layout in chosen.layout.items():
         modalities[name] = _draw_modality(
             name, layout, factors, chosen.single_sd, seed, nonlinear=nonlinear, noise=share
         )
+        if batch_effect:
+            _shift(modalities[name], in_second, batch_effect, stream(seed, f"{name}/batch"))
+    if batch_effect:
+        factors["batch"] = np.where(in_second, "b1", "b0")
     mdata = assemble(modalities, factors)
     mdata.uns["factors"] = dict(OWN_BLOCK)
     mdata.uns["truth"] = {
         "setting": int(setting),
         "nonlinear": bool(nonlinear),
         "noise": share,
+        "batch_effect": float(batch_effect),
         "seed": int(seed),
     }
     return mdata
 
 
-def _check(setting: int, n_cells: int, noise: float | None, seed: int) -> None:
+def _check(
+    setting: int, n_cells: int, noise: float | None, batch_effect: float, seed: int
+) -> None:
     if isinstance(setting, bool) or setting not in SETTINGS:
         raise ValueError(f"setting={setting!r}: the simulations are numbered {list(SETTINGS)}.")
     check_integer("n_cells", n_cells, 2)
     check_integer("seed", seed, 0)
     if noise is not None and not 0 <= noise < np.inf:
         raise ValueError(f"noise={noise!r}: give a number of at least 0, or None.")
+    if not 0 <= batch_effect < np.inf:
+        raise ValueError(f"batch_effect={batch_effect!r}: give a number of at least 0.")
 
 
 def _draw_factors(n_cells: int, seed: int, *, dependent: bool) -> pd.DataFrame:
@@ -258,6 +273,14 @@ def _draw_modality(
     if not nonlinear:
         adata.varm["loadings"] = loadings.astype(np.float32)
     return adata
+
+
+def _shift(
+    adata: AnnData, in_second: np.ndarray, batch_effect: float, rng: np.random.Generator
+) -> None:
+    """Add to each feature of some of the cells a number of its own."""
+    shift = batch_effect * adata.X.std(axis=0) * rng.standard_normal(adata.n_vars)
+    adata.X = (adata.X + in_second[:, None] * shift).astype(np.float32)
 
 
 def _feature_names(name: str, n: int) -> pd.Index:

@@ -12,7 +12,7 @@ from rich.progress import track
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from cantata._mudata.checks import check_count
+from cantata._mudata.checks import check_integer
 from cantata._numeric.neighbors import check_k, check_rows, nearest_neighbors
 from cantata.metrics._inputs import read_blocks
 from cantata.metrics._mixing import choose_cells, silhouette
@@ -146,7 +146,7 @@ def disentanglement(
     for factor in known:
         _check_split(factor, held_out, n_neighbors)
     if n_silhouette is not None:
-        check_count(n_silhouette, "n_silhouette")
+        check_integer("n_silhouette", n_silhouette)
     records = []
     quick = n_cells * len(latents) * len(known) < MIN_WORK_FOR_PROGRESS
     for block, x in track(latents.items(), description="Probes", disable=quick):

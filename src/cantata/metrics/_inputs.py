@@ -124,7 +124,7 @@ def read_blocks(
         if len(absent):
             raise KeyError(f"factors lacks {len(absent)} of the cells, e.g. {absent[0]!r}.")
         return latents, factors.loc[blocks.obs_names[cells]]
-    keys = [factors] if isinstance(factors, str) else name_list("factors", factors)
+    keys = name_list("factors", factors)
     columns = {key: coalesce_obs(blocks, key, argument="factors").iloc[cells] for key in keys}
     return latents, pd.DataFrame(columns).infer_objects()
 
@@ -157,12 +157,16 @@ def _check_arrays(**given: Any) -> None:
     """Refuse arguments that name something in a MuData, where there is none."""
     for name, value in given.items():
         if value is not None:
-            raise TypeError(f"{name}={value!r} goes with a MuData as the first argument.")
+            raise TypeError(
+                f"{name}={value!r} goes with a MuData as the first argument. Of an AnnData give "
+                "arrays: adata.obsm[...] and adata.obs[...]."
+            )
 
 
 def _needed(value: str | None, name: str) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"A MuData needs {name}=, got {value!r}; e.g. use_rep='X_clue'.")
+        example = {"use_rep": "X_clue", "source": "rna", "target": "adt"}.get(name, name)
+        raise TypeError(f"A MuData needs {name}=, e.g. {name}={example!r}; got {value!r}.")
     return value
 
 

@@ -11,7 +11,7 @@ from scipy.stats import chi2
 from sklearn import config_context
 from sklearn.metrics import silhouette_samples
 
-from cantata._mudata.checks import check_count
+from cantata._mudata.checks import check_integer
 from cantata._numeric.neighbors import MAX_EXACT, check_rows, nearest_neighbors
 from cantata.metrics._inputs import read_cells, read_datasets
 
@@ -131,7 +131,7 @@ def mixing_metric(
     >>> mixing_metric([rna, adt + 100])
     152.5
     """
-    k, n_neighbor = check_count(k, "k"), check_count(n_neighbor, "n_neighbor")
+    k, n_neighbor = check_integer("k", k), check_integer("n_neighbor", n_neighbor)
     if n_neighbor > k:
         raise ValueError(f"n_neighbor={n_neighbor} cannot be found among k={k} neighbours.")
     rows, codes, names = _stack_datasets(*read_datasets(embedding, dataset, use_rep))
@@ -223,11 +223,11 @@ def kbet(
     """
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must be between 0 and 1, got {alpha}.")
-    n_repeats = check_count(n_repeats, "n_repeats")
-    n_samples = check_count(n_samples, "n_samples")
+    n_repeats = check_integer("n_repeats", n_repeats)
+    n_samples = check_integer("n_samples", n_samples)
     rows, codes, names = _stack_datasets(*read_datasets(embedding, dataset, use_rep))
     sizes = np.bincount(codes)
-    k = _default_k(sizes) if k is None else check_count(k, "k")
+    k = _default_k(sizes) if k is None else check_integer("k", k)
     available = len(rows) if include_self else len(rows) - 1
     if k > available:
         raise ValueError(
@@ -485,7 +485,7 @@ def _encode(column: np.ndarray, name: str) -> tuple[np.ndarray, pd.Index]:
 
 def choose_cells(n_cells: int, n_samples: int | None, seed: int) -> np.ndarray:
     """All cells, or `n_samples` of them drawn without replacement, in order."""
-    if n_samples is None or check_count(n_samples, "n_samples") >= n_cells:
+    if n_samples is None or check_integer("n_samples", n_samples) >= n_cells:
         return np.arange(n_cells)
     rng = np.random.default_rng(seed)
     return np.sort(rng.choice(n_cells, n_samples, replace=False))

@@ -13,7 +13,7 @@ import torch
 import zarr
 from anndata import AnnData
 
-from cantata._keys import BATCH, CELL
+from cantata._keys import BATCH, CELL, UNS
 from cantata._mudata.checks import as_list
 from cantata._mudata.obs import category_name
 from cantata._mudata.pairing import modality_cells
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cantata.nn import Covariates
+
+
+MIN_WEIGHT = 1e-6
+"""Keeps shares of features that no batch of a cell measured finite."""
 
 
 def feature_columns(
@@ -112,20 +116,52 @@ def mean_over_batches(
     covariates: Covariates,
     library: Tensor | None,
     weights: Tensor,
+    measured: Tensor,
 ) -> Tensor:
     """(n, p) values decoded for every batch that has a weight, averaged over these.
 
-    `decode` makes values of (n, q) embeddings, covariates and (n,) library sizes.
+    Features that none of a cell's batches measured are averaged over those that did.
+
+    Parameters
+    ----------
+    decode
+        From (n, q) embeddings, covariates and (n,) library sizes to (n, p) values.
+    z, covariates, library
+        What is decoded.
+    weights
+        (n, n_batch) weights of the batches.
+    measured
+        (n_batch, p) whether a batch measured a feature.
     """
     total: Tensor | None = None
-    for batch in weights.any(dim=0).nonzero().squeeze(1).tolist():
-        rows = weights[:, batch].nonzero().squeeze(1)
+
+    def add(batch: int, rows: Tensor, share: Tensor) -> None:
+        nonlocal total
         sizes = None if library is None else library[rows]
-        values = decode(z[rows], covariates.rows(rows).with_batch(batch), sizes)
-        values = values * weights[rows, batch].unsqueeze(1)
+        values = decode(z[rows], covariates.rows(rows).with_batch(batch), sizes) * share
         if total is None:
             total = values.new_zeros(len(z), values.shape[1])
         total.index_add_(0, rows, values)
+
+    # 1. the batches of each cell; of a feature only those that measured it
+    used = weights.any(dim=0).nonzero().squeeze(1).tolist()
+    is_whole = bool(measured[used].all())
+    share_measured = None if is_whole else weights @ measured.to(weights.dtype)
+    for batch in used:
+        rows = weights[:, batch].nonzero().squeeze(1)
+        share = weights[rows, batch].unsqueeze(1)
+        if share_measured is not None:
+            share = share * measured[batch] / share_measured[rows].clamp(min=MIN_WEIGHT)
+        add(batch, rows, share)
+    # 2. features that none of these measured, from all batches that did
+    if share_measured is not None:
+        lacking = share_measured == 0
+        rows = lacking.any(dim=1).nonzero().squeeze(1)
+        n_measured = measured.sum(dim=0).clamp(min=1)
+        for batch in range(len(measured)):
+            helps = lacking[rows] & measured[batch]
+            if helps.any():
+                add(batch, rows, helps / n_measured)
     return decode(z, covariates, library) if total is None else total  # None: no cell
 
 
@@ -193,6 +229,8 @@ class ImputationWriter:
         Names of the imputed features.
     out
         New directory ending in ``.zarr``; None: memory.
+    units
+        What values mean, for ``.uns["cantata"]["units"]``.
 
     Raises
     ------
@@ -203,7 +241,12 @@ class ImputationWriter:
     """
 
     def __init__(
-        self, mdata: MuData, chosen: np.ndarray, names: np.ndarray, out: str | Path | None
+        self,
+        mdata: MuData,
+        chosen: np.ndarray,
+        names: np.ndarray,
+        out: str | Path | None,
+        units: str,
     ) -> None:
         if out is not None:
             out = os.fspath(out)
@@ -213,6 +256,7 @@ class ImputationWriter:
                 raise FileExistsError(f"out={out!r} exists. Delete it, or name another.")
         obs = mdata.obs.iloc[chosen].copy()
         self.adata = AnnData(obs=obs, var=pd.DataFrame(index=pd.Index(names, dtype=str)))
+        self.adata.uns[UNS] = {"units": units}
         places = spatial_coordinates(mdata)
         if places is not None:
             self.adata.obsm["spatial"] = places[chosen]

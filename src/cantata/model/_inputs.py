@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
@@ -12,15 +13,26 @@ import torch
 from scipy import sparse
 from scvi.utils import track
 
-from cantata._mudata.checks import per_modality
-from cantata._mudata.kinds import Kind, guess_kind
+from cantata._mudata.checks import MAX_LOG, check_no_empty_cell, per_modality
+from cantata._mudata.kinds import Kind, guess_kind, is_cytometry
 from cantata._mudata.values import MatrixReader, RowReader
+from cantata._numeric.batches import (
+    MIN_CELLS,
+    Clusters,
+    apply_maps,
+    batch_maps,
+    new_batch_map,
+    sampled_by_batch,
+)
 from cantata._numeric.components import CLIP, fit_components, moments, project
 from cantata._numeric.normalise import (
+    ATAC_DEPTH,
     RNA_TOTAL,
+    column_range,
     feature_statistics,
     normalise,
     row_sums,
+    scale_rows,
     target_total,
 )
 from cantata._numeric.sampling import sample_cells
@@ -42,6 +54,12 @@ MAX_CELLS = 20_000
 BLOCK_ROWS = 1024
 MAX_CACHED = 256
 """Inputs of at most this width are kept in memory for training."""
+MIN_SPREAD = 1e-5
+"""Of its spread over all batches, what a column spreads within them; less is rounding."""
+MIN_TAIL = 10.0
+"""A value so many standard deviations from the mean is a long tail."""
+MIN_LONG = 0.1
+"""Share of a modality's features with long tails that is worth a warning."""
 KINDS: dict[Transform, Kind] = {"log1p": "rna", "clr": "protein", "tfidf": "atac"}
 """What the counts are that a transform is meant for."""
 TRANSFORMS: dict[Kind, Transform] = {kind: transform for transform, kind in KINDS.items()}
@@ -58,6 +76,33 @@ def transform_of_counts(name: str, adata: AnnData) -> Transform:
         return "log1p"
 
 
+def _automatic_transform(name: str, adata: AnnData, stats: MatrixStats) -> Transform:
+    """Transform by what a modality holds, which is said where it does not go without saying."""
+    is_linear = stats.largest > MAX_LOG
+    if is_linear and is_cytometry(name, adata):
+        logger.info(
+            "Modality %r holds intensities of cytometry, up to %.4g: transform 'arcsinh'.",
+            name,
+            stats.largest,
+        )
+        return "arcsinh"
+    if not stats.look_like_counts:
+        return "identity"
+    transform = transform_of_counts(name, adata)
+    if stats.n_noninteger:
+        logger.info(
+            "Modality %r holds %d values that are no integers, e.g. in cell %r, but no logarithms "
+            "either: they are taken as corrected counts, transform %r. Log-normalised values are "
+            "taken as they are with transforms={%r: None}.",
+            name,
+            stats.n_noninteger,
+            stats.noninteger_example,
+            transform,
+            name,
+        )
+    return transform
+
+
 def resolve_transforms(
     transforms: str | Mapping[str, str | None] | None,
     modalities: Mapping[str, AnnData],
@@ -71,19 +116,17 @@ def resolve_transforms(
     KeyError
         If `transforms` names an unknown modality.
     ValueError
-        If a transform is unknown or cannot be taken of the values, or if chromatin by
-        ``"tfidf"`` is not read as components.
+        If cells have no counts, if a transform is unknown or cannot be taken of the values, or if
+        chromatin by ``"tfidf"`` is not read as components.
     """
     resolved: dict[str, Transform] = {}
     for name, wanted in per_modality("transforms", transforms, list(modalities), "auto").items():
+        check_no_empty_cell(name, stats[name])
         transform: Any = "identity" if wanted is None else str(wanted)
         if transform == "auto":
-            if stats[name].n_negative or stats[name].n_noninteger:
-                transform = "identity"
-            else:
-                transform = transform_of_counts(name, modalities[name])
-                if transform == "tfidf" and n_components is None:
-                    transform = "log1p"
+            transform = _automatic_transform(name, modalities[name], stats[name])
+            if transform == "tfidf" and n_components is None:
+                transform = "log1p"
         elif transform not in get_args(Transform):
             raise ValueError(
                 f"transforms={{{name!r}: {transform!r}}} is none of 'auto', None and "
@@ -109,12 +152,18 @@ def resolve_transforms(
 # Fitting ----------------------------------------------------------------------------------------
 
 
-def sampled_rows(matrix: Any, n_obs: int) -> Any:
-    """Rows to fit on, in memory; sparse stays sparse."""
+def sampled_rows(matrix: Any, n_obs: int, rows: np.ndarray | None = None) -> Any:
+    """Rows to fit on, in memory, all or at most 20,000 of them; sparse stays sparse.
+
+    They are drawn from `rows`; None: from all `n_obs` rows.
+    """
+    rows = np.arange(n_obs) if rows is None else rows
     in_memory = sparse.issparse(matrix) or isinstance(matrix, np.ndarray)
-    if n_obs <= MAX_CELLS and in_memory:
-        return matrix
-    rows = sample_cells(n_obs, MAX_CELLS)
+    if len(rows) <= MAX_CELLS and in_memory:
+        if len(rows) == n_obs:
+            return matrix
+        return (matrix.tocsr() if sparse.issparse(matrix) else matrix)[np.sort(rows)]
+    rows = np.sort(rows[sample_cells(len(rows), MAX_CELLS)])
     if sparse.issparse(matrix):
         return matrix.tocsr()[rows]
     # in blocks, since only what is sparse may be small enough as a whole
@@ -140,6 +189,8 @@ def fit_input(
     else:
         transformed, state = _transformed(values, layer.transform, as_preprocess)
         state |= _fit_standardized(name, values, transformed, layer, as_preprocess)
+        if layer.transform == "identity":
+            _warn_of_long_tails(name, transformed)
     layer.set(state)
     logger.info(
         "Modality %r: transform %r, %d features as %d inputs, fitted on %d cells.",
@@ -160,7 +211,11 @@ def _transformed(
         return normalise("rna", values, total), {"total": total}
     if transform == "clr":
         statistics = feature_statistics("protein", values)
-        return normalise("protein", values, 0.0, statistics), {"weight": np.exp(-statistics)}
+        weight, total = np.exp(-statistics), 0.0
+        if not as_preprocess:  # all of a panel's proteins have a say in how deep a cell was read
+            total = float(np.median(values @ weight))
+        transformed = normalise("protein", values, total, statistics)
+        return transformed, {"weight": weight, "total": total}
     if transform == "arcsinh":
         scaled = values / ARCSINH_COFACTOR
         return scaled.arcsinh() if sparse.issparse(scaled) else np.arcsinh(scaled), {}
@@ -183,6 +238,9 @@ def _fit_standardized(
         "ceiling": CLIP,
         "n_used": float((sd > 0).sum()),
     }
+    if layer.is_invertible:
+        state["lowest"], state["highest"] = column_range(transformed)
+        state["library"] = float(np.median(row_sums(values)))
     if not layer.is_rotated:
         return state
     # 2. Their components. Those are centred values over standard deviations, clipped, less their
@@ -231,7 +289,81 @@ def _fit_chromatin(name: str, values: Any, layer: EncoderInput) -> dict[str, Any
         mean = np.asarray(values.T @ factors).ravel() / len(scores)
         state["coefficients"] = _least_squares(scores, values, factors)
         state["intercept"] = mean - scores.mean(axis=0) @ state["coefficients"]
+        state["highest"] = column_range(scale_rows(values.astype(np.float32), factors))[1]
+        state["lowest"], state["library"] = np.zeros(values.shape[1]), total / ATAC_DEPTH
     return state
+
+
+def _warn_of_long_tails(name: str, values: Any) -> None:
+    """Say where values that are taken as they are span orders of magnitude."""
+    lowest, highest = column_range(values)
+    mean, sd = moments(values)
+    size = np.maximum(highest, -lowest)
+    is_long = (size > MAX_LOG) & (np.maximum(highest - mean, mean - lowest) > MIN_TAIL * sd)
+    if is_long.sum() < MIN_LONG * len(size):
+        return
+    warnings.warn(
+        f"Modality {name!r} is taken as it is, though {is_long.sum()} of {len(size)} features "
+        f"have long tails; one reaches {size.max():,.6g}. Few cells then decide what is learned. "
+        f"Pass transforms={{{name!r}: 'arcsinh'}} for intensities, 'log1p' or 'clr' for counts.",
+        UserWarning,
+        stacklevel=5,
+    )
+
+
+def fit_batches(layer: EncoderInput, matrix: Any, codes: np.ndarray, n_known: int) -> None:
+    """Let a fitted layer take out what is peculiar to each batch.
+
+    Parameters
+    ----------
+    layer
+        What the encoder of a modality reads.
+    matrix
+        Values of the modality, cells x features, as they are stored.
+    codes
+        Batch of each cell.
+    n_known
+        Number of batches that the layer knows already; these come first and stay.
+    """
+    rows = sampled_by_batch(codes)
+    rows = rows[codes[rows] >= n_known]
+    if not len(rows):
+        return
+    x, batch = InputReader.of(layer, matrix)(rows).astype(np.float64), codes[rows]
+    if layer.cluster_share.any():
+        # 1. new batches are brought to the cells that are known
+        clusters = clusters_of(layer)
+        sizes = np.bincount(batch)
+        chosen = [int(b) for b in np.unique(batch) if sizes[b] >= MIN_CELLS]
+        maps = {b: new_batch_map(x[batch == b], clusters) for b in chosen}
+    else:
+        # 2. all batches to each other; features are z-scores again then, components keep what
+        #    they spread within batches
+        maps, clusters = batch_maps(x, batch)
+        corrected = apply_maps(x, batch, maps)
+        mean, sd = corrected.mean(axis=0), corrected.std(axis=0)
+        if layer.is_rotated:
+            mean, sd = np.zeros_like(mean), np.ones_like(sd)
+        sd = np.where(sd > MIN_SPREAD * x.std(axis=0), sd, 1)
+        maps = {b: (ratio / sd, (shift - mean) / sd) for b, (ratio, shift) in maps.items()}
+        layer.batch_ratio[:], layer.batch_shift[:] = (
+            torch.as_tensor(v, dtype=torch.float32) for v in (1 / sd, -mean / sd)
+        )
+        layer.set(
+            {
+                "cluster_share": clusters.share,
+                "cluster_mean": (clusters.mean - mean) / sd,
+                "cluster_variance": clusters.variance / sd**2,
+            }
+        )
+    for b, (ratio, shift) in maps.items():
+        layer.batch_ratio[b], layer.batch_shift[b] = torch.as_tensor(ratio), torch.as_tensor(shift)
+
+
+def clusters_of(layer: EncoderInput) -> Clusters:
+    """Clusters of the cells that a layer was fitted to."""
+    kept = (layer.cluster_share, layer.cluster_mean, layer.cluster_variance)
+    return Clusters(*(buffer.double().cpu().numpy() for buffer in kept))
 
 
 def _inverse(sd: np.ndarray) -> np.ndarray:
@@ -251,14 +383,20 @@ def _least_squares(
 
 
 def training_reader(
-    layer: EncoderInput, matrix: Any, n_obs: int, *, progress: bool = True
+    layer: EncoderInput,
+    matrix: Any,
+    n_obs: int,
+    codes: np.ndarray | None = None,
+    *,
+    progress: bool = True,
 ) -> RowReader:
     """Function from row numbers to what a modality's encoder reads.
 
     Narrow inputs are computed once and kept, wide ones are computed for each minibatch, on the
-    processor, wherever the model is.
+    processor, wherever the model is. `codes` are the batches of the cells, where the layer is to
+    take out what is peculiar to them.
     """
-    prepared = _Prepared(MatrixReader(matrix, keep_sparse=True), deepcopy(layer).cpu())
+    prepared = InputReader.of(layer, matrix, codes)
     if layer.n_out > MAX_CACHED:
         return prepared
     kept = np.empty((n_obs, layer.n_out), dtype=np.float32)
@@ -270,12 +408,20 @@ def training_reader(
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class InputReader:
     """Row numbers to what a layer makes of values; can be pickled for the workers of a loader."""
 
     read: MatrixReader
     layer: EncoderInput
+    codes: np.ndarray | None
+    """Batches of the cells, if they matter."""
+
+    @classmethod
+    def of(cls, layer: EncoderInput, matrix: Any, codes: np.ndarray | None = None) -> InputReader:
+        """Reader of a matrix as it is stored."""
+        return cls(MatrixReader(matrix, keep_sparse=True), deepcopy(layer).cpu(), codes)
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
+        batch = None if self.codes is None else torch.from_numpy(self.codes[rows])
         with torch.inference_mode():
-            return self.layer(as_tensor(self.read(rows))).numpy()
+            return self.layer(as_tensor(self.read(rows)), batch).numpy()

@@ -26,7 +26,10 @@ Weights = TypeVar("Weights")
 
 
 def loss_weights(cls: type[Weights], lambdas: Mapping[str, float]) -> Weights:
-    """Weights of the loss terms that a user gave; unknown names are a ``TypeError``."""
+    """Weights of the loss terms that a user gave.
+
+    Unknown names are a ``TypeError``; weights that are negative or no numbers a ``ValueError``.
+    """
     known = asdict(cls())  # type: ignore[call-overload]
     unknown = set(lambdas) - set(known)
     if unknown:
@@ -34,6 +37,9 @@ def loss_weights(cls: type[Weights], lambdas: Mapping[str, float]) -> Weights:
             f"plan_kwargs holds unknown names: {sorted(unknown)}. Weights of the loss are "
             f"{sorted(known)}."
         )
+    for name, weight in lambdas.items():
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"{name}={weight} must be at least 0 and finite.")
     return cls(**lambdas)
 
 
@@ -81,6 +87,12 @@ class MosaicTrainingPlan(LightningModule):
     lr_schedule
         ``"cosine"`` decay of learning rates to 0, or ``"constant"``.
     """
+
+    remedy = (
+        "Lower the learning rate, e.g. train(plan_kwargs={'lr': 5e-4}), or limit the gradient "
+        "with plan_kwargs={'gradient_clip': 5.0}."
+    )
+    """What to do when a term is no longer finite; arguments that the plan takes."""
 
     def __init__(self, module: torch.nn.Module, lr_schedule: Schedule) -> None:
         super().__init__()
@@ -135,9 +147,8 @@ class MosaicTrainingPlan(LightningModule):
         broken = [name for name, value in means.items() if not torch.isfinite(value)]
         if broken:
             raise RuntimeError(
-                f"{', '.join(broken)} became NaN or infinite in epoch {self.current_epoch}. Lower "
-                "the learning rate, e.g. train(plan_kwargs={'lr': 5e-4}), or limit the gradient "
-                "with plan_kwargs={'gradient_clip': 5.0}."
+                f"{', '.join(broken)} became NaN or infinite in epoch {self.current_epoch}. "
+                f"{self.remedy}"
             )
         return means
 
@@ -214,8 +225,8 @@ class BestWeights(Callback):
         pl_module.load_state_dict(self._weights)
         n_done, n_planned = trainer.current_epoch, trainer.max_epochs
         text = (
-            f"Trained {n_done} of {n_planned} epochs; the weights of epoch {self.best_epoch + 1} "
-            f"are kept ({self.monitor} {self.best_score:.4g})."
+            f"Trained {n_done} of {n_planned} epochs, from 0 on; the weights of epoch "
+            f"{self.best_epoch} are kept ({self.monitor} {self.best_score:.4g})."
         )
         logger.info(text)
         bar = trainer.progress_bar_callback

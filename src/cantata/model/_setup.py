@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 TRANSFER_ARGUMENTS = {"source_registry", "extend_categories", "allow_absent"}
 """What scvi-tools and queries pass to ``setup_mudata`` beside the arguments of a user."""
+MIN_LIKENESS = 0.7
+"""How alike a mistyped name and the right one are, by :mod:`difflib`."""
 MODULE_NAMES = {*dir(torch.nn.ModuleDict()), "shared"}
 """Names that no part of a network can have, and that of APOLLO's shared latents."""
 
@@ -42,16 +44,31 @@ def as_pairs(pairs: Any) -> list[tuple[str, str]] | None:
     return [(first, second) for first, second in found]
 
 
+def parameters_of(call: Callable[..., Any] | None) -> list[str]:
+    """Names of what a function, or a class, takes; none of None."""
+    if call is None:
+        return []
+    every = inspect.signature(call).parameters.values()
+    return [p.name for p in every if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+
+
+def check_known(
+    call: str, given: Mapping[str, Any], known: Sequence[str], passed_on: Sequence[str] = ()
+) -> None:
+    """Refuse arguments that are neither `known` nor `passed_on` (``TypeError``)."""
+    unknown = [name for name in given if name not in (*known, *passed_on)]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], known, n=1, cutoff=MIN_LIKENESS)
+        hint = f"Did you mean {near[0]}?" if near else f"It takes {', '.join(known)}."
+        raise TypeError(f"{call} has no argument {unknown[0]!r}. {hint}")
+
+
 def check_setup_arguments(
     setup: Callable[..., Any], kwargs: Mapping[str, Any], **columns: Any
 ) -> None:
     """Refuse arguments that ``setup_mudata`` does not have, and `columns` that are no name."""
-    unknown = [name for name in kwargs if name not in TRANSFER_ARGUMENTS]
-    if unknown:
-        known = [name for name in inspect.signature(setup).parameters if name != "kwargs"]
-        near = difflib.get_close_matches(unknown[0], known, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"It takes {', '.join(known)}."
-        raise TypeError(f"setup_mudata has no argument {unknown[0]!r}. {hint}")
+    given = {name: value for name, value in kwargs.items() if name not in TRANSFER_ARGUMENTS}
+    check_known("setup_mudata", given, parameters_of(setup))
     for argument, key in columns.items():
         if key is not None and not isinstance(key, str):
             raise TypeError(f"{argument}={key!r}: give the name of one column.")
@@ -60,10 +77,11 @@ def check_setup_arguments(
 def check_module_names(modalities: Sequence[str]) -> None:
     """Refuse names of modalities that no part of a network can have."""
     for name in modalities:
-        if not name or "." in name or name in MODULE_NAMES:
+        if not name or "." in name or "/" in name or name in MODULE_NAMES:
+            other = name.replace(".", "_").replace("/", "_").strip("_") + "_1"
             raise ValueError(
-                f"Modality {name!r} has a name that parts of a network cannot have. Rename it: "
-                f"mdata = mudata.MuData({{{name.replace('.', '_').strip('_') + '_1'!r}: "
+                f"Modality {name!r} has a name that parts of a network, or groups of a file, "
+                f"cannot have. Rename it: mdata = mudata.MuData({{{other!r}: "
                 f"mdata[{name!r}], ...}})."
             )
 

@@ -14,26 +14,29 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
-from mudata import MuData
+from lightning.pytorch import Trainer as LightningTrainer
 from scvi import settings
 from scvi.model.base import BaseModelClass
-from scvi.train import TrainingPlan, TrainRunner
+from scvi.train import Trainer, TrainingPlan, TrainRunner
 
 from cantata import _compat, _keys
 from cantata._keys import BATCH, CELL, rep_key
 from cantata._mudata.checks import (
     MatrixStats,
     as_list,
+    check_counts,
     check_for_model,
     check_integer,
     check_mapping,
     check_matrix_keys,
     check_modalities,
+    check_mudata,
     per_modality,
     positions_of,
 )
 from cantata._mudata.obs import coalesce_obs
-from cantata._mudata.pairing import membership, modality_cells
+from cantata._mudata.pairing import modality_cells
+from cantata._mudata.panels import panel_of_batches, report_panel, without_nan
 from cantata._mudata.parts import mudata_of_parts, parts_of_mudata
 from cantata._mudata.values import matrix_of, recorded_reps
 from cantata.data import (
@@ -55,16 +58,19 @@ from cantata.model._imputation import (
 from cantata.model._plan import BestWeights
 from cantata.model._setup import (
     as_pairs,
+    check_known,
     check_module_names,
     check_setup_arguments,
     covariate_columns,
     fingerprints,
+    parameters_of,
 )
 from cantata.nn import CovariateEffects, Covariates, LikelihoodHead, with_new_categories
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from lightning.pytorch import LightningDataModule, LightningModule
+    from mudata import MuData
     from torch import Tensor
 
 logger = logging.getLogger(__name__)
@@ -147,11 +153,15 @@ class MosaicModelClass(BaseModelClass):
         Parts of the module that are trained in frozen queries beside the effects of covariates.
     ``_parts_of_cells``
         Parts of the module that belong to the cells of the reference and not to a query's.
+    ``_units(modality)``
+        What imputed values mean, in words.
     ``_embeddings_to_write(mdata, modalities)``, ``_expected(...)``, ``_reconstruct(...)``
         Where a model writes or decodes more than the default.
 
     **What it can rely on**
 
+    - Values are finite, and those of queries of the same kind as the model's;
+      ``_check_counts(modality, likelihood)`` refuses what a likelihood of counts cannot model.
     - A minibatch is as :class:`~cantata.data.MosaicDataset` says: of a modality it holds the
       rows that exist, which may be none or a single one (:class:`~cantata.nn.BatchNorm1d` takes
       both), and ``<modality>_rows`` says of which of its cells.
@@ -177,24 +187,32 @@ class MosaicModelClass(BaseModelClass):
     _training_plan_cls: Any = TrainingPlan
     _train_runner_cls = TrainRunner
     _data_loader_cls = MosaicLoader
+    _module_cls: Any = None  # takes the further arguments of a model that passes them on
     _data_splitter_cls = MosaicSplitter
 
     def __init__(self, mdata: MuData) -> None:
         self._check_set_up(mdata)
         super().__init__(mdata)
         self.is_frozen_ = self.has_inputs_ = False
-        member = membership(self.adata, self.modalities)
-        codes = np.zeros(len(member), dtype=int)
-        if self.setup_args["batch_key"] is not None:
-            codes = self.adata_manager.get_from_registry(BATCH)
         self.measured_batches_ = {
-            name: [bool(member[codes == batch, k].any()) for batch in range(self.n_batch)]
-            for k, name in enumerate(self.modalities)
+            name: (np.bincount(self._batch_codes(name), minlength=self.n_batch) > 0).tolist()
+            for name in self.modalities
         }
+        self.panels_ = {
+            name: panel_of_batches(
+                self.registered_values(name), self._batch_codes(name), self.n_batch
+            )
+            for name in self.modalities
+        }
+        if not self.is_query:
+            self._report_panels(0)
 
     def _get_init_params(self, locals: dict[str, Any]) -> dict[str, Any]:
         """Arguments of the model, as scvi-tools has them, after a check of the numbers."""
         parameters: dict[str, Any] = super()._get_init_params(locals)
+        own, passed_on = (parameters_of(call) for call in (type(self), self._module_cls))
+        for given in parameters["kwargs"].values():
+            check_known(type(self).__name__, given, own, passed_on)
         for arguments in (parameters["non_kwargs"], *parameters["kwargs"].values()):
             for name, value in arguments.items():
                 if isinstance(value, np.generic):
@@ -207,11 +225,7 @@ class MosaicModelClass(BaseModelClass):
     @classmethod
     def _check_set_up(cls, mdata: Any) -> None:
         """Refuse data that were not set up for this class."""
-        if not isinstance(mdata, MuData):
-            raise TypeError(
-                f"{cls.__name__} takes a MuData, got {type(mdata).__name__}. Wrap it: "
-                "mudata.MuData({'rna': adata, ...})."
-            )
+        check_mudata(mdata)
         try:
             cls._get_most_recent_anndata_manager(mdata, required=True)
         except ValueError as error:
@@ -384,6 +398,13 @@ class MosaicModelClass(BaseModelClass):
         """Number of batches, 1 without a batch key."""
         return max(1, len(self.batch_categories))
 
+    def _batch_codes(self, modality: str) -> np.ndarray:
+        """Batch of each of a modality's cells."""
+        cells = modality_cells(self.adata, modality)
+        if self.setup_args["batch_key"] is None:
+            return np.zeros(len(cells), dtype=np.int64)
+        return self.adata_manager.get_from_registry(BATCH)[cells]
+
     @property
     def n_categories(self) -> list[int]:
         """Number of categories of each categorical covariate but the batch."""
@@ -400,9 +421,18 @@ class MosaicModelClass(BaseModelClass):
         """What one pass over each modality's values found when they were registered."""
         return {name: MatrixStats(**self._state(name)["stats"]) for name in self.modalities}
 
+    def _check_counts(self, modality: str, likelihood: str, **kwargs: Any) -> None:
+        """Refuse registered values that the named likelihood of counts cannot model."""
+        if self.adata[modality].n_obs:
+            with warnings.catch_warnings():
+                if self.is_query:  # it was said of the reference
+                    warnings.filterwarnings("ignore", message=".* have no count in any cell")
+                check_counts(modality, self._matrix_stats[modality], likelihood, **kwargs)
+
     def registered_values(self, modality: str) -> Any:
         """Registered values of a modality, as they are stored."""
-        return matrix_of(self.adata, modality, self.setup_args["layers"][modality])
+        values = matrix_of(self.adata, modality, self.setup_args["layers"][modality])
+        return without_nan(values) if self._state(modality)["has_nan"] else values
 
     # Training -----------------------------------------------------------------------------------
 
@@ -469,6 +499,7 @@ class MosaicModelClass(BaseModelClass):
     def _ensure_inputs(self) -> None:
         """Call :meth:`_fit_inputs` unless it was called, or weights were inherited."""
         _compat.keep_thread_limit()
+        self._set_panels()
         if not self.has_inputs_:
             self._fit_inputs()
             self.has_inputs_ = True
@@ -479,9 +510,25 @@ class MosaicModelClass(BaseModelClass):
         if moved or self._new_cells():
             what = f"Features of modality {moved[0]!r}" if moved else "Cells"
             raise ValueError(
-                f"{what} were added, or moved, after the data were set up. Bring them back, or "
-                "set the data up again for a new model."
+                f"{what} were added, moved or removed after the data were set up. Bring them "
+                "back, or set the data up again for a new model."
             )
+
+    def _set_panels(self) -> None:
+        """Tell output layers which features each batch measured."""
+        for path, part in self.module.named_modules():
+            name = next((m for m in self.modalities if m in path.split(".")), None)
+            if isinstance(part, LikelihoodHead) and name is not None:
+                measured, counted = (
+                    torch.as_tensor(self.panels_[name][key]) for key in ("measured", "counted")
+                )
+                part.set_measured(None if measured.all() else measured, counted)
+
+    def _report_panels(self, first_batch: int) -> None:
+        """Warn of features that batches did not measure."""
+        for name, panel in self.panels_.items():
+            batches, names = range(first_batch, self.n_batch), self.batch_categories
+            report_panel(name, panel, self.feature_names(name), batches, names)
 
     def _fit_inputs(self) -> None:
         """Compute from the data what the module needs before its first step."""
@@ -505,6 +552,9 @@ class MosaicModelClass(BaseModelClass):
         `monitor` the last is kept. Trainer arguments that a user gives come before defaults.
         """
         max_epochs = check_integer("max_epochs", max_epochs, 1)
+        passed_on = ["ckpt_path", *parameters_of(Trainer), *parameters_of(LightningTrainer)]
+        own = parameters_of(self.train)
+        check_known(f"{type(self).__name__}.train", trainer_kwargs, own, passed_on)
         trainer_kwargs.setdefault("log_every_n_steps", 1)
         if "log_save_dir" not in trainer_kwargs:
             trainer_kwargs.setdefault("logger", _compat.simple_logger())
@@ -534,8 +584,10 @@ class MosaicModelClass(BaseModelClass):
             )
             # lightning trains in whatever mode the module is in; inference left it in evaluation
             self.module.train(not self.is_frozen_)
+            warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
             # minibatches start with the cells, whose number is what is inferred
             warnings.filterwarnings("ignore", message="Trying to infer the `batch_size`")
+            warnings.filterwarnings("ignore", message=".*LeafSpec")
             runner()
 
     # Running on data ----------------------------------------------------------------------------
@@ -603,9 +655,18 @@ class MosaicModelClass(BaseModelClass):
 
     def _align(self, mdata: MuData) -> MuData:
         """New data in the shape of the reference, sharing memory with it."""
-        if not isinstance(mdata, MuData):
-            raise TypeError(f"Expected a MuData, got {type(mdata).__name__}.")
+        check_mudata(mdata)
         shared = [name for name in self.modalities if name in mdata.mod]
+        unknown = [name for name in mdata.mod if name not in self.modalities]
+        if unknown and len(shared) < len(self.modalities):
+            lacking = next(name for name in self.modalities if name not in shared)
+            warnings.warn(
+                f"The model does not know {unknown[0]!r} of the query, and it lacks {lacking!r}: "
+                "if these are the same, rename it: mudata.MuData({"
+                f"{lacking!r}: query[{unknown[0]!r}], ...}}).",
+                UserWarning,
+                stacklevel=4,
+            )
         if shared:
             check_modalities(mdata, shared, allow_empty=True, allow_view=True)
         aligned = align_query(mdata, *self._shape)
@@ -724,7 +785,7 @@ class MosaicModelClass(BaseModelClass):
         batch_size: int | None = None,
         out: str | Path | None = None,
     ) -> AnnData:
-        """Expected values of a modality for every cell.
+        """Expected values of a modality for every cell, in registered units.
 
         Parameters
         ----------
@@ -751,8 +812,8 @@ class MosaicModelClass(BaseModelClass):
         Returns
         -------
         AnnData, cells x features, with ``.obs`` and ``obsm["spatial"]`` of the cells (of their
-        modalities where the MuData has none). ``.X`` is float32 in registered units; with `out`
-        it stays on disk.
+        modalities where the MuData has none). ``.X`` is float32, in the units
+        that ``.uns["cantata"]["units"]`` says; with `out` it stays on disk.
 
         Raises
         ------
@@ -802,7 +863,9 @@ class MosaicModelClass(BaseModelClass):
         batches = batch_codes(transform_batch, self.batch_categories)
         sizes = check_library_size(library_size, len(chosen), library_names)
         # 2. minibatch by minibatch, into memory or to disk
-        writer = ImputationWriter(cells.mdata, chosen, names[columns], out)
+        writer = ImputationWriter(
+            cells.mdata, chosen, names[columns], out, self._units(modality, **options)
+        )
         for tensors in self._minibatches(cells, chosen, batch_size):
             library: Any = sizes
             if isinstance(sizes, np.ndarray):
@@ -813,6 +876,10 @@ class MosaicModelClass(BaseModelClass):
             )
             writer.add(values[:, columns], None if std is None else std[:, columns], library)
         return writer.finish()
+
+    def _units(self, modality: str, **options: Any) -> str:
+        """What imputed values mean; `options` are those of :meth:`_expected`."""
+        return "registered values"
 
     def _expected(
         self,
@@ -843,7 +910,9 @@ class MosaicModelClass(BaseModelClass):
         measured = self.measured_batches_[modality]
         weights = batch_weights(tensors, batches, measured, self.batch_categories)
         decode = partial(self._decode, modality, **options)
-        return mean_over_batches(decode, z, Covariates.of(tensors), library, weights)
+        panel = torch.as_tensor(self.panels_[modality]["measured"], device=z.device)
+        panel = panel & torch.tensor(measured, device=z.device).unsqueeze(1)
+        return mean_over_batches(decode, z, Covariates.of(tensors), library, weights, panel)
 
     def _imputed_cells(self, cells: Cells, source: str | None, indices: Indices) -> np.ndarray:
         all_cells = np.arange(cells.mdata.n_obs)
@@ -1007,8 +1076,8 @@ class MosaicModelClass(BaseModelClass):
     ) -> Self:
         """A model of new data that starts from a reference model.
 
-        New batches start at the mean of the reference's batches, so that the model can be used
-        without training.
+        New batches start at the mean of the reference's batches in which a modality was measured,
+        so that the model can be used without training.
 
         Parameters
         ----------
@@ -1077,10 +1146,12 @@ class MosaicModelClass(BaseModelClass):
         weights, new_weights = self.module.state_dict(), model.module.state_dict()
         for key, new in new_weights.items():
             if key.split(".")[0] not in self._parts_of_cells:
-                new_weights[key] = with_new_categories(weights[key], new)
+                learned = self._batches_learned(key)
+                new_weights[key] = with_new_categories(weights[key], new, learned)
         model.module.load_state_dict(new_weights)
         model.has_inputs_ = self.has_inputs_
         model._inherit_from(self)
+        model._set_panels()
         model.to_device(self.device)
         return model
 
@@ -1090,11 +1161,35 @@ class MosaicModelClass(BaseModelClass):
         setup_args = registry[_compat.SETUP_ARGS]
         cls.setup_mudata(mdata, source_registry=registry, **setup_args, **kwargs)
 
+    def _batches_learned(self, key: str) -> list[bool] | None:
+        """For weights with a row per batch, in which batches their modality was measured.
+
+        None where weights of that name have no such rows, or are of no modality.
+        """
+        path, _, name = key.rpartition(".")
+        modality = next((m for m in self.modalities if m in path.split(".")), None)
+        if modality is None or not self.batch_categories:
+            return None
+        owners = [self.module.get_submodule(p) for p in _ancestors(path)]
+        in_head = any(isinstance(part, LikelihoodHead) for part in owners)
+        # heads have a row per batch of their own, and no batch among their further covariates
+        if in_head and not isinstance(owners[-1], LikelihoodHead):
+            return None
+        if not in_head and not (path.endswith("categorical") and name == "0"):
+            return None
+        return self.measured_batches_[modality]
+
     def _inherit_from(self, reference: Self) -> None:
-        """Remember in which batches a reference model saw a modality."""
+        """Remember in which batches a reference model saw a modality, and which features."""
         for name, measured in self.measured_batches_.items():
             for batch, before in enumerate(reference.measured_batches_[name]):
                 measured[batch] = measured[batch] or before
+            known, own = reference.panels_[name], self.panels_[name]
+            values, n_known = self.registered_values(name), reference.n_batch
+            panel = panel_of_batches(values, self._batch_codes(name), self.n_batch, known["rate"])
+            panel["measured"][:n_known] = known["measured"] | own["found"][:n_known]
+            self.panels_[name] = panel | {"counted": known["counted"]}
+        self._report_panels(reference.n_batch)
 
     def _freeze(self) -> None:
         """Let training change what belongs to batches and covariates alone."""
@@ -1158,6 +1253,8 @@ class MosaicModelClass(BaseModelClass):
         """
         if any(value is not None for value in kwargs.values()):
             raise TypeError(f"{cls.__name__}.load does not support {sorted(kwargs)}.")
+        if backup_url is None and not Path(dir_path, f"{prefix or ''}model.pt").exists():
+            raise ValueError(f"There is no saved model in {str(dir_path)!r}.")
         attributes, weights, saved, torch_device = _compat.saved_files(
             str(dir_path),
             accelerator=accelerator,
@@ -1176,11 +1273,8 @@ class MosaicModelClass(BaseModelClass):
         cls, attributes: dict[str, Any], weights: dict[str, Tensor], mdata: MuData | None
     ) -> Self:
         """Model with saved attributes and weights on data, or on none."""
-        if mdata is not None and not isinstance(mdata, MuData):
-            raise TypeError(
-                f"Expected a MuData, got {type(mdata).__name__}. Wrap it: "
-                "mudata.MuData({'rna': adata, ...})."
-            )
+        if mdata is not None:
+            check_mudata(mdata)
         registry = attributes["registry_"]
         name, setup_args = registry[_compat.MODEL_NAME], registry[_compat.SETUP_ARGS]
         if name != cls.__name__:
@@ -1227,6 +1321,7 @@ class MosaicModelClass(BaseModelClass):
                 setattr(model, name, value)
         model.module.on_load(model)
         model.module.load_state_dict(weights)
+        model._set_panels()
         model.module.eval()
         if model.is_frozen_:
             model._freeze()
@@ -1259,6 +1354,12 @@ class MosaicModelClass(BaseModelClass):
 
     def __repr__(self) -> str:
         return self.summary()
+
+
+def _ancestors(path: str) -> list[str]:
+    """Paths of a part of a module and of those that it is in, outermost first."""
+    names = path.split(".")
+    return [".".join(names[: depth + 1]) for depth in range(len(names))]
 
 
 def _unpickled(

@@ -67,6 +67,13 @@ class Covariates:
             None if self.values is None else self.values[rows],
         )
 
+    def to(self, device: torch.device) -> Covariates:
+        """The same covariates on a device."""
+        return Covariates(
+            None if self.codes is None else self.codes.to(device),
+            None if self.values is None else self.values.to(device),
+        )
+
     @property
     def batch(self) -> Tensor:
         """(n,) codes of the batch."""
@@ -150,22 +157,27 @@ class CovariateEffects(nn.Module):
         return total
 
 
-def with_new_categories(old: Tensor, new: Tensor) -> Tensor:
+def with_new_categories(old: Tensor, new: Tensor, learned: Sequence[bool] | None = None) -> Tensor:
     """Weights `old` in the shape of `new`, which may know more categories.
 
-    Rows are categories: those added are the mean of the old ones. Columns that are added, such as
-    those of a discriminator that is told the batch, are the new ones.
+    Rows are categories: those added are the mean of the old ones, or of those that have `learned`
+    something, if any. Columns that are added, such as those of a discriminator that is told the
+    batch, are the new ones.
 
     Examples
     --------
     >>> import torch
     >>> with_new_categories(torch.tensor([[1.0], [3.0]]), torch.zeros(3, 1)).tolist()
     [[1.0], [3.0], [2.0]]
+    >>> old, learned = torch.tensor([[1.0], [3.0]]), [True, False]
+    >>> with_new_categories(old, torch.zeros(3, 1), learned).tolist()
+    [[1.0], [3.0], [1.0]]
     """
     if old.shape == new.shape:
         return old
     if old.dim() == 2 and old.shape[0] < new.shape[0] and old.shape[1] == new.shape[1]:
-        added = old.mean(dim=0, keepdim=True).expand(new.shape[0] - len(old), -1)
+        known = old[torch.tensor(learned)] if learned is not None and any(learned) else old
+        added = known.mean(dim=0, keepdim=True).expand(new.shape[0] - len(old), -1)
         return torch.cat([old, added])
     if old.dim() == 2 and old.shape[0] == new.shape[0] and old.shape[1] < new.shape[1]:
         return torch.cat([old, new[:, old.shape[1] :].to(old.device)], dim=1)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from cantata.nn._mlp import MLP, BatchNorm1d
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cantata.nn._covariates import Covariates
 
 MIN_SCALE = 1e-7
 
@@ -134,10 +140,11 @@ class CrossEncoder(nn.Module):
 
 
 class SplitEncoder(nn.Module):
-    """A trunk with two heads, and a linear map beside them.
+    """A trunk with two heads, which may be told covariates, and a linear map beside them.
 
     The linear map is set, not trained: it holds the least-squares solution, and the trunk, whose
-    heads start at 0, adds what is not linear. Without it the map stays 0.
+    heads start at 0, adds what is not linear and what covariates change. Without it the map stays
+    0.
 
     Parameters
     ----------
@@ -147,6 +154,10 @@ class SplitEncoder(nn.Module):
         Widths of the two parts; the specific part may be 0.
     n_hidden, n_layers, dropout_rate
         Of the trunk.
+    n_categories, n_continuous
+        Covariates, see :class:`CovariateEffects`.
+    hidden_heads
+        Give each head a hidden layer as wide as its output.
 
     Examples
     --------
@@ -167,11 +178,29 @@ class SplitEncoder(nn.Module):
         n_hidden: int = 128,
         n_layers: int = 2,
         dropout_rate: float = 0.1,
+        *,
+        n_categories: Sequence[int] = (),
+        n_continuous: int = 0,
+        hidden_heads: bool = False,
     ) -> None:
         super().__init__()
         self.sizes = [n_shared, n_specific]
-        self.trunk = MLP(n_in, n_hidden, n_layers, use_batch_norm=True, dropout_rate=dropout_rate)
-        self.heads = nn.ModuleList(nn.Linear(n_hidden, size) for size in self.sizes if size)
+        self.trunk = MLP(
+            n_in,
+            n_hidden,
+            n_layers,
+            n_categories=n_categories,
+            n_continuous=n_continuous,
+            use_batch_norm=True,
+            dropout_rate=dropout_rate,
+        )
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Linear(n_hidden, size), nn.LeakyReLU(0.2), nn.Linear(size, size))
+            if hidden_heads
+            else nn.Linear(n_hidden, size)
+            for size in self.sizes
+            if size
+        )
         self.register_buffer("slope", torch.zeros(n_in, n_shared + n_specific))
         self.register_buffer("offset", torch.zeros(n_shared + n_specific))
 
@@ -180,12 +209,14 @@ class SplitEncoder(nn.Module):
         self.slope.copy_(weights)
         self.offset.copy_(offset)
         with torch.no_grad():
-            for parameter in self.heads.parameters():
-                parameter.zero_()
+            for head in self.heads:
+                last = head[-1] if isinstance(head, nn.Sequential) else head
+                for parameter in last.parameters():
+                    parameter.zero_()
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, covariates: Covariates | None = None) -> tuple[Tensor, Tensor]:
         """(n, n_shared) and (n, n_specific) from (n, n_in)."""
-        hidden = self.trunk(x)
+        hidden = self.trunk(x, covariates)
         out = torch.cat([head(hidden) for head in self.heads], dim=1)
         shared, specific = (out + x @ self.slope + self.offset).split(self.sizes, dim=1)
         return shared, specific

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cantata._numeric.batches import N_CLUSTERS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -31,15 +33,19 @@ class EncoderInput(nn.Module):
         Number p of features.
     transform
         ``"log1p"``: scaled to a total per cell, ``log(1 + x)``. ``"clr"``: centred log ratio over
-        cells, ``log(1 + x w)`` with a weight per feature. ``"tfidf"``: weighted by feature, scaled
-        to a total per cell, ``log(1 + x)``, and rows of components brought to unit root mean
-        square. ``"arcsinh"``: ``arcsinh(x / 5)``. ``"identity"``: as they are.
+        cells, ``log(1 + x w)`` with a weight per feature, and ``x w`` scaled to a total per cell
+        unless that is 0. ``"tfidf"``: weighted by feature, scaled to a total per cell,
+        ``log(1 + x)``, and rows of components brought to unit root mean square. ``"arcsinh"``:
+        ``arcsinh(x / 5)``. ``"identity"``: as they are.
     n_components
         Number k of components; None for the p standardised features themselves.
     total
         Total that cells are scaled to unless another one is fitted.
     invertible
-        Keep the way back from components.
+        Keep the way back.
+    n_batch
+        Number of batches that are told apart; None: they are not. Where the batch of cells is
+        given, a factor and a shift for each input take out what is peculiar to it.
 
     Examples
     --------
@@ -53,6 +59,15 @@ class EncoderInput(nn.Module):
     mean: Tensor
     inverse_sd: Tensor
     ceiling: Tensor
+    batch_ratio: Tensor
+    batch_shift: Tensor
+    cluster_share: Tensor
+    cluster_mean: Tensor
+    cluster_variance: Tensor
+    lowest: Tensor
+    highest: Tensor
+    factor: Tensor
+    library: Tensor
     n_used: Tensor
     loadings: Tensor
     offset: Tensor
@@ -67,6 +82,7 @@ class EncoderInput(nn.Module):
         *,
         total: float = 1.0,
         invertible: bool = True,
+        n_batch: int | None = None,
     ) -> None:
         super().__init__()
         self.transform: Transform = transform
@@ -77,13 +93,27 @@ class EncoderInput(nn.Module):
         self.register_buffer("mean", torch.zeros(n_features))
         self.register_buffer("inverse_sd", torch.ones(n_features))
         self.register_buffer("ceiling", torch.full((n_features,), torch.inf))
+        if n_batch is not None:
+            self.register_buffer("batch_ratio", torch.ones(n_batch, self.n_out))
+            self.register_buffer("batch_shift", torch.zeros(n_batch, self.n_out))
+            self.register_buffer("cluster_share", torch.zeros(N_CLUSTERS))
+            self.register_buffer("cluster_mean", torch.zeros(N_CLUSTERS, self.n_out))
+            self.register_buffer("cluster_variance", torch.zeros(N_CLUSTERS, self.n_out))
         self.register_buffer("n_used", torch.tensor(float(n_features)))
         if n_components is not None:
             self.register_buffer("loadings", torch.zeros(n_features, n_components))
             self.register_buffer("offset", torch.zeros(n_components))
-            if invertible:
-                self.register_buffer("coefficients", torch.zeros(n_components, n_features))
-                self.register_buffer("intercept", torch.zeros(n_features))
+        if not invertible:
+            return
+        # the range of transformed values (of scaled counts for chromatin), what makes the way
+        # back agree with measured means, and the total that it gives
+        self.register_buffer("lowest", torch.full((n_features,), -torch.inf))
+        self.register_buffer("highest", torch.full((n_features,), torch.inf))
+        self.register_buffer("factor", torch.ones(n_features))
+        self.register_buffer("library", torch.tensor(total))
+        if n_components is not None:
+            self.register_buffer("coefficients", torch.zeros(n_components, n_features))
+            self.register_buffer("intercept", torch.zeros(n_features))
 
     def get_extra_state(self) -> Tensor:
         """The transform, as a number."""
@@ -104,21 +134,39 @@ class EncoderInput(nn.Module):
     @property
     def scales_cells(self) -> bool:
         """Whether values are scaled to a total per cell, so that a way back needs a total."""
+        if self.transform == "clr":
+            return bool(self.total > 0)
         return self.transform in ("log1p", "tfidf")
 
-    def forward(self, values: Tensor) -> Tensor:
-        """(n, n_out) input of the encoder from (n, p) registered values, dense or CSR."""
+    def forward(self, values: Tensor, batch: Tensor | None = None) -> Tensor:
+        """(n, n_out) input of the encoder from (n, p) registered values, dense or CSR.
+
+        With the (n,) codes of a `batch`, what is peculiar to it is taken out; a code of -1, or
+        beyond the known batches, counts as their mean.
+        """
         if values.layout == torch.sparse_csr and self.is_rotated and self.scales_cells:
             x = self._rotated_sparse(values) - self.offset
         else:
             x = self.standardized(values.to_dense())
-            if not self.is_rotated:
-                return x
-            x = x @ self.loadings - self.offset
-        if self.transform != "tfidf":
+            if self.is_rotated:
+                x = x @ self.loadings - self.offset
+        if self.transform == "tfidf":
+            size = (x.square().sum(dim=1, keepdim=True) / self.n_used).sqrt()
+            x = x / torch.where(size > 0, size, 1.0)
+        if batch is None:
             return x
-        size = (x.square().sum(dim=1, keepdim=True) / self.n_used).sqrt()
-        return x / torch.where(size > 0, size, 1.0)
+        ratio, shift = self._of_batch(batch)
+        return x * ratio + shift
+
+    def _of_batch(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, n_out) factors and shifts by the batch of cells."""
+        known = (batch >= 0) & (batch < len(self.batch_ratio))
+        row = torch.where(known, batch, len(self.batch_ratio)).long()
+        ratio, shift = (
+            torch.cat([x, x.mean(dim=0, keepdim=True)])[row]
+            for x in (self.batch_ratio, self.batch_shift)
+        )
+        return ratio, shift
 
     def standardized(self, values: Tensor) -> Tensor:
         """(n, p) transformed and standardised values, before any rotation."""
@@ -132,7 +180,7 @@ class EncoderInput(nn.Module):
         if self.transform == "arcsinh":
             return torch.arcsinh(values / ARCSINH_COFACTOR)
         values = values * self.weight
-        if self.transform != "clr":
+        if self.scales_cells:
             sums = values.sum(dim=1, keepdim=True)
             values = values * (self.total / torch.where(sums > 0, sums, 1.0))
         return torch.log1p(values.clamp(min=0))
@@ -158,7 +206,9 @@ class EncoderInput(nn.Module):
         )
         return rotated - lowest @ self.loadings
 
-    def inverse(self, x: Tensor, library: Tensor | None = None) -> Tensor:
+    def inverse(
+        self, x: Tensor, library: Tensor | None = None, batch: Tensor | None = None
+    ) -> Tensor:
         """(n, p) values in registered units from (n, n_out) output of the decoder.
 
         Parameters
@@ -166,19 +216,23 @@ class EncoderInput(nn.Module):
         x
             Output of the decoder.
         library
-            (n,) totals of the cells' values; the total that cells are scaled to by default. Only
-            transforms that scale cells use it.
+            (n,) totals of the cells' values; the median total of the cells that the transform was
+            fitted to by default. Only transforms that scale cells use it.
+        batch
+            (n,) codes of the batch, as for :meth:`forward`.
 
         Returns
         -------
-        Values; those of transforms that scale cells are not negative.
+        Values, not outside the range of those that the transform was fitted to. Rows of
+        transforms that scale cells sum to the totals; `factor` makes their means unbiased.
         """
+        if batch is not None:
+            ratio, shift = self._of_batch(batch)
+            x = (x - shift) / ratio
         if self.is_rotated:
             x = x @ self.coefficients + self.intercept
-        if (
-            self.transform == "tfidf"
-        ):  # the regression is on scaled counts, not on their logarithms
-            return self._sized(x.clamp(min=0), library)
+        if self.transform == "tfidf":  # regressed on scaled counts, not on their logarithms
+            return self._sized(self._within(x * self.factor, self.lowest, self.highest), library)
         return self.from_standardized(x, library)
 
     def from_standardized(self, x: Tensor, library: Tensor | None = None) -> Tensor:
@@ -187,14 +241,26 @@ class EncoderInput(nn.Module):
         `library` as for :meth:`inverse`.
         """
         varies = self.inverse_sd > 0
-        values = x / torch.where(varies, self.inverse_sd, 1.0) * varies + self.mean
+        x = x / torch.where(varies, self.inverse_sd, 1.0) * varies + self.mean
+        values = self._untransformed(x) * self.factor
+        ends = self._untransformed(self.lowest), self._untransformed(self.highest)
+        return self._sized(self._within(values, *ends), library)
+
+    def _untransformed(self, x: Tensor) -> Tensor:
         if self.transform == "identity":
-            return values
+            return x
         if self.transform == "arcsinh":
-            return ARCSINH_COFACTOR * torch.sinh(values)
-        values = torch.expm1(values.clamp(min=0)) / torch.where(self.weight > 0, self.weight, 1.0)
-        return self._sized(values, library if self.scales_cells else None)
+            return ARCSINH_COFACTOR * torch.sinh(x)
+        return torch.expm1(x.clamp(min=0)) / torch.where(self.weight > 0, self.weight, 1.0)
+
+    def _within(self, values: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
+        """Values in the range that was measured."""
+        return torch.minimum(torch.maximum(values, lowest), highest)
 
     def _sized(self, values: Tensor, library: Tensor | None) -> Tensor:
-        """Values of cells scaled from the common total to their own."""
-        return values if library is None else values * (library / self.total).unsqueeze(1)
+        """Values whose rows sum to library sizes, if they are those of cells that are scaled."""
+        if not self.scales_cells:
+            return values
+        sums = values.sum(dim=1, keepdim=True)
+        sizes = self.library if library is None else library.unsqueeze(1)
+        return values * (sizes / torch.where(sums > 0, sums, 1.0))

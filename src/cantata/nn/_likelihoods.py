@@ -20,6 +20,10 @@ from cantata.nn._covariates import CovariateEffects, Covariates
 
 MIN_LIBRARY = 1e-4
 MIN_SCALE = 1e-7
+MIN_SHARE = 1e-6
+"""Share of the features that library sizes count, below which sizes are not scaled further."""
+ABSENT = -1e4
+"""Location of a feature that a batch did not measure: its share of the counts is 0."""
 
 
 class LikelihoodHead(nn.Module):
@@ -27,6 +31,10 @@ class LikelihoodHead(nn.Module):
 
     The location of feature j in batch b is ``softplus(scale[b, j]) * (w_j h) + bias[b, j]``.
     Covariates other than the batch add a learned vector.
+
+    Features that a batch did not measure (:meth:`set_measured`) have no part in its likelihood.
+    Library sizes are then totals over the features that all batches have in common, so that
+    they mean the same in every batch.
 
     Parameters
     ----------
@@ -48,6 +56,13 @@ class LikelihoodHead(nn.Module):
     """Whether the mean is a library size times proportions."""
     scales_one_batch = True
     """Whether locations are scaled and shifted where there is a single batch, too."""
+    absent_location: float | None = ABSENT
+    """Location of a feature that a batch did not measure; None: its loss is left out instead."""
+
+    measured: Tensor | None
+    """(n_batch, p) whether each batch measured each feature; None: all did."""
+    counted: Tensor | None
+    """(p,) features that library sizes are totals of; None: all."""
 
     def __init__(
         self,
@@ -60,6 +75,8 @@ class LikelihoodHead(nn.Module):
         super().__init__()
         self.n_features, self.n_batch = n_features, n_batch
         self.output = nn.Linear(n_hidden, n_features)
+        self.register_buffer("measured", None, persistent=False)
+        self.register_buffer("counted", None, persistent=False)
         self.scale = nn.Parameter(torch.zeros(n_batch, n_features))
         self.bias = nn.Parameter(torch.zeros(n_batch, n_features))
         self.covariates = (
@@ -72,6 +89,23 @@ class LikelihoodHead(nn.Module):
         """Row of `table` for each cell; a single row is broadcast instead of copied."""
         return table[0] if self.n_batch == 1 else functional.embedding(covariates.batch, table)
 
+    def set_measured(self, measured: Tensor | None, counted: Tensor | None) -> None:
+        """Set which features each batch measured, and which ones library sizes count."""
+        device = self.scale.device
+        self.measured = None if measured is None else measured.to(device)
+        self.counted = None if counted is None or counted.all() else counted.to(device)
+
+    def observed_library(self, values: Tensor) -> Tensor:
+        """(n,) totals of (n, p) counts, bounded away from 0."""
+        counts = values if self.counted is None else values[:, self.counted]
+        return counts.sum(dim=1).clamp(min=MIN_LIBRARY)
+
+    def _only_measured(self, values: Tensor, covariates: Covariates, absent: float) -> Tensor:
+        """(n, p) values, `absent` where the batch of a cell did not measure the feature."""
+        if self.measured is None:
+            return values
+        return values.masked_fill(~self.measured[covariates.batch], absent)
+
     def location(self, hidden: Tensor, covariates: Covariates) -> Tensor:
         """(n, p) locations of cells."""
         location = self.output(hidden).float()
@@ -80,9 +114,12 @@ class LikelihoodHead(nn.Module):
         if self.n_batch == 1 and not self.scales_one_batch:
             return location
         scale = functional.softplus(self.scale)
-        return torch.addcmul(
+        location = torch.addcmul(
             self._per_batch(self.bias, covariates), self._per_batch(scale, covariates), location
         )
+        if self.absent_location is None:
+            return location
+        return self._only_measured(location, covariates, self.absent_location)
 
     def log_prob(
         self, location: Tensor, library: Tensor | None, covariates: Covariates, target: Any
@@ -93,7 +130,8 @@ class LikelihoodHead(nn.Module):
         likelihoods, :class:`~cantata.losses.ScaledValues` for ``"bce"``, (n, p) values for
         ``"mse"``.
         """
-        return self.distribution(location, library, covariates).log_prob(target.dense).sum(dim=1)
+        log_prob = self.distribution(location, library, covariates).log_prob(target.dense)
+        return self._only_measured(log_prob, covariates, 0.0).sum(dim=1)
 
     def mean_loss(
         self, hidden: Tensor, covariates: Covariates, library: Tensor | None, target: Any
@@ -119,11 +157,17 @@ class PoissonHead(LikelihoodHead):
     requires_counts = True
     has_library = True
 
-    @staticmethod
-    def mean(location: Tensor, library: Tensor | None) -> Tensor:
+    def mean(self, location: Tensor, library: Tensor | None) -> Tensor:
         """(n, p) expected counts."""
+        return functional.softmax(location, dim=1) * self._total(location, library).unsqueeze(1)
+
+    def _total(self, location: Tensor, library: Tensor | None) -> Tensor:
+        """(n,) totals over all features from library sizes, which may count some of them only."""
         assert library is not None
-        return functional.softmax(location, dim=1) * library.unsqueeze(1)
+        if self.counted is None:
+            return library
+        share = location[:, self.counted].logsumexp(dim=1) - location.logsumexp(dim=1)
+        return library / share.exp().clamp(min=MIN_SHARE)
 
     def distribution(
         self, location: Tensor, library: Tensor | None, covariates: Covariates
@@ -133,8 +177,7 @@ class PoissonHead(LikelihoodHead):
     def log_prob(
         self, location: Tensor, library: Tensor | None, covariates: Covariates, target: Any
     ) -> Tensor:
-        assert library is not None
-        return poisson_log_prob(location, library, target)
+        return poisson_log_prob(location, self._total(location, library), target)
 
 
 class NegativeBinomialHead(PoissonHead):
@@ -153,9 +196,9 @@ class NegativeBinomialHead(PoissonHead):
     def log_prob(
         self, location: Tensor, library: Tensor | None, covariates: Covariates, target: Any
     ) -> Tensor:
-        assert library is not None
         log_theta = self._per_batch(self.log_theta, covariates)
-        return negative_binomial_log_prob(location, library, log_theta, target)
+        total = self._total(location, library)
+        return negative_binomial_log_prob(location, total, log_theta, target)
 
 
 class ZeroInflatedNegativeBinomialHead(NegativeBinomialHead):
@@ -179,7 +222,8 @@ class ZeroInflatedNegativeBinomialHead(NegativeBinomialHead):
     def log_prob(
         self, location: Tensor, library: Tensor | None, covariates: Covariates, target: Any
     ) -> Tensor:
-        return self.distribution(location, library, covariates).log_prob(target.dense).sum(dim=1)
+        log_prob = self.distribution(location, library, covariates).log_prob(target.dense)
+        return self._only_measured(log_prob, covariates, 0.0).sum(dim=1)
 
 
 class BernoulliHead(LikelihoodHead):
@@ -203,6 +247,7 @@ class NormalHead(LikelihoodHead):
     """Continuous values with a standard deviation per batch and feature."""
 
     models_counts = False
+    absent_location = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -254,11 +299,13 @@ class SquaredHead(LikelihoodHead):
 
     models_counts = False
     scales_one_batch = False
+    absent_location = None
 
     def log_prob(
         self, location: Tensor, library: Tensor | None, covariates: Covariates, target: Any
     ) -> Tensor:
-        return -(location - target).square().sum(dim=1)
+        errors = (location - target).square()
+        return -self._only_measured(errors, covariates, 0.0).sum(dim=1)
 
     def expected(self, location: Tensor, library: Tensor | None, covariates: Covariates) -> Tensor:
         return location

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from scanpy.plotting import palettes
 
-from cantata._mudata.checks import check_count
+from cantata._mudata.checks import check_integer
 from cantata._mudata.obs import coalesce_obs
 from cantata._mudata.pairing import membership, row_table
 from cantata._mudata.patterns import natural_order, pattern_codes, pattern_name
@@ -41,7 +41,7 @@ def panels_for(
         if len(given) != n:
             raise ValueError(f"{len(given)} axes were given for {n} panels.")
         return given
-    n_columns = min(check_count(ncols, "ncols"), n)
+    n_columns = min(check_integer("ncols", ncols), n)
     n_rows = -(-n // n_columns)
     _, grid = plt.subplots(
         n_rows,

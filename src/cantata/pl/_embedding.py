@@ -82,7 +82,7 @@ def embedding(
     1
     """
     check_mudata(mdata)
-    keys = [color] if isinstance(color, str) else name_list("color", color)
+    keys = name_list("color", color)
     xy, axis_label = coordinates(mdata, basis)
     columns = [cell_values(mdata, key) for key in keys]
     width = PANEL_INCHES + LEGEND_INCHES

@@ -152,8 +152,6 @@ def imputed(
     if activity is not None:
         shown.append(_activity(mdata, gene, activity, layers))
     if peaks is not None:
-        if not isinstance(peaks, str) and not len(peaks):
-            raise ValueError("peaks=[] names no peak; None takes those near the gene.")
         shown.append(_peak_sum(mdata, target, name_list("peaks", peaks), "", layers))
     elif max_distance is not None:
         near = _peaks_near(mdata, gene, source, target, annotation, max_distance)

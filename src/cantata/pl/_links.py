@@ -18,7 +18,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from cantata import _keys
-from cantata._mudata.checks import check_count, check_mudata, name_list
+from cantata._mudata.checks import check_integer, check_mudata, name_list
 from cantata.pl._axes import MISSING_COLOR
 from cantata.pl._genome import Gene, find_gene, same_chromosome, target_regions
 from cantata.pl._heatmap import block_order, draw_matrix, new_axes
@@ -162,7 +162,7 @@ def links(
     check_mudata(mdata)
     genes = None
     if gene is not None:
-        genes = [gene] if isinstance(gene, str) else name_list("gene", gene)
+        genes = name_list("gene", gene)
     table = find(links, method)
     if genes is not None:
         table = _links_of(table, genes, mdata, source)
@@ -331,7 +331,7 @@ def _draw_heatmap(
     table: _LinkTable, n_top: int, *, names: tuple[str, str], cmap: str, ax: Axes | None
 ) -> Axes:
     """Draw the strongest of the links that count as a matrix in which blocks can be seen."""
-    check_count(n_top, "n_top")
+    check_integer("n_top", n_top)
     counting = table.links[table.links["counts"]]
     if counting.empty:
         raise ValueError(f"None of the {len(table.links)} links has {table.rule}.")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from mudata import MuData
 
+from cantata._mudata.checks import check_mudata, check_obsmap
 from cantata._mudata.kinds import hashtag_hint, kind_of
-from cantata._mudata.obs import coalesce_obs
+from cantata._mudata.obs import category_names, check_groups, coalesce_obs
 from cantata._mudata.pairing import connected_groups, membership, modality_cells, row_table
 from cantata._mudata.patterns import pattern_counts
 from cantata._mudata.values import MatrixReader, choose_layer, with_counts
@@ -21,6 +21,8 @@ from cantata.pp._report import Report
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from mudata import MuData
 
 MIN_PAIRS = 50
 """CLUE is worse with fewer pairs than SCMODAL with none (accuracy .60 with 20, .94 with 50)."""
@@ -174,17 +176,14 @@ def pairing_report(mdata: MuData, *, batch_key: str | None = None) -> PairingRep
     >>> int(report.counts.to_numpy().sum()) == mdata.n_obs
     True
     """
-    if not isinstance(mdata, MuData):
-        raise TypeError(
-            f"Expected a MuData, got {type(mdata).__name__}. Wrap it: "
-            "mudata.MuData({'rna': adata})."
-        )
+    check_mudata(mdata)
     names = list(mdata.mod)
     if not names:
         counts, _ = pattern_counts(mdata, batch_key)
         _, _, reason = choose_model(np.zeros((mdata.n_obs, 0), dtype=bool), names)
         empty = pd.DataFrame(columns=["cells", "p"])
         return PairingReport(counts, {}, {}, {}, empty, None, None, reason, ())
+    check_obsmap(mdata, names)
     # 1. what is measured: cells without counts are not
     rows, member = row_table(mdata), membership(mdata)
     full = {name: _with_counts(mdata, name) for name in names}
@@ -195,7 +194,9 @@ def pairing_report(mdata: MuData, *, batch_key: str | None = None) -> PairingRep
     # 2. do cells with two modalities agree better than shuffled ones?
     groups = None
     if batch_key is not None:
-        groups = pd.factorize(coalesce_obs(mdata, batch_key))[0]
+        batch = category_names(coalesce_obs(mdata, batch_key))
+        check_groups(batch, "batch_key", batch_key)
+        groups = pd.factorize(batch)[0]
     pairs = _check_pairs(mdata, rows, member, groups)
     wrong = tuple(pairs.index[pairs["p"] > MAX_P])
     model, alternative, reason = choose_model(member, names, wrong)

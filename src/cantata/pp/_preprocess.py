@@ -15,7 +15,7 @@ from scipy import sparse
 from cantata import _keys
 from cantata._mudata.checks import check_mapping, check_modalities, match_features, matrix_stats
 from cantata._mudata.kinds import Kind, hashtag_hint, resolve_kinds
-from cantata._mudata.obs import coalesce_obs
+from cantata._mudata.obs import category_names, coalesce_obs
 from cantata._mudata.pairing import modality_cells
 from cantata._mudata.values import (
     check_in_memory,
@@ -216,7 +216,7 @@ def _batches(mdata: MuData, batch_key: str | None, names: list[str]) -> dict[str
                 f"batch_key={batch_key!r}: {missing.size} cells of modality {name!r} have no "
                 f"batch, e.g. {missing[0]!r}. Fill the column in, e.g. with 'unknown'."
             )
-        batches[name] = batch.astype(str).to_numpy(dtype=object)
+        batches[name] = category_names(batch).to_numpy(dtype=object)
     return batches
 
 

@@ -3,6 +3,7 @@
 from cantata._numeric.knn_labels import knn_labels
 from cantata.tl._cluster_correlation import cluster_correlation
 from cantata.tl._dimensions._estimate_dimensions import Dimensions, estimate_dimensions
+from cantata.tl._latent._features_by_space import features_by_space
 from cantata.tl._latent._interpret_latent import interpret_latent
 from cantata.tl._latent._interpretation import LatentInterpretation
 from cantata.tl._latent._latent_association import latent_association
@@ -20,6 +21,7 @@ __all__ = [
     "cluster_correlation",
     "estimate_dimensions",
     "feature_network",
+    "features_by_space",
     "group_features",
     "infer_links",
     "interpret_latent",

@@ -8,7 +8,7 @@ from scipy import sparse
 
 from cantata import _keys
 from cantata._mudata.embeddings import modality_rep
-from cantata._mudata.obs import coalesce_obs
+from cantata._mudata.obs import category_names, coalesce_obs
 from cantata._mudata.pairing import modality_cells
 from cantata.metrics import matching_matrix
 
@@ -111,7 +111,7 @@ def _batches(
     """Batch of every row of the two modalities; None without a key."""
     if batch_key is None:
         return [None, None]
-    batches = coalesce_obs(mdata, batch_key, modalities)
+    batches = category_names(coalesce_obs(mdata, batch_key, modalities))
     columns: list[np.ndarray | None] = []
     for name, rows in zip(modalities, cells, strict=True):
         column = batches.iloc[rows]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from cantata._numeric.canonical import canonical_variates
 from cantata.tl._dimensions import _parallel_analysis
 from cantata.tl._dimensions._input import ScaledFeatures
 from cantata.tl._dimensions._parallel_analysis import (
@@ -59,18 +60,19 @@ def naive(residual):
 
 
 @pytest.mark.usefixtures("_width")
-def test_components_equal_a_decomposition(residual):
+@pytest.mark.parametrize("n", [5, 11, 12])
+def test_components_equal_a_decomposition(residual, n):
     left = naive(residual)
-    values, axes = residual.components(5)
+    values, axes = residual.components(n)
     sizes, turned = np.linalg.svd(left, full_matrices=False)[1:]
-    np.testing.assert_allclose(values, sizes[:5] ** 2 / 80, rtol=1e-6)
-    np.testing.assert_allclose(np.abs(turned[:5] @ axes), np.eye(5), atol=1e-4)
+    np.testing.assert_allclose(values, sizes[:n] ** 2 / 80, rtol=1e-6)
+    np.testing.assert_allclose(np.abs(turned[:n] @ axes), np.eye(n), atol=1e-4)
 
 
 def test_sums_of_squares_equal_those_of_the_rest(residual):
     left = naive(residual)
-    _, axes = residual.components(4)
-    for n in (0, 1, 3):
+    _, axes = residual.components(12)
+    for n in (0, 1, 3, 12):
         rest = left - left @ axes[:, :n] @ axes[:, :n].T
         rows, columns = residual.sums_of_squares(axes[:, :n])
         np.testing.assert_allclose(rows, (rest**2).sum(axis=1), atol=1e-8)
@@ -218,6 +220,30 @@ def test_held_out_correlations_equal_a_loop():
     basis = found.basis(0, x)
     np.testing.assert_allclose(basis.T @ basis, np.eye(2), atol=1e-10)
     np.testing.assert_allclose(basis.mean(axis=0), 0, atol=1e-10)
+
+
+def test_correlations_of_three_blocks_are_means_over_their_pairs():
+    """Of which one has nothing in common with the others; over halves of the cells."""
+    rng = np.random.default_rng(0)
+    common = rng.normal(size=(300, 1))
+    blocks = [np.hstack([common + rng.normal(size=(300, 1)), rng.normal(size=(300, 2))])]
+    blocks += [np.hstack([common, rng.normal(size=(300, 1))]), rng.normal(size=(300, 3))]
+    options = {"min_correlation": 0.1, "n_permutations": 3, "alpha": 0.05, "seed": 1}
+    found = shared_variates(blocks, 2, **options)
+    pairs, with_others = [], []
+    for test in np.array_split(np.random.default_rng([1, 0]).permutation(300), 2):
+        train = np.setdiff1d(np.arange(300), test)
+        fitted = canonical_variates([x[train] for x in blocks], 2)
+        parts = [fitted.transform(k, x[test]) for k, x in enumerate(blocks)]
+        for j in range(2):
+            own = [part[:, j] for part in parts]
+            three = [np.corrcoef(own[a], own[b])[0, 1] for a, b in ((0, 1), (0, 2), (1, 2))]
+            pairs.append(np.mean(three))
+            with_others += [np.corrcoef(x, sum(own) - x)[0, 1] for x in own]
+    np.testing.assert_allclose(found.correlations, np.reshape(pairs, (2, 2)).mean(axis=0))
+    by_block = np.reshape(with_others, (2, 2, 3)).mean(axis=0).T
+    np.testing.assert_allclose(found.by_block, by_block)
+    assert np.abs(by_block - found.correlations).min() > 0.01
 
 
 def test_weak_correlations_do_not_count():

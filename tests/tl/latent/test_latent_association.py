@@ -354,6 +354,16 @@ def test_columns_that_say_nothing(mdata):
     assert adt["p"].notna().all()
 
 
+@pytest.mark.parametrize("value", [2.5, "one"])
+def test_a_column_of_one_value_is_not_tested(mdata, value):
+    data = mdata.copy()
+    data.obs["same"] = np.where(np.arange(300) % 4 == 0, None, value)
+    data.obs["same"] = data.obs["same"].astype(type(value) if value == 2.5 else object)
+    table = latent_association(data, "same", use_rep="X_apollo")
+    assert (table["n"] == 225).all()
+    assert table[["statistic", "effect", "p"]].isna().all().all()
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -372,7 +382,7 @@ def test_columns_that_say_nothing(mdata):
         ({"n_components": 0}, ValueError, "n_components must be at least 1, got 0"),
         ({"n_clusters": 1}, ValueError, "n_clusters must be at least 2, got 1"),
         ({"resolution": 0}, ValueError, "resolution=0"),
-        ({"categorical": "kind"}, TypeError, "categorical='kind' must be a list"),
+        ({"categorical": 1}, TypeError, "categorical=1: give a list of names"),
         ({"categorical": ["batch"]}, KeyError, "'batch' is none of keys"),
         ({"n_seeds": 0}, ValueError, "n_seeds must be at least 1, got 0"),
         ({"cluster_test": "wilcoxon"}, ValueError, "cluster_test='wilcoxon' is unknown"),

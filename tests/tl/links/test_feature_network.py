@@ -173,7 +173,7 @@ def test_no_edge_is_an_empty_network():
     [
         ({"cells": "atac"}, KeyError, "cells='atac' is no modality"),
         ({"modalities": ["atac"]}, KeyError, "modalities='atac' is no modality"),
-        ({"modalities": "rna"}, TypeError, "must be a list"),
+        ({"modalities": 1}, TypeError, "modalities=1: give a list of names"),
         ({"modalities": []}, ValueError, "modalities is empty"),
         ({"imputed": {}, "modalities": ["rna", "adt"]}, KeyError, "scmodal_imputed_adt"),
         ({"imputed": {"adt": 1}}, TypeError, "imputed is a int"),

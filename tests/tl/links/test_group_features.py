@@ -111,7 +111,7 @@ def test_chosen_features_in_their_order(mdata):
         ({"modality": "rna"}, KeyError, "modality='rna' is no modality"),
         ({"modality": "other", "layer": "x"}, KeyError, "layer='x'"),
         ({"threshold": 1.5}, ValueError, "threshold=1.5 must be within"),
-        ({"features": "f1"}, TypeError, "features='f1' must be a list"),
+        ({"features": 1}, TypeError, "features=1: give a list of names"),
         ({"features": []}, ValueError, "features is empty; name at least one"),
         ({"features": ["f1", "f2", "f1"]}, ValueError, "'f1' occurs twice"),
         ({"features": ["f1", "CD4"]}, KeyError, "1 of 2 are no features of 'image', e.g. 'CD4'"),

@@ -7,14 +7,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 import numpy as np
 import pandas as pd
 import torch
+from scvi import settings
 
 from cantata import _keys
-from cantata._mudata.checks import check_counts, check_integer, per_modality
-from cantata._mudata.pairing import check_connected, membership
+from cantata._mudata.checks import (
+    check_integer,
+    check_no_empty_cell,
+    per_modality,
+)
+from cantata._mudata.pairing import check_connected, membership, row_table
 from cantata._mudata.values import MatrixReader
 from cantata._numeric.normalise import row_sums
 from cantata._numeric.sampling import sample_cells
-from cantata.model._inputs import fit_input, resolve_transforms, sampled_rows
+from cantata.model._inputs import BLOCK_ROWS, fit_input, resolve_transforms, sampled_rows
+from cantata.model.apollo._batches import mix_encoders
 from cantata.model.apollo._checkpoint import Stage, StageCheckpoint, StageRecord, digest
 from cantata.model.apollo._impute import MAX_CALIBRATION_CELLS, Calibration
 from cantata.model.apollo._module import SHARED, APOLLOModule
@@ -25,14 +31,14 @@ from cantata.model.apollo._training import (
     by_cell,
     cached_inputs,
     continued,
+    covariates_of,
     is_better_than_linear,
-    least_losses,
     set_start,
     split,
     table_rows_of,
 )
 from cantata.model.base import Batches, Cells, Indices, MosaicModelClass
-from cantata.nn import LOSSES
+from cantata.nn import LOSSES, Covariates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,8 +47,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
     from torch import Tensor
-
-    from cantata.nn import Covariates
 
 N_STEPS, MIN_EPOCHS, MAX_EPOCHS = 400, 15, 60
 """Steps of the default schedule of each stage, and bounds on its epochs."""
@@ -101,6 +105,9 @@ class APOLLO(MosaicModelClass):
     start
         ``"canonical"``: canonical variates of the modalities' components, and principal
         components of what these leave. ``"normal"``: N(0, 1), as in the paper.
+    **module_kwargs
+        Further arguments of :class:`~cantata.model.apollo.APOLLOModule`, which the published
+        settings need.
 
     Raises
     ------
@@ -124,8 +131,9 @@ class APOLLO(MosaicModelClass):
     method = "apollo"
     _open_when_frozen = _parts_of_cells = ("tables",)
     presets: ClassVar = PRESETS
-    """Published settings: ``APOLLO(mdata, **presets["published"]["model"])`` and
-    ``model.train(**presets["published"]["train"])``."""
+    """Published settings, for SHARE-seq (``"published"``), CITE-seq (``"cite"``) and
+    ``"simulations"``: ``APOLLO(mdata, **presets["cite"]["model"])`` and
+    ``model.train(**presets["cite"]["train"])``."""
     _module_cls = APOLLOModule
 
     def __init__(
@@ -146,6 +154,7 @@ class APOLLO(MosaicModelClass):
         noise: float = 1.0,
         learn_noise: bool = False,
         start: Literal["canonical", "normal"] = "canonical",
+        **module_kwargs: Any,
     ) -> None:
         init_params = self._get_init_params(locals())
         if start not in ("canonical", "normal"):
@@ -174,6 +183,7 @@ class APOLLO(MosaicModelClass):
         self.table_cells_ = np.array([], dtype=str)
         self.table_members_: dict[str, np.ndarray] = {}
         self.typical_totals_: dict[str, float] = {}
+        self.calibrations_: dict[str, dict[str, Any]] = {}
 
     def _check_losses(self, losses: Mapping[str, str]) -> None:
         unknown = {name: value for name, value in losses.items() if value not in LOSSES}
@@ -181,13 +191,16 @@ class APOLLO(MosaicModelClass):
             raise ValueError(f"Unknown losses {unknown}; choose from {sorted(LOSSES)}.")
         if not self.is_query:
             check_connected(membership(self.adata, self.modalities), self.modalities, "APOLLO")
+            for name in losses:
+                check_no_empty_cell(name, self._matrix_stats[name])
         for name, loss in losses.items():
-            if LOSSES[loss].requires_counts and self.adata[name].n_obs:
-                check_counts(name, self._matrix_stats[name], loss)
+            if LOSSES[loss].requires_counts:
+                self._check_counts(name, loss, remedy="losses={{{name!r}: 'mse'}}")
 
     def _inherit_from(self, reference: Self) -> None:
         super()._inherit_from(reference)
         self.typical_totals_ = dict(reference.typical_totals_)
+        self.calibrations_ = dict(reference.calibrations_)
 
     # Training -----------------------------------------------------------------------------------
 
@@ -287,6 +300,7 @@ class APOLLO(MosaicModelClass):
             n_rows = {name: int((rows >= 0).sum()) for name, rows in table_rows.items()}
             checkpoint.check(self.module, cells, n_rows, n_epochs)
         # 1. what encoders read, and where latents start or were
+        self._train_cells = train
         self._ensure_inputs()
         if checkpoint is not None:
             self.module.load_state_dict(dict(checkpoint.weights))
@@ -299,7 +313,7 @@ class APOLLO(MosaicModelClass):
         if linear_encoders and inputs is not None and not self.is_frozen_:
             linear_inputs = by_cell(self, inputs)
         validates = early_stopping and len(parts[1]) > 0
-        best = least_losses(self.history or {}) if checkpoint is None else dict(checkpoint.best)
+        best = {} if checkpoint is None else dict(checkpoint.best)
 
         def run(
             stage: Stage,
@@ -324,8 +338,13 @@ class APOLLO(MosaicModelClass):
         # 2. latents and decoders
         if checkpoint is None or checkpoint.stage == "latent":
             judged_by = linear_inputs if validates else None
-            latents = LatentPlan(self.module, table_rows, judged_by, **(plan_kwargs or {}))
+            batch = None
+            if self.n_batch > 1:
+                batch = np.asarray(self.adata_manager.get_from_registry(_keys.BATCH))[train]
+            further = {"batch": batch, **(plan_kwargs or {})}
+            latents = LatentPlan(self.module, table_rows, judged_by, **further)
             run("latent", latents, None, judged_by is not None)
+            latents.mix()
             if linear_inputs is not None:
                 fit_linear_encoders(self.module, linear_inputs, table_rows)
         # 3. encoders; linear ones are kept where held-out cells gain nothing by more
@@ -334,6 +353,17 @@ class APOLLO(MosaicModelClass):
             run("encoder", EncoderPlan(self.module, table_rows, **further), inputs, validates)
             if linear_inputs is not None and validates and not is_better_than_linear(best):
                 fit_linear_encoders(self.module, linear_inputs, table_rows)
+            # 4. what a registered batch still changes in what they say is taken out
+            if inputs is not None and self.n_batch > 1:
+                mix_encoders(
+                    self.module,
+                    by_cell(self, inputs),
+                    covariates_of(self),
+                    table_rows,
+                    settings.seed or 0,
+                )
+        if not self.is_frozen_:
+            self._calibrate(train)
 
     def _planned_epochs(self, n_cells: int, batch_size: int) -> int:
         return int(np.clip(round(N_STEPS * batch_size / n_cells), MIN_EPOCHS, MAX_EPOCHS))
@@ -366,16 +396,44 @@ class APOLLO(MosaicModelClass):
             self.history_ = continued(before, self.history_ or {})
 
     def _fit_inputs(self) -> None:
-        for name in self.modalities:
-            values = sampled_rows(self.registered_values(name), self.adata[name].n_obs)
+        """Fit to training cells what encoders read and the cross-entropy weighs."""
+        for name, rows in row_table(self.adata, self.modalities).items():
+            rows = rows[self._train_cells]
+            n_obs = self.adata[name].n_obs
+            values = sampled_rows(self.registered_values(name), n_obs, rows[rows >= 0])
             fit_input(name, self.module.input(name), values, values.shape[0])
             if self.module.losses[name] == "bce":
                 self.module.set_takes_log(name, not self._matrix_stats[name].n_negative)
-                n_positive = values.nnz if hasattr(values, "nnz") else np.count_nonzero(values)
+                # not what is stored, among which there may be zeros
+                n_positive = (values > 0).sum()
                 size = values.shape[0] * values.shape[1]
                 weight = (size - n_positive) / max(n_positive, 1)
                 self.module.set_pos_weight(name, float(np.clip(weight, 1, MAX_POS_WEIGHT)))
             self.typical_totals_[name] = float(np.median(row_sums(values)))
+
+    @torch.inference_mode()
+    def _calibrate(self, train: np.ndarray) -> None:
+        """Fit the map from [0, 1] to registered units to training cells, for `impute`."""
+        cells = self._cells(None)
+        for name, rows in row_table(self.adata, self.modalities).items():
+            has = train[rows[train] >= 0]
+            if self.module.losses[name] != "bce" or not len(has):
+                continue
+            chosen = has[sample_cells(len(has), MAX_CALIBRATION_CELLS)]
+            read = MatrixReader(self.registered_values(name))
+            # features that a batch did not measure are NaN there, and have no say
+            panel = np.where(self.panels_[name]["measured"], 0.0, np.nan).astype(np.float32)
+            lacking, batch = torch.as_tensor(panel, device=self.device), self._batch_codes(name)
+            measured = (
+                read(block) + panel[batch[block]]
+                for block in np.array_split(rows[chosen], -(-len(chosen) // BLOCK_ROWS))
+            )
+            scaled = (
+                self._expected(t, name, name, None, None)[0] + lacking[Covariates.of(t).batch]
+                for t in self._minibatches(cells, chosen, None)
+            )
+            found = Calibration.fit(measured, scaled, self.module.takes_log(name))
+            self.calibrations_[name] = found.state()
 
     # Latents ------------------------------------------------------------------------------------
 
@@ -540,11 +598,11 @@ class APOLLO(MosaicModelClass):
         indices: Indices = None,
         transform_batch: Batches = None,
         library_size: float | np.ndarray | None = None,
-        calibrate: bool = False,
+        calibrate: bool = True,
         batch_size: int | None = None,
         out: str | Path | None = None,
     ) -> AnnData:
-        """Values of a modality for every cell, from what it shares with the others.
+        """Values of a modality for every cell, in registered units, from what it shares.
 
         The shared latents that the encoder of the source infers go through the decoder of the
         modality that reads shared latents alone (Zhang et al. 2026). Without such decoders the
@@ -572,7 +630,8 @@ class APOLLO(MosaicModelClass):
             modality's cells.
         calibrate
             With the loss ``"bce"``: map each feature back from [0, 1] to registered units, by a
-            monotone function that agrees with the modality's cells on the mean.
+            monotone function that agrees with the training cells of the modality on the mean.
+            False: leave it in [0, 1], the scale of its cell.
         batch_size
             Cells per minibatch.
         out
@@ -581,8 +640,8 @@ class APOLLO(MosaicModelClass):
         Returns
         -------
         AnnData, cells x features, with ``.obs`` and ``obsm["spatial"]`` of the cells. ``.X`` is
-        float32: expected counts of count likelihoods, registered units with ``"mse"``, and [0, 1]
-        with ``"bce"``; with `out` it stays on disk.
+        float32, in the units that ``.uns["cantata"]["units"]`` says: registered ones, expected
+        counts of count likelihoods; with `out` it stays on disk.
 
         Raises
         ------
@@ -590,7 +649,8 @@ class APOLLO(MosaicModelClass):
             If a modality, feature or batch is unknown.
         ValueError
             If cells lack the source, or are of an unknown batch without `transform_batch`, or if
-            `library_size` or `calibrate` do not fit the modality's loss.
+            `library_size` or `calibrate` do not fit the modality's loss, or the model is not
+            trained.
 
         Examples
         --------
@@ -623,11 +683,11 @@ class APOLLO(MosaicModelClass):
         space: Literal["full", "shared"] = "full",
         features: Sequence[str] | None = None,
         indices: Indices = None,
-        calibrate: bool = False,
+        calibrate: bool = True,
         batch_size: int | None = None,
         out: str | Path | None = None,
     ) -> AnnData:
-        """What a modality's own encoder and decoders make of its cells.
+        """What a modality's own encoder and decoders make of its cells, in registered units.
 
         Parameters
         ----------
@@ -696,9 +756,15 @@ class APOLLO(MosaicModelClass):
             shared, specific, _ = self.module.encode_values(tensors)
             z = torch.cat([shared[modality], specific[modality]], dim=1)
         values = self._decode_batches(
-            tensors, modality, z, batches, library, shared_only=shared_only
+            tensors,
+            modality,
+            z,
+            batches,
+            library,
+            calibration=calibration,
+            shared_only=shared_only,
         )
-        return values if calibration is None else calibration.values(values), None, library
+        return values, None, library
 
     def _decode(
         self,
@@ -706,13 +772,22 @@ class APOLLO(MosaicModelClass):
         z: Tensor,
         covariates: Covariates,
         library: Tensor | None,
+        calibration: Calibration | None = None,
         shared_only: bool = True,
     ) -> Tensor:
         values = self.module.decode(modality, z, covariates, library, shared_only=shared_only)
         if self.module.losses[modality] != "mse":
-            return values
+            return values if calibration is None else calibration.values(values)
         layer = self.module.input(modality)
         return layer.from_standardized(values, library if layer.scales_cells else None)
+
+    def _units(self, modality: str, **options: Any) -> str:
+        loss = self.module.losses[modality]
+        if loss == "bce":
+            return "registered values" if options["calibration"] else "[0, 1] within each cell"
+        if self.module.head(modality).has_library:
+            return "expected counts"
+        return "registered values"
 
     def _library_size(
         self, modality: str, library_size: float | np.ndarray | None
@@ -730,19 +805,23 @@ class APOLLO(MosaicModelClass):
         return library_size
 
     def _calibration(self, modality: str, calibrate: bool) -> Calibration | None:
+        self._check_modality("modality", modality)
+        loss = self.module.losses[modality]
+        if loss != "bce":
+            if not calibrate:
+                raise ValueError(
+                    f"calibrate=False: modality {modality!r} has loss {loss!r}, whose values are "
+                    "in registered units as they are."
+                )
+            return None
         if not calibrate:
             return None
-        if self.module.losses[modality] != "bce":
+        if modality not in self.calibrations_:
             raise ValueError(
-                f"calibrate=True: modality {modality!r} has loss "
-                f"{self.module.losses[modality]!r}, whose values are in registered units already."
+                f"Nothing is known of the units of modality {modality!r} before training: call "
+                "train(), or pass calibrate=False for values in [0, 1]."
             )
-        cells = self._cells(None).of_modality(modality)
-        rows = sample_cells(len(cells), MAX_CALIBRATION_CELLS)
-        scaled = self.get_reconstruction(modality, space="shared", indices=cells[rows]).X
-        measured = MatrixReader(self.registered_values(modality))(rows)
-        takes_log = self.module.takes_log(modality)
-        return Calibration(scaled, measured, takes_log, self.module.device)
+        return Calibration(**self.calibrations_[modality])
 
     def _reconstruct(self, modality: str, mdata: MuData | None) -> np.ndarray:
         cells = self._cells(mdata).of_modality(modality)

@@ -22,8 +22,8 @@ from cantata.losses import (
 )
 from cantata.nn import (
     LOSSES,
-    MIN_LIBRARY,
     MLP,
+    CovariateEffects,
     Covariates,
     EncoderInput,
     LikelihoodHead,
@@ -141,7 +141,7 @@ class ModalityDecoder(nn.Module):
             n_latent,
             n_hidden,
             n_layers,
-            n_categories=[n_batch, *n_categories] if self.has_batches else n_categories,
+            n_categories=_told_categories(n_batch, n_categories),
             n_continuous=n_continuous,
             use_batch_norm=True,
             dropout_rate=dropout_rate,
@@ -151,6 +151,12 @@ class ModalityDecoder(nn.Module):
     def hidden(self, z: Tensor, covariates: Covariates) -> Tensor:
         """(n, n_hidden) hidden layer, which one batch alone does not enter."""
         return self.trunk(z, covariates if self.has_batches else covariates.without_batch())
+
+    def covariate_parameters(self) -> list[nn.Parameter]:
+        """What covariates add to the layers, and how batches scale the output."""
+        effects = [m for m in self.modules() if isinstance(m, CovariateEffects)]
+        parameters = [p for effect in effects for p in effect.parameters()]
+        return [*parameters, self.head.scale, self.head.bias] if self.has_batches else parameters
 
     def location(self, z: Tensor, covariates: Covariates) -> Tensor:
         """(n, p) output of the last layer."""
@@ -175,7 +181,9 @@ class APOLLOModule(BaseModuleClass):
     n_features, transforms, losses, n_specific
         Features, transform, loss and width of the specific latents of every modality.
     n_batch, n_categories, n_continuous
-        Covariates that decoders are told.
+        Covariates that decoders and encoders are told.
+    hidden_heads
+        Give the two heads of each encoder a hidden layer, as in the paper.
 
     Notes
     -----
@@ -207,6 +215,7 @@ class APOLLOModule(BaseModuleClass):
         shared_decoders: bool = True,
         noise: float = 1.0,
         learn_noise: bool = False,
+        hidden_heads: bool = False,
         n_batch: int = 1,
         n_categories: list[int] | None = None,
         n_continuous: int = 0,
@@ -234,8 +243,17 @@ class APOLLOModule(BaseModuleClass):
             if shared_decoders:
                 self.shared_only[name] = ModalityDecoder(loss, n_shared, *sizes)
             self.register_buffer(f"takes_log_{name}", torch.tensor(True))
-            hidden = n_hidden_encoder, n_layers_encoder, dropout_rate
-            self.encoders[name] = SplitEncoder(layer.n_out, n_shared, n_own, *hidden)
+            self.encoders[name] = SplitEncoder(
+                layer.n_out,
+                n_shared,
+                n_own,
+                n_hidden_encoder,
+                n_layers_encoder,
+                dropout_rate,
+                n_categories=_told_categories(n_batch, n_categories or []),
+                n_continuous=n_continuous,
+                hidden_heads=hidden_heads,
+            )
 
     # Parts --------------------------------------------------------------------------------------
 
@@ -286,8 +304,8 @@ class APOLLOModule(BaseModuleClass):
         values = values.to_dense()
         if self.losses[modality] == "mse":
             return None, self.input(modality).standardized(values)
-        has_library = self.head(modality).has_library
-        library = values.sum(dim=1).clamp(min=MIN_LIBRARY) if has_library else None
+        head = self.head(modality)
+        library = head.observed_library(values) if head.has_library else None
         return library, SparseCounts.from_dense(values)
 
     def takes_log(self, modality: str) -> bool:
@@ -309,16 +327,24 @@ class APOLLOModule(BaseModuleClass):
 
     # Running ------------------------------------------------------------------------------------
 
-    def encode(self, inputs: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        """Shared and specific latents that each modality's encoder infers from its input."""
-        return {name: self.encoders[name](x) for name, x in inputs.items()}
+    def encode(self, modality: str, x: Tensor, covariates: Covariates) -> tuple[Tensor, Tensor]:
+        """Shared and specific latents that a modality's encoder infers from its input.
+
+        `covariates` are those of the cells of `x`; one batch alone does not enter.
+        """
+        told = covariates if self.n_batch > 1 else covariates.without_batch()
+        return self.encoder(modality)(x, told)
 
     def encode_values(
         self, tensors: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Shared and specific latents of a minibatch of values, and their positions."""
         rows = {name: tensors[rows_key(name)] for name in self.modalities}
-        both = self.encode({name: self.read(name, tensors[name]) for name in self.modalities})
+        covariates = Covariates.of(tensors)
+        both = {
+            name: self.encode(name, self.read(name, tensors[name]), covariates.rows(rows[name]))
+            for name in self.modalities
+        }
         shared, specific = ({name: z[k] for name, z in both.items()} for k in (0, 1))
         return shared, specific, rows
 
@@ -470,7 +496,7 @@ class APOLLOModule(BaseModuleClass):
         table_rows: Mapping[str, Tensor],
     ) -> LossOutput:
         """Squared distance of encoded to optimised latents (Zhang et al. 2026, second step)."""
-        cell = tensors[CELL]
+        cell, covariates = tensors[CELL], Covariates.of(tensors)
         terms: dict[str, Tensor] = {}
         total = next(iter(inputs.values())).new_zeros((), dtype=torch.float32)
         with torch.no_grad():
@@ -481,7 +507,7 @@ class APOLLOModule(BaseModuleClass):
                 continue
             with torch.no_grad():
                 specific = self.table(name)(table_rows[name][cell[rows]])
-            z_shared, z_specific = self.encoders[name](x)
+            z_shared, z_specific = self.encode(name, x, covariates.rows(rows))
             terms[f"encoded_shared_{name}"] = (z_shared.float() - shared[rows]).square().mean()
             if specific.shape[1]:
                 error = (z_specific.float() - specific).square().mean()
@@ -509,6 +535,11 @@ class APOLLOModule(BaseModuleClass):
         for loss in terms.values():
             total = total + loss
         return terms | {"decoded": total}
+
+
+def _told_categories(n_batch: int, n_categories: list[int]) -> list[int]:
+    """Numbers of the categories that networks are told; one batch alone is not told."""
+    return [n_batch, *n_categories] if n_batch > 1 else n_categories
 
 
 def _divergence(z: Tensor, sd: Tensor) -> Tensor:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 from cantata._keys import CELL
 from cantata.model._plan import MosaicTrainingPlan, Schedule, loss_weights
+from cantata.model.apollo._batches import mixed
 from cantata.model.apollo._module import ABSENT, SHARED, APOLLOModule, LossWeights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
     from torch.optim import Optimizer
 
+    from cantata.model.apollo._module import ModalityDecoder
+
+N_MIXINGS = 8
+"""Times in the first stage that shared latents are mixed over batches."""
 RIDGE = 1e-3
 """Penalty of linear encoders, in units of the mean variance of their inputs."""
 
@@ -84,12 +90,18 @@ class LatentPlan(_StagePlan):
         Learning rate of decoders (Adam).
     lr_latents
         Learning rate of latents.
+    lr_covariates
+        Learning rate of what covariates add to decoders (Adam). It is larger than that of the
+        latents, which would take on the effect of a covariate before decoders have it.
     lr_schedule
         ``"cosine"`` decay to 0 over the planned epochs, or ``"constant"``.
     row_updates
         ``"lazy"``: a step moves the latents of its own cells alone, and keeps moments of these
         rows only. ``"dense"``: Adam over the whole table, whose momentum goes on moving the
         latents of cells outside the minibatch, as in the reference implementation.
+    batch
+        (n,) batches of the training cells, over which shared latents are mixed from time to time;
+        None: one.
     **lambdas
         Fields of :class:`~cantata.model.apollo.LossWeights`.
 
@@ -103,6 +115,10 @@ class LatentPlan(_StagePlan):
     """
 
     prefix = "linear_"
+    remedy = (
+        "Lower the learning rates, e.g. train(plan_kwargs={'lr': 5e-4, 'lr_latents': 3e-3, "
+        "'lr_covariates': 1e-2})."
+    )
 
     def __init__(
         self,
@@ -112,38 +128,46 @@ class LatentPlan(_StagePlan):
         *,
         lr: float = 5e-3,
         lr_latents: float = 3e-2,
+        lr_covariates: float = 1e-1,
         lr_schedule: Schedule = "cosine",
         row_updates: Literal["lazy", "dense"] = "lazy",
+        batch: np.ndarray | None = None,
         **lambdas: float,
     ) -> None:
         super().__init__(module, table_rows, lr_schedule)
-        self._inputs = inputs
+        self._inputs, self._batch = inputs, batch
         if row_updates not in ("lazy", "dense"):
             raise ValueError(f"row_updates={row_updates!r} is neither 'lazy' nor 'dense'.")
         self.weights = loss_weights(LossWeights, lambdas)
-        self.lr, self.lr_latents, self.row_updates = lr, lr_latents, row_updates
+        self.lr, self.lr_latents, self.lr_covariates = lr, lr_latents, lr_covariates
+        self.row_updates = row_updates
         for name in module.tables:
             module.table(name).sparse = row_updates == "lazy"
 
     def configure_optimizers(self) -> list[Optimizer]:
-        """One optimiser for the decoders, one for the latents."""
+        """One optimiser each for decoders, for covariates in these, and for the latents."""
         parts = self.module.full, self.module.shared_only
+        every = [cast("ModalityDecoder", d) for part in parts for d in part.values()]
+        of_covariates = {id(p) for decoder in every for p in decoder.covariate_parameters()}
         decoders = [p for part in parts for p in part.parameters() if p.requires_grad]
         latents = [p for p in self.module.tables.parameters() if p.shape[1]]
         lazy = self.row_updates == "lazy"
         make: Any = torch.optim.SparseAdam if lazy else torch.optim.Adam
-        optimizers = [make(latents, lr=self.lr_latents)]
-        if not decoders:
-            return optimizers
+        self._rates, optimizers = [], []
         # millions of weights: one pass over memory in place of ten
         fused = all(p.device.type in ("cpu", "cuda") for p in decoders)
-        return [torch.optim.Adam(decoders, lr=self.lr, fused=fused), *optimizers]
+        for is_told, rate in ((False, self.lr), (True, self.lr_covariates)):
+            chosen = [p for p in decoders if (id(p) in of_covariates) == is_told]
+            if chosen:
+                optimizers.append(torch.optim.Adam(chosen, lr=rate, fused=fused))
+                self._rates.append(rate)
+        self._rates.append(self.lr_latents)
+        return [*optimizers, make(latents, lr=self.lr_latents)]
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """One step of decoders and latents together."""
         optimizers = self._optimizers()
-        rates = [self.lr, self.lr_latents][-len(optimizers) :]
-        self._set_learning_rates(rates, self._progress(batch_idx))
+        self._set_learning_rates(self._rates, self._progress(batch_idx))
         for optimizer in optimizers:
             optimizer.zero_grad()  # before the loss, which makes the decoders' gradients
         latents, noise_sd = self.module.inference(batch, self.table_rows)
@@ -154,6 +178,19 @@ class LatentPlan(_StagePlan):
             optimizer.step()
         self._train_terms.add(output.extra_metrics, output.n_obs_minibatch)
         return {"loss": output.loss.detach()}
+
+    def on_train_epoch_start(self) -> None:
+        """Take out of shared latents what the batch has come to change in them."""
+        every = max(1, self._max_epochs // N_MIXINGS)
+        if self.current_epoch and self.current_epoch % every == 0:
+            self.mix()
+
+    def mix(self) -> None:
+        """Mix shared latents over batches, where several are registered."""
+        if self._batch is None:
+            return
+        weight = self.module.table(SHARED).weight.data
+        weight.copy_(torch.from_numpy(mixed(weight.cpu().numpy(), self._batch)))
 
     def on_train_epoch_end(self) -> None:
         """Log the means of all terms, and the norm of every latent space."""
@@ -190,6 +227,8 @@ class EncoderPlan(_StagePlan):
     >>> EncoderPlan(module, {}, cached=False, lr=1e-4).lr
     0.0001
     """
+
+    remedy = "Lower the learning rate, e.g. train(encoder_plan_kwargs={'lr': 1e-4})."
 
     def __init__(
         self,
@@ -239,16 +278,19 @@ def fit_linear_encoders(
     """Set the linear part of all encoders to a ridge regression of latents on inputs.
 
     `inputs` are, for each modality, the (n_m, d_m) inputs of the encoder for all its cells, in
-    the order of the cells of the data; `table_rows` as for :class:`LatentPlan`.
+    the order of the cells of the data; `table_rows` as for :class:`LatentPlan`. All may be on
+    other devices than the tables, where the regression is computed.
     """
+    device = module.table(SHARED).weight.device
     for name, x in inputs.items():
         # 1. training cells that have the modality, in the order of `inputs`
-        has = table_rows[name] > ABSENT
-        trained = (table_rows[name][has] >= 0).nonzero().squeeze(1)
-        rows = table_rows[name][has][trained]
+        own, shared_rows = (table_rows[key].to(device) for key in (name, SHARED))
+        has = own > ABSENT
+        trained = (own[has] >= 0).nonzero().squeeze(1)
+        rows = own[has][trained]
         # 2. their inputs and latents, centred
-        x = x.to(rows.device)[trained].double()
-        shared = module.table(SHARED).weight[table_rows[SHARED][has][trained]]
+        x = x.to(device)[trained].double()
+        shared = module.table(SHARED).weight[shared_rows[has][trained]]
         latents = torch.cat([shared, module.table(name).weight[rows]], dim=1).double()
         x_mean, latent_mean = x.mean(dim=0), latents.mean(dim=0)
         centred = x - x_mean

@@ -6,14 +6,18 @@ import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.sparse.csgraph import connected_components
 from sklearn.kernel_approximation import RBFSampler
 from sklearn.linear_model import RidgeCV
 
 from cantata._numeric.canonical import canonical_variates
 from cantata._numeric.neighbors import nearest_neighbors, neighbor_sums
+from cantata.model.apollo._batches import mixed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from cantata._numeric.canonical import CanonicalVariates
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +28,7 @@ NOISE = 1 / 3
 FILL_SD = 0.1
 """Standard deviation of latents for which the data have no direction."""
 MIN_PAIRED = 10
-"""Cells with all modalities below which there is nothing to correlate."""
+"""Cells with two modalities below which there is nothing to correlate."""
 MAX_CELLS = 20_000
 """Cells that variates and smooth regressions are fitted on; more are sampled."""
 N_NEIGHBORS = 30
@@ -48,13 +52,15 @@ def canonical_start(
     n_shared: int,
     n_specific: Mapping[str, int],
     *,
+    batch: np.ndarray | None = None,
     seed: int = 0,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Shared and specific latents of cells, in closed form.
 
     Shared latents are the leading canonical variates of the modalities, averaged over the
     modalities that a cell has, each as wide as the share of its variance that chance does not
-    explain. Specific latents are components of what the shared ones leave, see
+    explain in any pair of modalities: what only some of several share is in the specific latents
+    of each of these. Specific latents are components of what the shared ones leave, see
     :func:`specific_start`.
 
     Parameters
@@ -65,6 +71,8 @@ def canonical_start(
         For each modality the (n,) row of every cell in its values; -1 where it lacks it.
     n_shared, n_specific
         Numbers of latents.
+    batch
+        (n,) batches that shared latents are mixed over; None: one.
     seed
         Of latents without a direction, and of the sample that variates are fitted on.
 
@@ -76,15 +84,20 @@ def canonical_start(
     Raises
     ------
     ValueError
-        If fewer than 10 cells have all modalities.
+        If fewer than 10 cells connect some of the modalities, directly or by a chain.
     """
     rng = np.random.default_rng(seed)
     shared = _shared(inputs, rows, n_shared, rng)
+    known = shared
+    if batch is not None:
+        # what mixing took out of the shared latents is no news of the modalities either
+        shared = mixed(shared, batch)
+        known = np.hstack([shared, known - shared]) if np.any(known != shared) else shared
     specific = {}
     for name, x in inputs.items():
         cells = np.flatnonzero(rows[name] >= 0)
         values = x[rows[name][cells]].astype(np.float64)
-        components = specific_start(shared[cells], values, n_specific[name], rng)
+        components = specific_start(known[cells], values, n_specific[name], rng)
         specific[name] = _filled(START_SD * components, n_specific[name], rng)
     return _filled(shared, n_shared, rng).astype(np.float32), specific
 
@@ -109,47 +122,77 @@ def _shared(
     rng: np.random.Generator,
 ) -> np.ndarray:
     """(n, k) canonical variates of cells, k at most `n_shared`, scaled."""
-    # 1. variates of the cells that have all modalities
-    table = np.stack([rows[name] for name in inputs], axis=1)
-    is_complete = np.all(table >= 0, axis=1)
-    paired = np.flatnonzero(is_complete)
-    if len(paired) < MIN_PAIRED:
-        raise ValueError(
-            f"{len(paired)} of {len(table)} training cells have all of {list(inputs)}; canonical "
-            f"variates need {MIN_PAIRED}. Pass start='normal', or use SCMODAL where no cell is "
-            "paired."
-        )
-    fitted_on = paired
-    if len(paired) > MAX_CELLS:
-        fitted_on = np.sort(rng.choice(paired, MAX_CELLS, replace=False))
-    blocks = [x[rows[name][fitted_on]].astype(np.float64) for name, x in inputs.items()]
-    variates = canonical_variates(blocks, n_shared)
+    # 1. variates of the cells that have several modalities
+    names = list(inputs)
+    table = np.stack([rows[name] for name in names])
+    _check_paired(table, names)
+    fitted_on = np.flatnonzero((table >= 0).sum(axis=0) > 1)
+    if len(fitted_on) > MAX_CELLS:
+        fitted_on = np.sort(rng.choice(fitted_on, MAX_CELLS, replace=False))
+    blocks = [inputs[name].astype(np.float64) for name in names]
+    fit_rows = list(table[:, fitted_on])
+    variates = canonical_variates(blocks, n_shared, rows=fit_rows)
     logger.info("Canonical correlations: %s.", np.round(variates.correlations[:10], 2))
-    sd = START_SD * _beyond_chance(variates.correlations, blocks, rng)
-    # 2. for every cell their mean over its modalities
-    total, weight = np.zeros((2, len(table), variates.n))
-    for k, (name, x) in enumerate(inputs.items()):
-        cells = np.flatnonzero(rows[name] >= 0)
-        total[cells] += variates.shares[k] * variates.transform(k, x[rows[name][cells]])
-        weight[cells] += variates.shares[k]
-    mean = total / np.where(weight > 0, weight, 1)
-    # 3. means over all modalities vary less than variates of one, by as much as these disagree
-    unit = np.where(is_complete[:, None], mean / variates.spread, mean)
-    # 4. variates that are mere chance are replaced by noise
-    return unit * sd + FILL_SD * rng.standard_normal(mean.shape) * (sd == 0)
+    sd = START_SD * _beyond_chance(variates, blocks, fit_rows, rng)
+    # 2. for every cell their mean over its modalities; it varies less than the variates of one,
+    #    by as much as these disagree
+    shared = np.zeros((table.shape[1], variates.n))
+    patterns, pattern = np.unique(table >= 0, axis=1, return_inverse=True)
+    for number, has in enumerate(patterns.T):
+        cells, its = np.flatnonzero(pattern == number), np.flatnonzero(has).tolist()
+        weights = variates.shares[its]
+        total = sum(
+            w * variates.transform(k, blocks[k][table[k, cells]])
+            for w, k in zip(weights, its, strict=True)
+        )
+        size = weights.sum(axis=0) * variates.spread(its)
+        shared[cells] = total / np.where(size > 0, size, 1)
+    # 3. variates that are mere chance are replaced by noise
+    return shared * sd + FILL_SD * rng.standard_normal(shared.shape) * (sd == 0)
+
+
+def _check_paired(table: np.ndarray, names: list[str]) -> None:
+    """Refuse modalities that fewer than 10 cells connect, directly or by a chain.
+
+    `table` is modalities x cells, -1 where a cell lacks the modality.
+    """
+    has = (table >= 0).astype(np.int64)
+    together = has @ has.T
+    n_groups, group = connected_components(together >= MIN_PAIRED, directed=False)
+    if n_groups == 1:
+        return
+    between = together[group[:, None] != group].max()
+    what = f"have all of {names}"
+    if len(names) > 2:
+        parts = ([n for n, g in zip(names, group, strict=True) if (g == 0) == k] for k in (1, 0))
+        what = "connect {} with {}".format(*parts)
+    raise ValueError(
+        f"{between} of {table.shape[1]} training cells {what}; canonical variates need "
+        f"{MIN_PAIRED}. Pass start='normal', or use SCMODAL where no cell is paired."
+    )
 
 
 def _beyond_chance(
-    correlations: np.ndarray, blocks: list[np.ndarray], rng: np.random.Generator
+    variates: CanonicalVariates,
+    blocks: list[np.ndarray],
+    rows: list[np.ndarray],
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """Share of the variance of each variate that chance does not explain.
 
-    ``(r^2 - c^2) / (1 - c^2)``, at least 0, where c is the largest correlation of the same blocks
-    after their cells were permuted. Variates beyond these hold what one modality has for itself.
+    ``(r^2 - c^2) / (1 - c^2)``, at least 0, where r is the least correlation of a pair of blocks
+    and c the largest correlation of the same blocks after their cells were permuted. Variates
+    beyond these hold what one modality has for itself, or what only some of several share.
     """
-    permuted = [blocks[0], *(x[rng.permutation(len(x))] for x in blocks[1:])]
-    chance = float(np.clip(canonical_variates(permuted, 1).correlations[0], 0, 0.999))
-    squares = np.clip(correlations, 0, 1) ** 2
+    permuted = [rows[0].copy()]
+    for of_block in rows[1:]:
+        has = np.flatnonzero(of_block >= 0)
+        other = of_block.copy()
+        other[has] = of_block[has[rng.permutation(len(has))]]
+        permuted.append(other)
+    by_chance = canonical_variates(blocks, 1, rows=permuted).correlations[0]
+    chance = float(np.clip(by_chance, 0, 0.999))
+    squares = np.clip(variates.least_correlations, 0, 1) ** 2
     return np.clip((squares - chance**2) / (1 - chance**2), 0, 1)
 
 
@@ -290,4 +333,6 @@ class _FourierRidge:
     def predict(self, x: np.ndarray) -> np.ndarray:
         """(n, k) values, in blocks of cells."""
         blocks = np.array_split(x, -(-len(x) // MAX_CELLS))
-        return np.vstack([self._ridge.predict(self._features(block)) for block in blocks])
+        predicted = [self._ridge.predict(self._features(block)) for block in blocks]
+        # scikit-learn drops the axis of a single column
+        return np.vstack([y.reshape(len(y), -1) for y in predicted])

@@ -11,19 +11,21 @@ import torch
 from scvi import settings
 from torch.utils.data import Subset
 
-from cantata._mudata.pairing import modality_cells, row_table
+from cantata._keys import CELL
+from cantata._mudata.pairing import row_table
 from cantata.data import (
     EpochBatchSampler,
-    MosaicCategoricalField,
     MosaicDataset,
     MosaicLoader,
     MosaicSplitter,
     stratified_split,
 )
 from cantata.model._inputs import MAX_CACHED, training_reader
+from cantata.model.apollo._batches import without_covariates
 from cantata.model.apollo._module import ABSENT, SHARED
 from cantata.model.apollo._plan import EncoderPlan, LatentPlan
 from cantata.model.apollo._start import canonical_start, random_start
+from cantata.nn import Covariates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -157,8 +159,19 @@ def set_start(
                 "start='canonical' needs components: give n_components, at most "
                 f"{MAX_CACHED}, or start='normal'."
             )
-        corrected = _without_covariates(model, inputs)
-        shared, specific = canonical_start(corrected, rows, *widths, seed=seed)
+        covariates = covariates_of(model)
+        corrected = {}
+        for name, x in inputs.items():
+            # of training cells alone, and without what decoders are told
+            has = rows[name] >= 0
+            corrected[name] = without_covariates(
+                x[rows[name][has]], _design(covariates.rows(torch.from_numpy(train[has])))
+            )
+            rows[name] = np.where(has, np.cumsum(has) - 1, -1)
+        batch = None
+        if model.n_batch > 1:
+            batch = covariates.batch.numpy()[train]
+        shared, specific = canonical_start(corrected, rows, *widths, batch=batch, seed=seed)
     else:
         shared, specific = random_start(rows, *widths, seed=seed)
     module.table(SHARED).set(shared)
@@ -166,31 +179,18 @@ def set_start(
         module.table(name).set(values)
 
 
-def _without_covariates(
-    model: MosaicModelClass, inputs: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """Inputs less the means of the batches and of other categories, which decoders are told."""
-    codes = [
-        model.adata_manager.get_from_registry(field.registry_key)
-        for field in model.adata_manager.fields
-        if isinstance(field, MosaicCategoricalField)
-    ]
-    corrected = {}
-    for name, x in inputs.items():
-        cells = modality_cells(model.adata, name)
-        for code in codes:
-            x = x - _group_means(x, np.asarray(code)[cells])
-        corrected[name] = x
-    return corrected
+def covariates_of(model: MosaicModelClass) -> Covariates:
+    """Covariates of all cells of the data, in their order."""
+    dataset = model.adata_manager.create_torch_dataset()
+    return Covariates.of({**dataset.columns, CELL: torch.arange(len(dataset))})
 
 
-def _group_means(x: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """For each row the mean of its group, less the mean of all."""
-    values, inverse = np.unique(groups, return_inverse=True)
-    sums = np.zeros((len(values), x.shape[1]))
-    np.add.at(sums, inverse, x)
-    means = sums / np.bincount(inverse)[:, None]
-    return (means[inverse] - x.mean(axis=0)).astype(x.dtype)
+def _design(covariates: Covariates) -> np.ndarray:
+    """(n, c) codes of all categories as columns, and continuous covariates."""
+    columns = [] if covariates.values is None else [covariates.values.numpy()]
+    if covariates.codes is not None:
+        columns += [np.eye(int(code.max()) + 1)[code] for code in covariates.codes.numpy().T]
+    return np.hstack(columns)
 
 
 def is_better_than_linear(least: Mapping[str, float]) -> bool:
@@ -212,15 +212,6 @@ def is_better_than_linear(least: Mapping[str, float]) -> bool:
             100 * gain,
         )
     return gain >= MIN_ENCODER_GAIN
-
-
-def least_losses(history: Mapping[str, pd.DataFrame]) -> dict[str, float]:
-    """Least losses of held-out cells in earlier training of a model."""
-    return {
-        name: float(history[name].iloc[:, 0].astype(float).min())
-        for name in (LINEAR, FULL)
-        if name in history
-    }
 
 
 def continued(

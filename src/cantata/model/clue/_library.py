@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 MAX_CELLS = 50_000
 """Training cells that regressions are fitted on; more are sampled."""
 PENALTIES = np.logspace(-3, 4, 15)
-MIN_PAIRED = 10
-"""Paired cells below which the mean is predicted."""
+MIN_ROWS = 10
+"""Cells below which nothing is regressed."""
 MIN_SD = 1e-8
 """Spread below which a predictor counts as constant."""
 
@@ -46,7 +46,7 @@ def _predictors(
     narrow = [values] if values.shape[1] <= MAX_READ else []
     total = unit.new_zeros(len(unit), 1)
     if module.head(source).requires_counts:
-        total = module.observed_library(tensors[source]).log().unsqueeze(1)
+        total = module.head(source).observed_library(tensors[source]).log().unsqueeze(1)
     return torch.cat([unit, hidden, *narrow, total, torch.ones_like(total)], dim=1)
 
 
@@ -93,23 +93,25 @@ def imputed_library(
         sizes = mean_over_modalities(predicted, others, n).squeeze(1).exp()
     # 2. observed totals, where they are wanted or there is nothing to predict from
     if uses_observed:
-        sizes[rows] = module.observed_library(tensors[modality])
+        sizes[rows] = module.head(modality).observed_library(tensors[modality])
     elif choice == "predicted":
         is_alone = torch.ones(n, dtype=torch.bool, device=rows.device)
         for of_other in others.values():
             is_alone[of_other] = False
         keep = is_alone[rows]
-        sizes[rows[keep]] = module.observed_library(tensors[modality])[keep]
+        sizes[rows[keep]] = module.head(modality).observed_library(tensors[modality])[keep]
     return sizes
 
 
 @torch.inference_mode()
-def fit_library_weights(model: MosaicModelClass) -> None:
+def fit_library_weights(model: MosaicModelClass, before: CLUEModule) -> None:
     """Fit one ridge regression per ordered pair of modalities on a model's training cells.
 
-    The log total of the target is regressed on what the source says of the same cell. Where hardly
-    a training cell has both, the mean log total of the target is predicted. The penalty is chosen
-    by leave-one-out errors.
+    The log total of the target is regressed on what the source says of the same cell; penalties
+    are chosen by leave-one-out errors. What the module knew `before` training, such as a query's
+    from its reference, is kept: the regression is first corrected such that it predicts what it
+    did then, which needs no cell with both modalities, and then by such cells. Without either the
+    mean log total is predicted.
     """
     module: CLUEModule = model.module
     targets = [m for m in module.modalities if module.head(m).has_library]
@@ -119,44 +121,71 @@ def fit_library_weights(model: MosaicModelClass) -> None:
     if len(train) > MAX_CELLS:
         train = np.random.default_rng(0).choice(train, MAX_CELLS, replace=False)
     pairs = [(s, t) for s in module.modalities for t in targets if s != t]
+    known = {pair for pair in pairs if before.library_weights(*pair).any()}
     # 1. the batch that predictors are decoded in: the first that has the target
     for target in targets:
         measured = model.measured_batches_[target]
         module.library_batch[module.modalities.index(target)] = measured.index(True)
-    # 2. predictors and log totals of the rows of each modality, and the cells of these rows
+    # 2. predictors, earlier predictions and log totals of the rows of each modality, and the
+    #    cells of these rows
     predictors: dict[tuple[str, str], list[np.ndarray]] = {pair: [] for pair in pairs}
+    earlier: dict[tuple[str, str], list[np.ndarray]] = {pair: [] for pair in known}
     cells: dict[str, list[np.ndarray]] = {m: [] for m in module.modalities}
     totals: dict[str, list[np.ndarray]] = {m: [] for m in targets}
     for tensors in model._minibatches(model._cells(None), np.asarray(train), None):
         for m in module.modalities:
             cells[m].append(tensors[CELL][tensors[rows_key(m)]].cpu().numpy())
         for m in targets:
-            totals[m].append(module.observed_library(tensors[m]).log().cpu().numpy())
+            totals[m].append(module.head(m).observed_library(tensors[m]).log().cpu().numpy())
         for pair in pairs:
             predictors[pair].append(_predictors(module, tensors, *pair).cpu().numpy())
+        for pair in known:
+            earlier[pair].append(predict_log_library(before, tensors, *pair).cpu().numpy())
     # 3. one regression for each pair, over the cells that have both
     for source, target in pairs:
-        parts = predictors[source, target], cells[source], totals[target], cells[target]
-        weights = _regress(*map(np.concatenate, parts))
-        module.library_weights(source, target).copy_(torch.as_tensor(weights))
+        stored = module.library_weights(source, target)
+        weights = _regress(
+            np.concatenate(predictors[source, target]),
+            np.concatenate(cells[source]),
+            np.concatenate(totals[target]),
+            np.concatenate(cells[target]),
+            np.concatenate(earlier.get((source, target), [np.empty(0)])),
+            stored.cpu().numpy(),
+        )
+        stored.copy_(torch.as_tensor(weights))
 
 
 def _regress(
-    predictors: np.ndarray, cells_x: np.ndarray, log_total: np.ndarray, cells_y: np.ndarray
+    predictors: np.ndarray,
+    cells_x: np.ndarray,
+    log_total: np.ndarray,
+    cells_y: np.ndarray,
+    predicted: np.ndarray,
+    known: np.ndarray,
 ) -> np.ndarray:
-    """Weights of the predictors, the last of them constant, over cells that are in both lists."""
-    # 1. the mean of all totals, where there are too few cells to regress on
-    weights = np.zeros(predictors.shape[1], dtype=np.float32)
-    weights[-1] = log_total.mean() if len(log_total) else 0.0
+    """Weights of the predictors, the last of them constant, over cells that are in both lists.
+
+    `predicted` are the log totals that `known` weights gave for the rows before; empty for none.
+    """
+    weights, x = known.astype(np.float64), predictors.astype(np.float64)
     _, at_x, at_y = np.intersect1d(cells_x, cells_y, return_indices=True)
-    if len(at_x) < MIN_PAIRED:
-        return weights
-    # 2. one penalty for all predictors needs them on one scale; the constant is not penalised
-    x, y = predictors[at_x, :-1].astype(np.float64), log_total[at_y].astype(np.float64)
+    # 1. what predictors that training has changed leave of earlier predictions
+    if len(predicted) >= MIN_ROWS:
+        weights += _ridge(x, predicted - x @ weights)
+    # 2. what this leaves of measured totals; without any of both the mean
+    if len(at_x) >= MIN_ROWS:
+        weights += _ridge(x[at_x], log_total[at_y] - x[at_x] @ weights)
+    elif not known.any() and len(log_total):
+        weights[-1] = log_total.mean()
+    return weights
+
+
+def _ridge(predictors: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Weights of the predictors, the last of them constant and not penalised."""
+    # 1. one penalty for all predictors needs them on one scale
+    x = predictors[:, :-1]
     mean, sd = x.mean(axis=0), x.std(axis=0)
     sd[sd < MIN_SD] = 1.0
-    ridge = RidgeCV(alphas=PENALTIES).fit((x - mean) / sd, y)
-    # 3. back to the scale of the predictors
-    weights[:-1] = ridge.coef_ / sd
-    weights[-1] = ridge.intercept_ - (ridge.coef_ / sd) @ mean
-    return weights
+    ridge = RidgeCV(alphas=PENALTIES).fit((x - mean) / sd, target)
+    # 2. back to the scale of the predictors
+    return np.append(ridge.coef_ / sd, ridge.intercept_ - (ridge.coef_ / sd) @ mean)

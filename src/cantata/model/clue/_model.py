@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from copy import deepcopy
+from functools import partial
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 import anndata
@@ -12,14 +15,21 @@ import torch
 from mudata import MuData
 
 from cantata._keys import CELL, LABELS, rep_key
-from cantata._mudata.checks import check_counts, per_modality
+from cantata._mudata.checks import check_no_empty_cell, per_modality
 from cantata._mudata.obs import coalesce_obs
-from cantata._mudata.pairing import check_connected, membership
+from cantata._mudata.pairing import check_connected, membership, row_table
 from cantata._mudata.parts import no_pull
+from cantata._numeric.pairing_test import pairing_test
 from cantata.model._inputs import fit_input, transform_of_counts
 from cantata.model.base import Batches, Indices, MosaicModelClass
 from cantata.model.clue._library import fit_library_weights, imputed_library
-from cantata.model.clue._module import Alignment, CLUEModule, Fusion, Library
+from cantata.model.clue._module import (
+    Alignment,
+    CLUEModule,
+    DiscriminatorInput,
+    Fusion,
+    Library,
+)
 from cantata.model.clue._plan import CLUETrainingPlan
 from cantata.model.clue._presets import PRESETS
 from cantata.nn import LIKELIHOODS, Covariates
@@ -35,6 +45,10 @@ N_STEPS, MIN_EPOCHS, MAX_EPOCHS = 500, 6, 60
 """Generator steps of the default schedule, and bounds on its epochs."""
 MIN_VALIDATION_PAIRS = 20
 """Paired held-out cells below which their FOSCTTM is noise."""
+MAX_CHECKED_PAIRS = 1000
+"""Held-out pairs that are compared with chance."""
+MAX_P_VALUE = 0.05
+"""Probability of a FOSCTTM under shuffled pairs above which pairs are taken for wrong."""
 
 
 class CLUE(MosaicModelClass):
@@ -106,8 +120,10 @@ class CLUE(MosaicModelClass):
     _min_modalities = 1
     _monitor = "objective_validation"
     presets: ClassVar = PRESETS
-    """Published settings: ``CLUE(mdata, **presets["cite"]["model"])`` and
-    ``model.train(**presets["cite"]["train"])``."""
+    """Published settings: ``pp.preprocess(mdata, **presets["cite"]["preprocess"])``, ``CLUE(mdata,
+    **presets["cite"]["model"])``, ``model.train(**presets["cite"]["train"])`` and
+    ``model.finetune(query, **presets["cite"]["finetune"])``; also ``"seed"`` and, of
+    ``"multiome"``, ``"n_top_peaks"``."""
     _module_cls = CLUEModule
     _training_plan_cls = CLUETrainingPlan
 
@@ -136,17 +152,25 @@ class CLUE(MosaicModelClass):
             ("fusion", fusion, get_args(Fusion)),
             ("alignment", alignment, get_args(Alignment)),
             ("library", module_kwargs.get("library", "observed"), get_args(Library)),
+            (
+                "discriminator_input",
+                module_kwargs.get("discriminator_input", "mean"),
+                get_args(DiscriminatorInput),
+            ),
         ):
             if value not in choices:
                 raise ValueError(f"{argument}={value!r} is not one of {choices}.")
+        if n_layers_encoder < 1:
+            raise ValueError(f"n_layers_encoder={n_layers_encoder} must be at least 1.")
         super().__init__(mdata)
         self.init_params_ = init_params
         self.likelihoods_ = _known_likelihoods(likelihoods, self.modalities)
         if not self.is_query:
             check_connected(membership(self.adata, self.modalities), self.modalities, "CLUE")
         for name, likelihood in self.likelihoods_.items():
-            if LIKELIHOODS[likelihood].requires_counts and self.adata[name].n_obs:
-                check_counts(name, self._matrix_stats[name], likelihood)
+            if LIKELIHOODS[likelihood].requires_counts:
+                self._check_counts(name, likelihood)
+            check_no_empty_cell(name, self._matrix_stats[name])
         reps, has_labels = self.setup_args["reps"], self.setup_args["labels_key"] is not None
         self.module = CLUEModule(
             n_features=self.n_features,
@@ -187,8 +211,8 @@ class CLUE(MosaicModelClass):
             Fractions of the cells of each pairing pattern; 0.9 and the rest by default.
         early_stopping
             Stop when paired held-out cells no longer come closer to each other (their FOSCTTM;
-            the objective where too few cells are paired), and restore the best epoch. Without it
-            the last epoch is kept.
+            the objective where too few cells are paired, and in frozen queries, whose embeddings
+            stay), and restore the best epoch. Without it the last epoch is kept.
         datasplitter_kwargs
             Further arguments of :class:`~cantata.data.MosaicSplitter`.
         plan_kwargs
@@ -209,8 +233,9 @@ class CLUE(MosaicModelClass):
         """
         n_paired = int((membership(self.adata, self.modalities).sum(axis=1) > 1).sum())
         share = validation_size if validation_size is not None else 1 - (train_size or 0.9)
-        if n_paired * share >= MIN_VALIDATION_PAIRS:
+        if n_paired * share >= MIN_VALIDATION_PAIRS and not self.is_frozen_:
             kwargs.setdefault("early_stopping_monitor", "foscttm_validation")
+        before = None if self.is_frozen_ else deepcopy(self.module)
         super().train(
             max_epochs,
             batch_size=batch_size,
@@ -223,8 +248,34 @@ class CLUE(MosaicModelClass):
             plan_kwargs=plan_kwargs,
             **kwargs,
         )
-        if not self.is_frozen_:
-            fit_library_weights(self)
+        if before is not None:
+            fit_library_weights(self, before.to(self.device).eval())
+        self._check_pairs()
+
+    def _check_pairs(self) -> None:
+        """Warn where held-out cells do not find their other half better than chance."""
+        cells = np.asarray(self.validation_indices, dtype=int)
+        rows = row_table(self.adata, self.modalities)
+        for first, second in combinations(self.modalities, 2):
+            both = cells[(rows[first][cells] >= 0) & (rows[second][cells] >= 0)]
+            if len(both) < MIN_VALIDATION_PAIRS:
+                continue
+            both = both[:MAX_CHECKED_PAIRS]
+            x, y = (
+                self._run(self._cells(None), both, None, partial(self._embed, modality=m))
+                for m in (first, second)
+            )
+            score, p_value = pairing_test(x, y)
+            if p_value > MAX_P_VALUE:
+                warnings.warn(
+                    f"The {len(both)} held-out cells with {first!r} and {second!r} do not find "
+                    f"their other half better than chance (FOSCTTM {score:.2f}, chance 0.50, "
+                    f"p = {p_value:.2f}). If their rows were put together in the wrong order, or "
+                    "names of different cells happen to agree, embeddings, labels and imputed "
+                    "values are wrong, however sure they look: check obs_names of both.",
+                    UserWarning,
+                    stacklevel=3,
+                )
 
     def _fit_inputs(self) -> None:
         for name in self.module.inputs:
@@ -442,6 +493,67 @@ class CLUE(MosaicModelClass):
         location = self.module.decode(modality, z, covariates)
         return self.module.head(modality).expected(location, library, covariates)
 
+    # Labels -------------------------------------------------------------------------------------
+
+    def predict(
+        self,
+        mdata: MuData | None = None,
+        *,
+        modality: str | None = None,
+        indices: Indices = None,
+        soft: bool = False,
+        batch_size: int | None = None,
+    ) -> np.ndarray | pd.DataFrame:
+        """Labels of cells by the classifier, which ``labels_key`` trains.
+
+        Parameters
+        ----------
+        mdata, modality, indices, batch_size
+            As in :meth:`get_latent_representation`.
+        soft
+            Return probabilities.
+
+        Returns
+        -------
+        Array of labels in the order of ``mdata.obs_names`` or ``mdata[modality].obs_names``, or,
+        with `soft`, DataFrame of cells x labels. The classifier reads posterior means, averaged
+        over the modalities of a cell.
+
+        Raises
+        ------
+        ValueError
+            If no labels were registered.
+        KeyError
+            If `modality` is unknown or not in `mdata`.
+
+        Examples
+        --------
+        >>> import cantata
+        >>> mdata = cantata.datasets.simulate_mosaic(n_cells=200)
+        >>> cantata.CLUE.setup_mudata(mdata, labels_key="cell_type")
+        >>> model = cantata.CLUE(mdata)
+        >>> model.train(max_epochs=1, enable_progress_bar=False)
+        >>> model.predict().shape
+        (200,)
+        """
+        classifier = self.module.classifier
+        if classifier is None:
+            raise ValueError(
+                "Without labels there is no classifier; setup_mudata(labels_key=...)."
+            )
+        cells = self._cells(mdata)
+        chosen = self._chosen_cells(cells, modality, indices)
+        probabilities = self._run(
+            cells,
+            chosen,
+            batch_size,
+            lambda t: classifier(self._posterior(t, modality, unit=False)[0]).softmax(dim=1),
+        )
+        labels = np.asarray(self._categories(LABELS))
+        if not soft:
+            return labels[probabilities.argmax(axis=1)]
+        return pd.DataFrame(probabilities, index=cells.mdata.obs_names[chosen], columns=labels)
+
     # Fine-tuning --------------------------------------------------------------------------------
 
     def finetune(
@@ -516,17 +628,24 @@ class CLUE(MosaicModelClass):
         with warnings.catch_warnings(), no_pull():
             warnings.simplefilter("ignore", (UserWarning, FutureWarning))
             joined = MuData(modalities)
-        for key in [*(key for _, key in self._covariate_columns), self.setup_args["labels_key"]]:
-            if key is None:
-                continue
-            of_query = query.obs[key] if key in query.obs else pd.Series(dtype=object)
-            columns = [coalesce_obs(self.adata, key).astype(object), of_query.astype(object)]
+        labels_key = self.setup_args["labels_key"]
+        keys = [key for _, key in self._covariate_columns]
+        for key in [*keys, *([] if labels_key is None else [labels_key])]:
+            is_label = key == labels_key
+            columns = [coalesce_obs(self.adata, key, top_alone=is_label)]
+            if not is_label or _has_column(query, key):  # a query may have no labels
+                columns.append(coalesce_obs(query, key, top_alone=is_label))
             joined.obs[key] = pd.concat(columns).reindex(joined.obs_names).to_numpy()
             # the column of all cells is the only one, so that none contradicts it
             for name in modalities:
                 if key in joined[name].obs:
                     del joined[name].obs[key]
         return joined
+
+
+def _has_column(mdata: MuData, key: str) -> bool:
+    """Whether cells or those of a modality have an annotation."""
+    return key in mdata.obs or any(key in adata.obs for adata in mdata.mod.values())
 
 
 def _known_likelihoods(

@@ -18,6 +18,7 @@ from cantata.losses import (
     cosine_to_fused,
     fuse_mean,
     kl_to_standard_normal,
+    mean_over_modalities,
     modality_count,
     modality_cross_entropy,
     paired_rows,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 Fusion = Literal["mean", "poe"]
 Alignment = Literal["cosine", "mse"]
 Library = Literal["observed", "learned"]
+DiscriminatorInput = Literal["mean", "sample"]
 
 ALIGNMENTS = {"cosine": cosine_to_fused, "mse": squared_to_fused}
 MAX_READ = 512
@@ -113,6 +115,9 @@ class CLUEModule(BaseModuleClass):
         ``"observed"`` totals, or ``"learned"`` from the source's counts.
     discriminator_batch
         Tell the discriminator the batch.
+    discriminator_input
+        What the discriminator sees: posterior ``"mean"`` with noise, as in the reference
+        implementation, or the ``"sample"``, without further noise (eq. 12).
 
     Notes
     -----
@@ -143,6 +148,7 @@ class CLUEModule(BaseModuleClass):
         library: Library = "observed",
         shared_first_layer: bool = False,
         discriminator_batch: bool = False,
+        discriminator_input: DiscriminatorInput = "mean",
     ) -> None:
         super().__init__()
         self.modalities = list(n_features)
@@ -150,7 +156,9 @@ class CLUEModule(BaseModuleClass):
         self.reps = set(n_input)
         self.n_batch, self.n_latent = n_batch, n_latent
         self.fusion, self.alignment, self.library = fusion, alignment, library
-        self.normalize_latent, self.discriminator_batch = normalize_latent, discriminator_batch
+        self.normalize_latent = normalize_latent
+        self.discriminator_batch = discriminator_batch
+        self.discriminator_input = discriminator_input
         covariates = n_categories or []
         k = len(self.modalities)
         self.inputs = nn.ModuleDict()
@@ -309,10 +317,6 @@ class CLUEModule(BaseModuleClass):
         hidden = self.decoders[modality](z[:, self.subspace(modality)], covariates)
         return self.head(modality).location(hidden, covariates)
 
-    def observed_library(self, counts: Tensor) -> Tensor:
-        """(n,) totals of counts, bounded away from 0."""
-        return counts.sum(dim=1).clamp(min=MIN_LIBRARY)
-
     def learned_library(self, source: str, target: str, counts: Tensor) -> Tensor:
         """(n,) library sizes of `target` that the counts of `source` predict."""
         column = self.modalities.index(target)
@@ -331,7 +335,7 @@ class CLUEModule(BaseModuleClass):
             return None
         if self.library == "learned":
             return self.learned_library(source, target, source_counts)
-        return self.observed_library(target_counts)
+        return self.head(target).observed_library(target_counts)
 
     def _get_generative_input(
         self, tensors: Mapping[str, Tensor], inference_outputs: Inference, **kwargs: Any
@@ -339,15 +343,19 @@ class CLUEModule(BaseModuleClass):
         return {"tensors": tensors, "inferred": inference_outputs}
 
     def generative(
-        self, tensors: Mapping[str, Tensor], inferred: Inference, real_cross: bool = False
+        self,
+        tensors: Mapping[str, Tensor],
+        inferred: Inference,
+        cross: bool = True,
+        real_cross: bool = False,
     ) -> dict[str, dict[str, Tensor]]:
         """Negative log-likelihoods per row, divided by the number of features.
 
         Returns
         -------
-        ``"self"``, ``"cross"`` and, if asked for, ``"real_cross"``: for each modality the values
-        of its rows, decoded from its own sample, from the fused sample and from other modalities
-        alone.
+        ``"self"`` and, if asked for, ``"cross"`` and ``"real_cross"``: for each modality the
+        values of its rows, decoded from its own sample, from the fused sample and from other
+        modalities alone.
         """
         covariates = Covariates.of(tensors)
         n_modalities = modality_count(inferred.rows, len(tensors[CELL]))
@@ -358,13 +366,15 @@ class CLUEModule(BaseModuleClass):
                 continue
             target = _Target(self, name, tensors[name], covariates.rows(rows))
             nll = target.nll(inferred.samples[name], name, tensors[name])
-            out["self"][name] = out["cross"][name] = nll
-            # a cell with one modality is fused from that one: its cross value is its self value
-            several = (n_modalities[rows] > 1).nonzero().squeeze(1)
-            if len(several):
-                part = target.subset(several)
-                cross = part.nll(inferred.fused[rows[several]], name, part.counts.dense)
-                out["cross"][name] = nll.index_copy(0, several, cross)
+            out["self"][name] = nll
+            if cross:
+                # a cell with one modality is fused from it: its cross value is its self value
+                out["cross"][name] = nll
+                several = (n_modalities[rows] > 1).nonzero().squeeze(1)
+                if len(several):
+                    part = target.subset(several)
+                    of_fused = part.nll(inferred.fused[rows[several]], name, part.counts.dense)
+                    out["cross"][name] = nll.index_copy(0, several, of_fused)
             if real_cross:
                 out["real_cross"][name] = self._from_others(target, tensors, inferred)
         return out
@@ -388,19 +398,22 @@ class CLUEModule(BaseModuleClass):
     def discriminator_loss(
         self, tensors: Mapping[str, Tensor], inferred: Inference, noise: float, *, detach: bool
     ) -> Tensor:
-        """Cross-entropy of the modality discriminator on noisy posterior means (eq. 12)."""
-        noisy = self.noisy_means(inferred, noise)
+        """Cross-entropy of the modality discriminator (eq. 12)."""
+        if self.discriminator_input == "sample":
+            seen = inferred.samples
+        else:
+            seen = self.noisy_means(inferred, noise)
         if detach:
-            noisy = {name: value.detach() for name, value in noisy.items()}
+            seen = {name: value.detach() for name, value in seen.items()}
         if self.discriminator_batch:
             batch = functional.one_hot(Covariates.of(tensors).batch, self.n_batch).float()
-            noisy = {
+            seen = {
                 name: torch.cat([value, batch[inferred.rows[name]]], dim=1)
-                for name, value in noisy.items()
+                for name, value in seen.items()
             }
-        logits = self.discriminator(torch.cat(list(noisy.values()))).float()
-        of_modality = logits.split([len(value) for value in noisy.values()])
-        return modality_cross_entropy(dict(zip(noisy, of_modality, strict=True)))
+        logits = self.discriminator(torch.cat(list(seen.values()))).float()
+        of_modality = logits.split([len(value) for value in seen.values()])
+        return modality_cross_entropy(dict(zip(seen, of_modality, strict=True)))
 
     def noisy_means(self, inferred: Inference, noise: float) -> dict[str, Tensor]:
         """Posterior means with Gaussian noise of standard deviation `noise`."""
@@ -421,6 +434,15 @@ class CLUEModule(BaseModuleClass):
                 kl = kl_to_standard_normal(loc[:, part], inferred.scale[name][:, part])
                 terms[name] = kl.mean() / self.n_features[name]
         return terms
+
+    def _closeness(self, inferred: Inference) -> Tensor:
+        """Closeness of the samples of a cell to their mean (eq. 9)."""
+        center = inferred.fused
+        # a fused mean has the direction of the mean, which is all that a cosine looks at; a draw
+        # from the product of experts has not
+        if self.fusion == "poe" or self.alignment == "mse":
+            center = mean_over_modalities(inferred.samples, inferred.rows, len(center))
+        return ALIGNMENTS[self.alignment](inferred.samples, inferred.rows, center)
 
     def _fused_kl(self, inferred: Inference) -> Tensor:
         """Divergence of the product of experts from the prior (eq. 8), divided by features."""
@@ -450,10 +472,10 @@ class CLUEModule(BaseModuleClass):
         kl = self._kl_terms(inferred)
         terms = {f"nll_{name}": value for name, value in self_nll.items()}
         terms |= {f"kl_{name}": value for name, value in kl.items()}
-        cross = torch.stack([value.mean() for value in nll["cross"].values()]).sum()
-        terms["cross"] = cross + weights.lambda_kl * self._fused_kl(inferred)
-        align = ALIGNMENTS[self.alignment]
-        terms["alignment"] = align(inferred.samples, inferred.rows, inferred.fused)
+        if nll["cross"]:
+            cross = torch.stack([value.mean() for value in nll["cross"].values()]).sum()
+            terms["cross"] = cross + weights.lambda_kl * self._fused_kl(inferred)
+        terms["alignment"] = self._closeness(inferred)
         real_cross = [value.mean() for value in nll["real_cross"].values() if len(value)]
         if real_cross:
             terms["real_cross"] = torch.stack(real_cross).sum()

@@ -19,6 +19,8 @@ from cantata.model.clue._module import CLUEModule, LossWeights
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
+    from cantata.model.clue._module import Inference
+
 OPTIMIZERS = {"rmsprop": torch.optim.RMSprop, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 MAX_VALIDATION_PAIRS = 2000
 
@@ -76,6 +78,10 @@ class CLUETrainingPlan(MosaicTrainingPlan):
     ) -> None:
         super().__init__(module, lr_schedule)
         self.weights = loss_weights(LossWeights, lambdas)
+        if optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer={optimizer!r} is not one of {list(OPTIMIZERS)}.")
+        if not temperature > 0:
+            raise ValueError(f"temperature={temperature} is not positive.")
         self.lr, self.optimizer_name, self.weight_decay = lr, optimizer, weight_decay
         self.noise_epochs, self.temperature = noise_epochs, temperature
         self.gradient_clip = gradient_clip
@@ -102,6 +108,17 @@ class CLUETrainingPlan(MosaicTrainingPlan):
         burn_in = self.noise_epochs * self._max_epochs
         return max(1 - self.current_epoch / burn_in, 0.0) if burn_in > 0 else 0.0
 
+    def _decoded(
+        self, batch: dict[str, Tensor], inferred: Inference
+    ) -> dict[str, dict[str, Tensor]]:
+        """Likelihoods of a minibatch, as far as they have a weight."""
+        return self.module.generative(
+            batch,
+            inferred,
+            cross=self.weights.lambda_cross > 0,
+            real_cross=self.weights.lambda_real_cross > 0,
+        )
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """One step of the discriminator, then one of the encoders and decoders."""
         self._set_learning_rates([self.lr, self.lr], self._progress(batch_idx))
@@ -111,9 +128,7 @@ class CLUETrainingPlan(MosaicTrainingPlan):
             self._step(
                 adversary, self.module.discriminator_loss(batch, inferred, noise, detach=True)
             )
-        nll = self.module.generative(
-            batch, inferred, real_cross=self.weights.lambda_real_cross > 0
-        )
+        nll = self._decoded(batch, inferred)
         self.module.discriminator.requires_grad_(False)
         output = self.module.loss(batch, inferred, nll, self.weights, noise, self.temperature)
         self._step(generator, output.loss, self.gradient_clip)
@@ -124,7 +139,7 @@ class CLUETrainingPlan(MosaicTrainingPlan):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """All terms at the posterior means, without noise."""
         inferred = self.module.inference(batch, sample=False)
-        nll = self.module.generative(batch, inferred, real_cross=True)
+        nll = self._decoded(batch, inferred)
         output = self.module.loss(batch, inferred, nll, self.weights, 0.0, self.temperature)
         self._validation_terms.add(output.extra_metrics, len(batch[CELL]))
         pairs = {}

@@ -119,7 +119,7 @@ class SCMODALTrainingPlan(MosaicTrainingPlan):
             self.variates |= self.refine()
         z = self.module.inference(batch)
         if self.weights.lambda_gan and self.module.present_pairs(z):
-            self._step_discriminators(z, optimizers[-1])
+            self._step_discriminators(batch, z, optimizers[-1])
         self.module.discriminators.requires_grad_(False)
         output = self.module.loss(
             batch,
@@ -133,14 +133,16 @@ class SCMODALTrainingPlan(MosaicTrainingPlan):
         )
         self._step(optimizers[0], output.loss, self.gradient_clip)
         self.module.discriminators.requires_grad_(True)
-        self._train_terms.add(output.extra_metrics, 1)
+        self._train_terms.add(output.extra_metrics | self.module.consistency(batch, z), 1)
         return {"loss": output.loss.detach()}
 
-    def _step_discriminators(self, z: dict[str, Tensor], optimizer: LightningOptimizer) -> None:
+    def _step_discriminators(
+        self, batch: dict[str, Tensor], z: dict[str, Tensor], optimizer: LightningOptimizer
+    ) -> None:
         fixed = {name: value.detach() for name, value in z.items()}
         pairs = self.module.present_pairs(fixed)
         for _ in range(self.n_discriminator_steps):
-            losses = [self.module.discriminator_loss(fixed, pair) for pair in pairs]
+            losses = [self.module.discriminator_loss(batch, fixed, pair) for pair in pairs]
             self._step(optimizer, torch.stack(losses).sum())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -6,8 +6,10 @@ from typing import Any
 
 PRESETS: dict[str, dict[str, Any]] = {
     "published": {
+        "links": {"transforms": "log1p", "smooth": False, "center": False, "shared": False},
         "model": {
             "n_latent": 20,
+            "transforms": "log1p",
             "n_components": None,
             "n_hidden": 512,
             "n_hidden_discriminator": 512,
@@ -36,4 +38,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     }
 }
 """``"published"``: the settings of the reference implementation, which made the published scores
-(the paper prints a geometry weight of 1, the reference has always used 10)."""
+(the paper prints a geometry weight of 1, the reference has always used 10). ``"links"`` are those
+of :func:`cantata.pp.link_features`. All modalities are log-normalised; chromatin is read as gene
+activity (:func:`cantata.pp.gene_activity`)."""

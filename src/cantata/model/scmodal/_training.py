@@ -11,8 +11,9 @@ from cantata import _keys
 from cantata._keys import BATCH, CATEGORICAL, CONTINUOUS
 from cantata._mudata.pairing import modality_cells, row_table
 from cantata._mudata.values import MatrixReader
+from cantata._numeric.batches import apply_maps, batch_maps, sampled_by_batch
 from cantata.data import MosaicObsField
-from cantata.model._inputs import training_reader
+from cantata.model._inputs import clusters_of, training_reader
 from cantata.model.scmodal._links import linked_matrix
 from cantata.model.scmodal._module import covariates_key, linked_key
 
@@ -36,14 +37,30 @@ def readers_of(
     shows a progress bar while values are standardised.
     """
     layer, n_obs = model.module.input(modality), model.adata[modality].n_obs
-    read = training_reader(layer, model.registered_values(modality), n_obs, progress=progress)
+    values, codes = model.registered_values(modality), batches_of(model, modality)
+    read = training_reader(layer, values, n_obs, codes, progress=progress)
     readers = {modality: read}
+    if codes is not None:
+        rows = sampled_by_batch(codes)
+        labels = clusters_of(layer).nearest(read(rows))
     for pair in model.module.pairs:
         if modality in pair and all(name in present for name in pair):
             other = pair[1] if modality == pair[0] else pair[0]
             linked = linked_matrix(model.adata, modality, other)
+            if codes is not None:
+                # a factor on a feature of a batch turns the angles that cells are compared by
+                maps, _ = batch_maps(linked[rows], codes[rows], labels)
+                linked = apply_maps(linked, codes, maps)
             readers[linked_key(modality, other)] = MatrixReader(linked)
     return readers | _covariate_readers(model, modality)
+
+
+def batches_of(model: MosaicModelClass, modality: str) -> np.ndarray | None:
+    """Batch of each cell of a modality; None where none are registered."""
+    if model.setup_args["batch_key"] is None:
+        return None
+    columns = model.adata_manager.create_torch_dataset(data_and_attributes=[BATCH]).columns
+    return columns[BATCH].numpy()[modality_cells(model.adata, modality)]
 
 
 def _covariate_readers(model: MosaicModelClass, modality: str) -> dict[str, RowReader]:

@@ -115,7 +115,7 @@ def genes_in(name: str) -> tuple[str, ...]:
     Examples
     --------
     >>> genes_in("lot7-HLA-DR-x"), genes_in("tagCD20v2"), genes_in("lot7")
-    (('HLA-DRA', 'HLA-DRB1'), ('MS4A1',), ())
+    (('HLA-DRA', 'HLA-DRB1'), ('MS4A1', 'CD20'), ())
     """
     if _CONTROL.search(name):
         return ()

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from cantata._mudata.checks import check_mapping, check_pair, check_varmap
+from cantata._mudata.checks import MAX_LOG, check_mapping, check_pair, check_varmap
 from cantata._mudata.values import choose_layer, iter_blocks, matrix_of
 from cantata._mudata.warn import warn_user
 from cantata._numeric.components import Components, fit_lsi, fit_pca, project
@@ -45,9 +45,6 @@ BLOCK_CELLS = 4096
 
 MIN_TOTAL = 20.0
 """Smallest total to which the linked counts of a cell are scaled."""
-
-MAX_LOG = 50.0
-"""Values above this are no logarithms of anything that was counted or measured."""
 
 MIN_SCALED_LINKS = 12
 """Counts of proteins with fewer links than this are not scaled to their sum over linked ones."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from cantata._mudata.checks import check_count
+from cantata._mudata.checks import check_integer
 from cantata._mudata.embeddings import find_space
 from cantata.tl._feature_values import cell_groups, check_modality, normalized_values
 from cantata.tl._latent._components import (
@@ -309,9 +309,9 @@ def _check_options(given: Mapping[str, Any]) -> None:
     """Refuse options out of range."""
     for name in ("n_components", "n_splits", "n_central"):
         if given[name] is not None:
-            check_count(given[name], name)
-    check_count(given["seed"], "seed", 0)
-    n_bins = check_count(given["n_bins"], "n_bins")
+            check_integer(name, given[name])
+    check_integer("seed", given["seed"], 0)
+    n_bins = check_integer("n_bins", given["n_bins"])
     if n_bins < 5 or n_bins % 2 == 0:
         raise ValueError(
             f"n_bins={n_bins!r} must be odd and at least 5: two bins at each end and one in the "

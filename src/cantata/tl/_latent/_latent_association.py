@@ -11,7 +11,7 @@ from anndata import AnnData
 from scipy import stats
 from sklearn.cluster import KMeans
 
-from cantata._mudata.checks import check_count, check_mudata, name_list
+from cantata._mudata.checks import as_list, check_integer, check_mudata, name_list
 from cantata._mudata.embeddings import LatentSpace, find_spaces
 from cantata._mudata.obs import coalesce_obs
 from cantata._mudata.pairing import modality_cells
@@ -213,7 +213,7 @@ def latent_association(
         ("n_clusters", n_clusters, 2),
         ("n_seeds", n_seeds, 1),
     ):
-        check_count(count, name, smallest)
+        check_integer(name, count, smallest)
     if not resolution > 0:
         raise ValueError(f"resolution={resolution!r} must be positive.")
     for name, given_option, choices in (
@@ -224,7 +224,7 @@ def latent_association(
             raise ValueError(
                 f"{name}={given_option!r} is unknown; choose from {get_args(choices)}."
             )
-    names = [keys] if isinstance(keys, str) else name_list("keys", keys)
+    names = name_list("keys", keys)
     columns = _annotations(mdata, names, categorical, "keys")
     given = []
     if isinstance(cluster_keys, str) or len(cluster_keys):
@@ -278,12 +278,11 @@ def _annotations(
     mdata: MuData, keys: list[str], categorical: Sequence[str], argument: str
 ) -> list[Annotation]:
     """Columns of cells, one value per cell of the MuData."""
-    if isinstance(categorical, str):
-        raise TypeError(f"categorical={categorical!r} must be a list of columns.")
-    unknown = [key for key in categorical if key not in keys]
+    chosen = as_list("categorical", categorical)
+    unknown = [key for key in chosen if key not in keys]
     if unknown:
         raise KeyError(f"categorical: {unknown[0]!r} is none of {argument}={keys!r}.")
-    return [_annotation(mdata, key, key in categorical, argument) for key in keys]
+    return [_annotation(mdata, key, key in chosen, argument) for key in keys]
 
 
 def _annotation(mdata: MuData, key: str, categorical: bool, argument: str) -> Annotation:

@@ -9,7 +9,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from cantata._mudata.checks import check_count, name_list
+from cantata._mudata.checks import check_integer, name_list
 from cantata._mudata.embeddings import find_space
 from cantata._numeric.feature_statistics import FeatureMatrix
 from cantata.tl._feature_values import (
@@ -120,7 +120,7 @@ def latent_traversal(
     check_modality(mdata, modality, "modality")
     if (interpretation is None) == (use_rep is None):
         raise ValueError("Give either interpretation or use_rep.")
-    check_count(n_features, "n_features")
+    check_integer("n_features", n_features)
     if interpretation is None:
         assert use_rep is not None  # checked above
         if features is None:

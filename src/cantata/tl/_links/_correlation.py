@@ -19,7 +19,7 @@ from rich.progress import track
 from scipy import sparse
 from scipy.stats import pearson3
 
-from cantata._mudata.checks import check_count
+from cantata._mudata.checks import check_integer
 from cantata._numeric.feature_statistics import (
     BLOCK_ENTRIES,
     FeatureMatrix,
@@ -106,8 +106,8 @@ def check_options(
     if not 0 <= min_correlation <= 1:
         raise ValueError(f"min_correlation={min_correlation!r} must be within [0, 1].")
     for name, value in max_pairs.items():
-        check_count(value, name)
-    check_count(n_permutations, "n_permutations", 0)
+        check_integer(name, value)
+    check_integer("n_permutations", n_permutations, 0)
 
 
 def correlate(

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from cantata._mudata.checks import name_list
+from cantata._mudata.checks import as_list, name_list
 from cantata._numeric.feature_statistics import FeatureMatrix, group_moments
 from cantata.tl._feature_values import (
     MIN_CELLS,
@@ -94,8 +94,8 @@ def group_features(
     positions = np.arange(mdata[modality].n_vars)
     if features is not None:
         wanted = name_list("features", features)
-        if len(wanted) < len(features):
-            twice = next(name for name in wanted if list(features).count(name) > 1)
+        if len(wanted) < len(given := as_list("features", features)):
+            twice = next(name for name in wanted if given.count(name) > 1)
             raise ValueError(f"features must name each feature once; {twice!r} occurs twice.")
         positions = feature_positions(mdata, modality, wanted)
     n_cells = mdata[modality].n_obs

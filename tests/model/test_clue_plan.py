@@ -1,0 +1,446 @@
+"""Training beside a plain loop of the paper, and its settings beside typed tables."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from dataclasses import asdict
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import scvi
+import torch
+from lightning.pytorch.callbacks import Callback
+from mosaics import counts_mosaic
+from torch.nn.functional import cross_entropy, one_hot
+
+from cantata import CLUE, pp
+from cantata.metrics import foscttm
+from cantata.model._plan import BestWeights
+from cantata.model.clue import CLUETrainingPlan, LossWeights
+from cantata.nn import Covariates
+
+SMALL = {"n_latent": 4, "n_hidden_encoder": 16, "n_hidden_decoder": 8, "n_hidden_discriminator": 8}
+QUIET: dict[str, Any] = {"enable_progress_bar": False, "accelerator": "cpu", "batch_size": 16}
+
+
+class Minibatches(Callback):
+    """Keeps what every step sees, and seeds it by its number."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, torch.Tensor]] = []
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+        torch.manual_seed(100 + len(self.seen))
+        self.seen.append({key: value.clone() for key, value in batch.items()})
+
+
+def plain_loop(net, batches: list[dict], weights: LossWeights, options: dict[str, Any]) -> None:
+    """Alternating steps of Tu et al. 2022, eq. 15, on three epochs of three minibatches."""
+    make = {"rmsprop": torch.optim.RMSprop, "adam": torch.optim.Adam}[options["optimizer"]]
+    theirs = list(net.discriminator.parameters())
+    ours = [p for name, p in net.named_parameters() if not name.startswith("discriminator")]
+    adversary, generator = make(theirs, lr=2e-3), make(ours, lr=2e-3)
+    net.train()
+    for step, batch in enumerate(batches):
+        torch.manual_seed(100 + step)
+        # noise falls from 1 to 0 over the first 60 % of three epochs
+        noise = [1.0, 1 - 1 / 1.8, 0.0][step // 3] if options["noise"] else 0.0
+        rate = 2e-3 * (0.5 * (1 + np.cos(np.pi * step / 9)) if options["cosine"] else 1.0)
+        for group in adversary.param_groups + generator.param_groups:
+            group["lr"] = rate
+        inferred = net.inference(batch)
+        # 1. the discriminator minimises its cross-entropy on what does not move
+        if weights.lambda_d:
+            terms = []
+            for k, name in enumerate(net.modalities):
+                seen = inferred.loc[name].detach()
+                if options["sample"]:
+                    seen = inferred.samples[name].detach()
+                elif noise:
+                    seen = seen + noise * torch.randn_like(seen)
+                if net.discriminator_batch:
+                    batch_codes = batch["batch"][batch[f"{name}_rows"]]
+                    seen = torch.cat([seen, one_hot(batch_codes, net.n_batch).float()], dim=1)
+                terms.append((seen, k))
+            # one pass over both, whose dropout is drawn at once
+            logits = net.discriminator(torch.cat([seen for seen, _ in terms]))
+            parts = logits.split([len(seen) for seen, _ in terms])
+            losses = [
+                cross_entropy(part, torch.full((len(part),), k))
+                for part, (_, k) in zip(parts, terms, strict=True)
+                if len(part)
+            ]
+            adversary.zero_grad()
+            torch.stack(losses).mean().backward()
+            adversary.step()
+        # 2. encoders and decoders minimise theirs, minus it
+        nll = net.generative(batch, inferred, weights.lambda_cross > 0)
+        loss = net.loss(batch, inferred, nll, weights, noise).loss
+        generator.zero_grad()
+        loss.backward()
+        if options["clip"]:
+            torch.nn.utils.clip_grad_norm_(ours, options["clip"])
+        generator.step()
+
+
+@pytest.mark.parametrize(
+    ("model", "plan"),
+    [
+        ({}, {}),
+        ({"discriminator_batch": True}, {"noise_epochs": 0.0, "lr_schedule": "constant"}),
+        ({"discriminator_input": "sample"}, {"optimizer": "adam", "gradient_clip": 0.5}),
+        ({"fusion": "poe", "alignment": "mse"}, {"lambda_d": 0.0, "lambda_cross": 0.0}),
+    ],
+)
+def test_training_is_the_loop_of_the_paper(model: dict, plan: dict) -> None:
+    mdata = counts_mosaic(n_cells=48)
+    CLUE.setup_mudata(mdata, batch_key="batch")
+    clue = CLUE(mdata, **SMALL | model)
+    start = copy.deepcopy(clue.module)
+    callback = Minibatches()
+    given = {"noise_epochs": 0.6} | plan
+    clue.train(3, train_size=1.0, callbacks=[callback], plan_kwargs=given, **QUIET)
+    assert len(callback.seen) == 9
+    for name in clue.modalities:
+        start.input(name).load_state_dict(clue.module.input(name).state_dict())
+    weights = LossWeights(**{k: v for k, v in plan.items() if k.startswith("lambda")})
+    options = {
+        "optimizer": plan.get("optimizer", "rmsprop"),
+        "noise": "noise_epochs" not in plan,
+        "cosine": "lr_schedule" not in plan,
+        "sample": "discriminator_input" in model,
+        "clip": plan.get("gradient_clip"),
+    }
+    plain_loop(start, callback.seen, weights, options)
+    trained = clue.module.state_dict()
+    for name, value in start.state_dict().items():
+        if isinstance(value, torch.Tensor) and not name.startswith("library_"):
+            torch.testing.assert_close(trained[name], value, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_noise_is_added_and_has_its_size() -> None:
+    mdata = counts_mosaic()
+    CLUE.setup_mudata(mdata)
+    clue = CLUE(mdata, **SMALL)
+    net = clue.module
+    loc = {"rna": torch.zeros(4000, 8), "adt": torch.ones(10, 8)}
+    inferred = net.inference(clue.adata_manager.create_torch_dataset()[[0, 1, 2]])
+    inferred.loc = loc
+    noisy = net.noisy_means(inferred, 0.5)
+    assert float(noisy["rna"].std()) == pytest.approx(0.5, rel=0.02)
+    assert torch.equal(net.noisy_means(inferred, 0.0)["adt"], loc["adt"])
+
+
+def test_every_hidden_layer_drops_units() -> None:
+    """With a rate near 1 nothing but offsets is left in training, and everything in evaluation."""
+    mdata = counts_mosaic()
+    CLUE.setup_mudata(mdata)
+    net = CLUE(mdata, **SMALL | {"dropout_rate": 0.9}).module
+    covariates = Covariates(torch.zeros(200, 1, dtype=torch.long), None)
+    parts = {
+        "encoder": lambda: net.encoders["rna"](torch.ones(200, net.input("rna").n_out))[0],
+        "decoder": lambda: net.decoders["rna"](torch.ones(200, 4), covariates),
+        "discriminator": lambda: net.discriminator(torch.ones(200, 8)),
+    }
+    for name, run in parts.items():
+        net.eval()
+        assert torch.equal(run()[0], run()[1]), name
+        net.train()
+        assert len(torch.unique(run().round(decimals=6), dim=0)) > 1, name
+
+
+# Schedule, monitor and best epoch ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("n_cells", "batch_size", "epochs"),
+    [(3920, 128, 18), (1600, 128, 44), (3920, 32, 6), (100, 128, 60), (10**6, 128, 6)],
+)
+def test_planned_epochs_are_500_steps(n_cells: int, batch_size: int, epochs: int) -> None:
+    mdata = counts_mosaic()
+    CLUE.setup_mudata(mdata)
+    assert CLUE(mdata, **SMALL)._planned_epochs(n_cells, batch_size) == epochs
+
+
+def test_history_has_the_foscttm_of_held_out_means() -> None:
+    """Of cells by name, over several minibatches, and it is what training stops by."""
+    mdata = counts_mosaic(n_cells=200)
+    CLUE.setup_mudata(mdata)
+    clue = CLUE(mdata, **SMALL)
+    clue.train(2, train_size=0.5, early_stopping=False, **QUIET)
+    held = mdata.obs_names[clue.validation_indices]
+    both = [c for c in held if all(c in adata.obs_names for adata in mdata.mod.values())]
+    assert len(both) > 20
+    x, y = (
+        clue.get_latent_representation(modality=m, indices=mdata[m].obs_names.get_indexer(both))
+        for m in mdata.mod
+    )
+    logged = float(clue.history["foscttm_validation"].iloc[-1, 0])
+    assert logged == pytest.approx(foscttm(x, y), abs=1e-6)
+
+
+@pytest.mark.parametrize(("n_paired", "scored"), [(8, False), (25, True)])
+def test_one_held_out_pair_has_no_foscttm(n_paired: int, scored: bool) -> None:
+    member = np.ones((90, 2), dtype=bool)
+    member[n_paired:60, 0] = False
+    member[60:, 1] = False
+    mdata = counts_mosaic(member=member, n_cells=90)
+    CLUE.setup_mudata(mdata)
+    clue = CLUE(mdata, **SMALL)
+    clue.train(1, **QUIET)
+    assert ("foscttm_validation" in clue.history) == scored
+
+
+def test_held_out_cells_are_judged_at_posterior_means_without_noise() -> None:
+    """All terms of the history are those of two minibatches, by their numbers of cells."""
+    mdata = counts_mosaic(n_cells=50)
+    CLUE.setup_mudata(mdata, batch_key="batch")
+    clue = CLUE(mdata, **SMALL)
+    clue.train(1, train_size=0.5, early_stopping=False, plan_kwargs={"lambda_d": 1.5}, **QUIET)
+    net, held = clue.module.eval(), np.asarray(clue.validation_indices)
+    assert 16 < len(held) < 32
+    totals: dict[str, float] = {}
+    with torch.no_grad():
+        for cells in (held[:16], held[16:]):
+            batch = clue.adata_manager.create_torch_dataset()[cells]
+            inferred = net.inference(batch, sample=False)
+            out = net.loss(batch, inferred, net.generative(batch, inferred))
+            for name, value in out.extra_metrics.items():
+                totals[name] = totals.get(name, 0.0) + float(value) * len(cells) / len(held)
+    logged = {
+        name.removesuffix("_validation"): float(column.iloc[-1, 0])
+        for name, column in clue.history.items()
+        if name.endswith("_validation") and name != "foscttm_validation"
+    }
+    assert logged == pytest.approx(totals, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("train_size", "monitor"), [(0.5, "foscttm_validation"), (0.9, "objective_validation")]
+)
+def test_what_training_stops_by(train_size: float, monitor: str) -> None:
+    mdata = counts_mosaic(n_cells=100)
+    CLUE.setup_mudata(mdata)
+    clue = CLUE(mdata, **SMALL)
+    clue.train(1, train_size=train_size, **QUIET)
+    assert [c.monitor for c in clue.trainer.callbacks if isinstance(c, BestWeights)] == [monitor]
+
+
+class States(Callback):
+    """Keeps the weights of every epoch."""
+
+    def __init__(self) -> None:
+        self.kept: list[dict[str, torch.Tensor]] = []
+
+    def on_validation_end(self, trainer, module) -> None:
+        self.kept.append({k: v.clone() for k, v in module.module.state_dict().items()})
+
+
+def test_an_epoch_that_is_not_the_last_is_restored() -> None:
+    mdata = counts_mosaic()
+    CLUE.setup_mudata(mdata)
+    clue = CLUE(mdata, **SMALL)
+    states = States()
+    clue.train(
+        5,
+        train_size=0.5,
+        early_stopping_monitor="kl_rna_validation",
+        callbacks=[states],
+        plan_kwargs={"lambda_kl": 0.0, "lr": 1e-2, "lr_schedule": "constant"},
+        **QUIET,
+    )
+    best = int(clue.history["kl_rna_validation"].to_numpy(dtype=float).argmin())
+    assert best < len(states.kept) - 1
+    end = clue.module.state_dict()
+    weights = [n for n, _ in clue.module.named_parameters() if n.startswith("encoders.rna")]
+    assert all(torch.equal(end[n], states.kept[best][n]) for n in weights)
+    assert not all(torch.equal(end[n], states.kept[-1][n]) for n in weights)
+
+
+def test_of_epochs_that_are_alike_the_first_is_kept() -> None:
+    network, callback = torch.nn.Linear(1, 1), BestWeights("score")
+    for epoch, score in enumerate([3.0, 2.0, 2.0, 4.0]):
+        torch.nn.init.constant_(network.weight, float(epoch))
+        trainer = SimpleNamespace(
+            callback_metrics={"score": torch.tensor(score)},
+            current_epoch=epoch,
+            max_epochs=4,
+            progress_bar_callback=None,
+            early_stopping_callbacks=[],
+        )
+        callback.on_validation_end(trainer, network)
+    callback.on_fit_end(trainer, network)
+    assert (callback.best_epoch, callback.best_score) == (1, 2.0)
+    assert float(network.weight) == 1
+
+
+def test_what_has_no_weight_is_not_decoded() -> None:
+    mdata = counts_mosaic()
+    CLUE.setup_mudata(mdata)
+    for weights, terms in (
+        ({}, {"cross"}),
+        ({"lambda_cross": 0.0}, set()),
+        ({"lambda_real_cross": 0.1}, {"cross", "real_cross"}),
+    ):
+        clue = CLUE(mdata, **SMALL)
+        clue.train(1, train_size=0.5, plan_kwargs=weights, **QUIET)
+        for part in ("train", "validation"):
+            found = {t for t in ("cross", "real_cross") if f"{t}_{part}" in clue.history}
+            assert found == terms
+
+
+# Bad values -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("plan", "error", "message"),
+    [
+        ({"optimizer": "sgd"}, ValueError, r"optimizer='sgd' is not one of \['rmsprop', 'adam'"),
+        ({"lr_schedule": "plateau"}, ValueError, "lr_schedule='plateau' is neither"),
+        ({"lambda_mse": -1.0}, ValueError, r"lambda_mse=-1.0 must be at least 0"),
+        ({"lambda_d": np.nan}, ValueError, "lambda_d=nan must be"),
+        ({"lambda_d": np.inf}, ValueError, "lambda_d=inf must be .* finite"),
+        ({"temperature": 0.0}, ValueError, "temperature=0.0 is not positive"),
+    ],
+)
+def test_bad_plans_are_refused(plan: dict, error: type[Exception], message: str) -> None:
+    mdata = counts_mosaic()
+    CLUE.setup_mudata(mdata)
+    clue = CLUE(mdata, **SMALL)
+    with pytest.raises(error, match=message):
+        clue.train(1, plan_kwargs=plan, **QUIET)
+    assert not clue.is_trained
+
+
+# Tables -----------------------------------------------------------------------------------------
+
+WEIGHTS = {
+    "lambda_self": 1.0,
+    "lambda_kl": 1.0,
+    "lambda_cross": 2.0,
+    "lambda_real_cross": 0.0,
+    "lambda_mse": 1.0,
+    "lambda_d": 2.0,
+    "lambda_contrastive": 0.3,
+    "lambda_label": 0.02,
+}
+MODEL = {
+    "n_latent": 20,
+    "likelihoods": "nb",
+    "n_components": 50,
+    "n_hidden_encoder": 256,
+    "n_layers_encoder": 2,
+    "n_hidden_decoder": 128,
+    "n_layers_decoder": 1,
+    "n_hidden_discriminator": 128,
+    "n_layers_discriminator": 2,
+    "dropout_rate": 0.2,
+    "fusion": "mean",
+    "alignment": "cosine",
+    "normalize_latent": True,
+    "shared_first_layer": False,
+}
+PLAN = {
+    "lr": 2e-3,
+    "optimizer": "rmsprop",
+    "lr_schedule": "cosine",
+    "noise_epochs": 0.3,
+    "temperature": 0.1,
+    "weight_decay": 0.0,
+    "gradient_clip": None,
+}
+# settings of the competition entry, CITE-seq and multiome
+PUBLISHED = {
+    ("seed",): (5, 2),
+    ("preprocess", "n_top_genes"): (5000, 10_000),
+    ("preprocess", "n_components"): (100, 100),
+    ("n_top_peaks",): (None, 30_000),
+    ("model", "likelihoods"): ("nb", "nb"),
+    ("model", "n_components"): (100, 100),
+    ("model", "n_latent"): (20, 50),
+    ("model", "n_layers_encoder"): (2, 2),
+    ("model", "n_hidden_encoder"): (512, 512),
+    ("model", "n_layers_decoder"): (1, 1),
+    ("model", "n_hidden_decoder"): (128, 256),
+    ("model", "n_layers_discriminator"): (2, 1),
+    ("model", "n_hidden_discriminator"): (128, 256),
+    ("model", "dropout_rate"): (0.2, 0.2),
+    ("model", "fusion"): ("mean", "mean"),
+    ("model", "alignment"): ("cosine", "cosine"),
+    ("model", "normalize_latent"): (True, True),
+    ("model", "library"): ("learned", "learned"),
+    ("model", "discriminator_batch"): (True, True),
+    ("train", "plan_kwargs", "lr"): (2e-3, 2e-3),
+    ("train", "plan_kwargs", "optimizer"): ("rmsprop", "rmsprop"),
+    ("train", "plan_kwargs", "lr_schedule"): ("constant", "constant"),
+    ("train", "plan_kwargs", "noise_epochs"): (1 / 6, 1 / 6),
+    ("train", "plan_kwargs", "lambda_self"): (1.0, 1.0),
+    ("train", "plan_kwargs", "lambda_kl"): (1.0, 0.3),
+    ("train", "plan_kwargs", "lambda_d"): (2.0, 0.02),
+    ("train", "plan_kwargs", "lambda_cross"): (2.0, 1.0),
+    ("train", "plan_kwargs", "lambda_real_cross"): (0.0, 0.0),
+    ("train", "plan_kwargs", "lambda_mse"): (1.0, 0.02),
+    ("train", "plan_kwargs", "lambda_contrastive"): (0.0, 0.0),
+    ("finetune", "max_epochs"): (50, 50),
+    ("finetune", "plan_kwargs", "lr"): (1e-3, 1e-3),
+    ("finetune", "plan_kwargs", "noise_epochs"): (0.0, 0.0),
+    ("finetune", "plan_kwargs", "optimizer"): ("rmsprop", "rmsprop"),
+    ("finetune", "plan_kwargs", "lr_schedule"): ("constant", "constant"),
+    ("finetune", "plan_kwargs", "lambda_self"): (1.0, 1.0),
+    ("finetune", "plan_kwargs", "lambda_kl"): (1.0, 0.3),
+    ("finetune", "plan_kwargs", "lambda_d"): (2.0, 0.02),
+    ("finetune", "plan_kwargs", "lambda_cross"): (2.0, 1.0),
+    ("finetune", "plan_kwargs", "lambda_real_cross"): (0.0, 0.0),
+    ("finetune", "plan_kwargs", "lambda_mse"): (1.0, 0.02),
+    ("finetune", "plan_kwargs", "lambda_contrastive"): (0.0, 0.0),
+}
+
+
+def defaults(function: Any) -> dict[str, Any]:
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def test_defaults_are_those_of_the_docs() -> None:
+    assert asdict(LossWeights()) == WEIGHTS
+    assert defaults(CLUE.__init__) == MODEL
+    assert defaults(CLUETrainingPlan.__init__) == PLAN
+    module = defaults(CLUE._module_cls.__init__)
+    assert {k: v for k, v in MODEL.items() if k != "likelihoods"}.items() <= module.items()
+    assert (module["library"], module["discriminator_batch"]) == ("observed", False)
+    assert module["discriminator_input"] == "mean"
+    train = defaults(CLUE.train)
+    assert (train["batch_size"], train["early_stopping"], train["train_size"]) == (128, True, None)
+
+
+def flat(nested: dict[str, Any], path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    out: dict[tuple[str, ...], Any] = {}
+    for key, value in nested.items():
+        out |= flat(value, (*path, key)) if isinstance(value, dict) else {(*path, key): value}
+    return out
+
+
+@pytest.mark.parametrize(("column", "name"), [(0, "cite"), (1, "multiome")])
+def test_presets_are_what_was_published(column: int, name: str) -> None:
+    typed = {k: v[column] for k, v in PUBLISHED.items() if v[column] is not None}
+    assert flat(CLUE.presets[name]) == typed
+
+
+def test_presets_fit_the_functions_that_take_them() -> None:
+    mdata = counts_mosaic()
+    CLUE.setup_mudata(mdata, batch_key="batch")
+    for preset in CLUE.presets.values():
+        scvi.settings.seed = preset["seed"]
+        inspect.signature(pp.preprocess).bind(mdata, **preset["preprocess"])
+        clue = CLUE(mdata, **preset["model"])
+        clue.train(1, enable_progress_bar=False, accelerator="cpu", **preset["train"])
+        query = counts_mosaic(seed=3, n_cells=40)
+        for adata in query.mod.values():
+            adata.obs_names = "q" + adata.obs_names
+        query.update()
+        short = preset["finetune"] | {"max_epochs": 1}
+        tuned = clue.finetune(query, enable_progress_bar=False, accelerator="cpu", **short)
+        assert tuned.adata.n_obs == 100
