@@ -190,6 +190,32 @@ def test_shared_decoders_move_latents_only_if_asked(moved):
     assert torch.allclose(*gradients) == (moved == 0)
 
 
+def test_shared_decoders_move_latents_in_part() -> None:
+    """What they see is the same for any share, and the gradient in proportion to it."""
+    tensors, table_rows = minibatch()
+    losses, gradients = [], []
+    for moved in (0.0, 0.25, 1.0):
+        net = module(noise=0.0)
+        weights = LossWeights(
+            lambda_shared_latents=moved, lambda_norm=0.0, lambda_independence=0.0, lambda_mmd=0.0
+        )
+        found = objective(net, tensors, table_rows, weights)
+        losses.append(float(found.loss.detach()))
+        found.loss.backward()
+        gradients.append(net.table("shared").weight.grad.to_dense().clone())
+    assert losses == pytest.approx([losses[0]] * 3)
+    none, part, whole = gradients
+    torch.testing.assert_close(part - none, 0.25 * (whole - none), rtol=1e-4, atol=1e-7)
+    assert (whole - none).abs().max() > 1e-3
+
+
+def test_tables_start_empty_and_networks_are_normalised() -> None:
+    net = module()
+    assert LatentTable(3).weight.shape == (0, 3)
+    for part in (*net.full.values(), *net.shared_only.values(), *net.encoders.values()):
+        assert any("BatchNorm" in type(layer).__name__ for layer in part.modules())
+
+
 @pytest.mark.parametrize("row_updates", ["lazy", "dense"])
 def test_latents_outside_the_minibatch(row_updates):
     """Lazy steps leave them where they are; dense ones move them by momentum, as documented."""

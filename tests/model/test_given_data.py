@@ -886,6 +886,8 @@ def test_the_epoch_that_is_kept_is_named(capsys) -> None:
     line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("Trained"))
     best = f"the weights of epoch {scores.argmin()} are kept ({monitor} {scores.min():.4g})"
     assert line == f"Trained {len(scores)} of 30 epochs, from 0 on; {best}."
+    model.train(2, **QUIET)
+    assert not capsys.readouterr().out
 
 
 # What a first user meets -------------------------------------------------------------------------
