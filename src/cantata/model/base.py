@@ -24,13 +24,19 @@ from cantata._keys import BATCH, CELL, rep_key
 from cantata._mudata.checks import (
     MatrixStats,
     as_list,
+    as_pairs,
     check_counts,
     check_for_model,
     check_integer,
+    check_known,
     check_mapping,
     check_matrix_keys,
     check_modalities,
     check_mudata,
+    check_setup_arguments,
+    covariate_columns,
+    fingerprints,
+    parameters_of,
     per_modality,
     positions_of,
 )
@@ -56,15 +62,6 @@ from cantata.model._imputation import (
     mean_over_batches,
 )
 from cantata.model._plan import BestWeights
-from cantata.model._setup import (
-    as_pairs,
-    check_known,
-    check_module_names,
-    check_setup_arguments,
-    covariate_columns,
-    fingerprints,
-    parameters_of,
-)
 from cantata.nn import CovariateEffects, Covariates, LikelihoodHead, with_new_categories
 
 if TYPE_CHECKING:
@@ -79,6 +76,8 @@ Indices = Sequence[int] | Sequence[bool] | Sequence[str] | np.ndarray | slice | 
 """Cells: positions, a mask, a slice, or names; None for all."""
 Batches = str | int | Sequence[str] | Sequence[int] | None
 """Batch or batches to decode for, by name; None for a cell's own."""
+MODULE_NAMES = {*dir(torch.nn.ModuleDict()), "shared"}
+"""Names that no part of a network can have, and that of APOLLO's shared latents."""
 MAX_CHANGE = 1e-5
 """Largest relative change of a row's fingerprint that is rounding."""
 
@@ -315,7 +314,7 @@ class MosaicModelClass(BaseModelClass):
         check_setup_arguments(cls.setup_mudata, kwargs, batch_key=batch_key, labels_key=labels_key)
         is_query = kwargs.get("source_registry") is not None
         names = check_modalities(mdata, modalities, allow_empty=is_query)
-        check_module_names(names)
+        _check_module_names(names)
         check_for_model(mdata, names, cls.__name__, cls._min_modalities)
         for argument, value, is_used in (
             ("reps", reps, cls._uses_reps),
@@ -1379,3 +1378,15 @@ def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
             value = _plain(value)
         plain[key] = list(value) if isinstance(value, tuple) else value
     return plain
+
+
+def _check_module_names(modalities: Sequence[str]) -> None:
+    """Refuse names of modalities that no part of a network can have."""
+    for name in modalities:
+        if not name or "." in name or "/" in name or name in MODULE_NAMES:
+            other = name.replace(".", "_").replace("/", "_").strip("_") + "_1"
+            raise ValueError(
+                f"Modality {name!r} has a name that parts of a network, or groups of a file, "
+                f"cannot have. Rename it: mdata = mudata.MuData({{{other!r}: "
+                f"mdata[{name!r}], ...}})."
+            )
