@@ -10,7 +10,14 @@ import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
 
-from cantata._numeric.components import _scale_and_clip, fit_lsi, fit_pca, project
+from cantata._numeric import components
+from cantata._numeric.components import (
+    _scale_and_clip,
+    fit_components,
+    fit_lsi,
+    fit_pca,
+    project,
+)
 from cantata._numeric.normalise import feature_statistics, normalise, target_total, variable_genes
 
 
@@ -152,6 +159,26 @@ def test_lsi_spans_the_exact_singular_vectors():
     signs = np.sign((got * expected).sum(axis=0))
     np.testing.assert_allclose(got * signs, expected, atol=1e-3)
     np.testing.assert_allclose((got**2).mean(axis=1), 1, rtol=1e-5)
+
+
+def test_components_by_what_is_measured(monkeypatch):
+    x = _counts("csr_matrix", (60, 40), rate=0.4)
+    t = normalise("atac", x, 100.0)
+    weights = np.r_[0.0, np.ones(39)]  # the first feature is in no cell
+    by_kind = fit_components("m", "atac", x, t, weights, 5)
+    by_hand = fit_lsi("m", t, weights > 0, 5)
+    np.testing.assert_array_equal(by_kind.loadings, by_hand.loadings)
+    assert not by_kind.loadings[0].any()
+    # of RNA the variable genes, 4,000 of them; of proteins all that vary
+    assert components.N_TOP_GENES == 4000
+    monkeypatch.setattr(components, "N_TOP_GENES", 15)
+    t = normalise("rna", x, 100.0)
+    n_used = {
+        kind: int(fit_components("m", kind, x, t, None, 5).loadings.any(axis=1).sum())
+        for kind in ("rna", "protein", None)
+    }
+    n_varying = int((x.toarray().std(axis=0) > 0).sum())
+    assert n_used == {"rna": 15, "protein": n_varying, None: n_varying}
 
 
 def test_too_small_is_an_error():
