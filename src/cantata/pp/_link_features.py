@@ -94,10 +94,12 @@ def link_features(
     links
         Table with the columns ``source`` (features of `a`), ``target`` (features of `b`) and
         optionally ``weight`` (positive). A feature may occur in several links.
-        None: by the column ``"gene"`` in the ``.var`` of either modality (empty: no gene), by
-        equal names, and by known names of proteins, as CD20 for MS4A1. Names are compared as
-        written and then in any case; ``A/B`` stands for a heterodimer and gives one link per
-        gene; what panels add to names (``_TotalSeqB``, ``(c-kit)``, ``-1``) is understood.
+        None: by the column ``"gene"`` in the ``.var`` of either modality, by equal names, and by
+        known names of proteins, as CD20 for MS4A1. Names are compared as written and then in any
+        case, Ensembl identifiers where both modalities have some. ``A/B``, ``A;B`` and ``A, B``
+        give one link per gene. Where an entry of the column is blank the name counts; ``"-"`` is
+        no gene. What is put around names (``adt:``, ``145Nd_``, ``_TotalSeqB``, ``(c-kit)``,
+        ``-1``, ``CD4:SK3|CD4|AHS0032|pAbO``) is understood.
         Two panels are linked by equal names first, and what is left by gene. Genes with peaks:
         the table of :func:`cantata.pp.peak_gene_links`, or the name of one in ``mdata.uns``; a
         gene is then compared with the weighted sum of its peaks.
@@ -108,7 +110,8 @@ def link_features(
         One for both, or one per modality. ``"log1p"``: linked counts scaled to a common total
         (see Notes), log(1 + x). ``"clr"``: centred log ratio of each feature over the cells.
         ``"arcsinh"``: arcsinh(x / 5), for intensities of CyTOF. None: as they are. ``"auto"``:
-        ``"log1p"`` for counts, else None.
+        ``"log1p"`` for counts, also corrected ones that are no integers; ``"clr"`` for those of
+        proteins with fewer than 12 links, since the sum of few proteins is no depth; else None.
     n_components
         Number of joint principal components that take the place of single links. None: none;
         ``"auto"``: 30 if there are more than 200 links.
@@ -128,8 +131,9 @@ def link_features(
 
     Returns
     -------
-    A report that prints as a table: which features are linked, which are not, and, where cells
-    have both modalities, how well linked features agree there. Written are
+    A report that prints as a table: which features are linked, which are not, whether links are
+    consistent, and, where cells have both modalities, how well linked features agree there.
+    Written are
 
     - ``mdata[a].obsm["X_linked_<b>"]`` and ``mdata[b].obsm["X_linked_<a>"]``: float32, cells of
       the modality x links (or components), the same columns in both,
@@ -169,8 +173,8 @@ def link_features(
     components are eigenvectors of :math:`(A + B) / 2`, the principal components of the stacked
     cells if both modalities have equally many. They are fitted on at most 20,000 cells of each.
 
-    The published recipe is ``smooth=False, center=False, shared=False``. These three steps are
-    ours.
+    The published recipe is ``smooth=False, center=False, shared=False``, and
+    ``transforms="log1p"`` where links are few. These steps are ours.
 
     Examples
     --------
