@@ -12,7 +12,6 @@ from scvi import settings
 from cantata import _keys
 from cantata._mudata.checks import (
     check_integer,
-    check_no_empty_cell,
     per_modality,
 )
 from cantata._mudata.pairing import check_connected, membership, row_table
@@ -191,8 +190,6 @@ class APOLLO(MosaicModelClass):
             raise ValueError(f"Unknown losses {unknown}; choose from {sorted(LOSSES)}.")
         if not self.is_query:
             check_connected(membership(self.adata, self.modalities), self.modalities, "APOLLO")
-            for name in losses:
-                check_no_empty_cell(name, self._matrix_stats[name])
         for name, loss in losses.items():
             if LOSSES[loss].requires_counts:
                 self._check_counts(name, loss, remedy="losses={{{name!r}: 'mse'}}")
