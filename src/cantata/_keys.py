@@ -20,6 +20,15 @@ Not ``"X_pca"``, which scanpy overwrites.
 LSI = "X_cantata_lsi"
 """Representation of chromatin modalities, in ``mdata[m].obsm``."""
 
+IMAGES = "single_cell_images"
+"""Images of single cells, in ``mdata[m].obsm``, as scPortrait writes them."""
+
+CHANNELS, CHANNEL_MAPPING, CHANNEL_NAMES = "channels", "channel_mapping", "channel_names"
+"""What scPortrait says of channels: columns of ``.var``, and entries of ``.uns[IMAGES]``."""
+
+MASK, IMAGE_CHANNEL = "mask", "image_channel"
+"""Values of ``"channel_mapping"``."""
+
 LINKS = "links"
 """Prior feature links: ``mdata.varp`` entry, and entry of ``uns["cantata"]`` with their record."""
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cantata.nn import CrossEncoder, GroupedLinear, SplitEncoder
+from cantata.nn import MLP, CrossEncoder, GroupedLinear, SplitEncoder
 
 
 def test_grouped_linear_is_independent_layers() -> None:
@@ -65,7 +65,7 @@ def test_shared_first_layer_has_fewer_parameters() -> None:
 
 
 def test_encoder_starts_at_its_linear_map():
-    encoder = SplitEncoder(4, 2, 1, n_hidden=8).eval()
+    encoder = SplitEncoder(MLP(4, 8, 2), 4, 2, 1).eval()
     weights, offset = torch.randn(4, 3), torch.randn(3)
     encoder.set_linear(weights, offset)
     x = torch.randn(5, 4)
@@ -74,6 +74,6 @@ def test_encoder_starts_at_its_linear_map():
 
 
 def test_encoder_without_specific_part():
-    shared, specific = SplitEncoder(4, 2, 0)(torch.zeros(3, 4))
+    shared, specific = SplitEncoder(MLP(4, 8, 2), 4, 2, 0)(torch.zeros(3, 4))
     assert shared.shape == (3, 2)
     assert specific.shape == (3, 0)

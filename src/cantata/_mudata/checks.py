@@ -447,6 +447,8 @@ def row_fingerprints(matrix: Any) -> np.ndarray | None:
         matrix = matrix.to_numpy()
     if not (isinstance(matrix, np.ndarray) or sparse.issparse(matrix)):
         return None
+    if matrix.ndim > 2:  # images
+        matrix = matrix.reshape(len(matrix), -1)
     # positive weights, so that values of one sign do not cancel
     weights = np.random.default_rng(0).uniform(0.5, 1.5, matrix.shape[1])
     if sparse.issparse(matrix):
@@ -611,9 +613,11 @@ def fingerprints(mdata: MuData, setup_args: Mapping[str, Any]) -> dict[str, pd.S
     matrices = {
         f"modality {name!r}": (name, matrix_of(mdata, name, layer))
         for name, layer in setup_args["layers"].items()
+        if name not in setup_args["images"]
     } | {
         f"mdata[{name!r}].obsm[{key!r}]": (name, mdata[name].obsm[key])
-        for name, key in setup_args["reps"].items()
+        for argument in ("reps", "images")
+        for name, key in setup_args[argument].items()
     }
     fingerprints = {key: (name, row_fingerprints(m)) for key, (name, m) in matrices.items()}
     return {
@@ -654,13 +658,12 @@ def per_modality(
     return {name: value.get(name, default) for name in modalities}
 
 
-def check_matrix_keys(
-    mdata: MuData, layers: Mapping[str, str | None], reps: Mapping[str, str]
-) -> None:
+def check_matrix_keys(mdata: MuData, setup_args: Mapping[str, Any]) -> None:
     """Refuse layers and representations that do not exist (``KeyError``) or are not finite."""
-    for name, layer in layers.items():
-        matrix_of(mdata, name, layer)
-    for name, rep in reps.items():
+    for name, layer in setup_args["layers"].items():
+        if name not in setup_args["images"]:
+            matrix_of(mdata, name, layer)
+    for name, rep in setup_args["reps"].items():
         if rep not in mdata[name].obsm:
             raise KeyError(
                 f"reps={{{name!r}: {rep!r}}}: modality {name!r} has the representations "

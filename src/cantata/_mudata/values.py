@@ -135,6 +135,8 @@ class MatrixReader:
         Name used in log lines.
     keep_sparse
         Leave rows of sparse matrices sparse.
+    columns
+        Columns (channels of images) to read; all by default.
 
     Examples
     --------
@@ -145,7 +147,14 @@ class MatrixReader:
            [1., 0., 0.]], dtype=float32)
     """
 
-    def __init__(self, matrix: Any, name: str = "matrix", *, keep_sparse: bool = False) -> None:
+    def __init__(
+        self,
+        matrix: Any,
+        name: str = "matrix",
+        *,
+        keep_sparse: bool = False,
+        columns: slice | None = None,
+    ) -> None:
         if isinstance(matrix, pd.DataFrame):
             matrix = matrix.to_numpy()
         if isinstance(matrix, np.ndarray):
@@ -154,7 +163,7 @@ class MatrixReader:
             logger.info("%s is stored as %s; converting it to CSR once.", name, matrix.format)
             matrix = matrix.tocsr()
         self._matrix = matrix
-        self._keep_sparse = keep_sparse
+        self._keep_sparse, self._columns = keep_sparse, columns
 
     def __getstate__(self) -> dict[str, Any]:
         """Matrices in HDF5 files by their place, since open files cannot be sent to a worker."""
@@ -179,14 +188,18 @@ class MatrixReader:
         duplicates where rows stay sparse. Only these rows are ever dense.
         """
         if isinstance(self._matrix, np.ndarray) or sparse.issparse(self._matrix):
-            return self._float32(self._matrix[rows])
+            return self._float32(self._taken(rows))
         if hasattr(self._matrix, "compute"):
-            return self._float32(self._matrix[rows].compute())
+            return self._float32(self._taken(rows).compute())
         if rows.size == 0:
-            return np.zeros((0, self._matrix.shape[1]), dtype=np.float32)
+            width = len(range(self._matrix.shape[1])[self._columns or slice(None)])
+            return np.zeros((0, width, *self._matrix.shape[2:]), dtype=np.float32)
         # datasets on disk want sorted row numbers without repeats
         unique, inverse = np.unique(rows, return_inverse=True)
-        return self._float32(self._matrix[unique])[inverse]
+        return self._float32(self._taken(unique))[inverse]
+
+    def _taken(self, rows: np.ndarray) -> Any:
+        return self._matrix[rows] if self._columns is None else self._matrix[rows, self._columns]
 
     def _float32(self, block: Any) -> Any:
         if not sparse.issparse(block):

@@ -15,7 +15,12 @@ from cantata._keys import CATEGORICAL, CELL, CONTINUOUS, RESERVED, rows_key
 from cantata._mudata.pairing import row_table
 from cantata._mudata.panels import without_nan
 from cantata._mudata.values import MatrixReader
-from cantata.data._fields import MosaicCategoricalField, MosaicNumericalField, MosaicObsField
+from cantata.data._fields import (
+    MosaicCategoricalField,
+    MosaicImagesField,
+    MosaicNumericalField,
+    MosaicObsField,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,7 +50,8 @@ class MosaicDataset(Dataset):
     ============================== =========== ====================================================
     key                            shape       content
     ============================== =========== ====================================================
-    ``m``                          (n_m, p_m)  float32 values, CSR with `keep_sparse`
+    ``m``                          (n_m, p_m)  float32 values, CSR with `keep_sparse`; of images
+                                               (n_m, stains, side, side)
     ``m_rep``                      (n_m, r_m)  float32 representation, where one is registered
     ``m_rows``                     (n_m,)      which of its cells these rows are of, ascending
     ``cell``                       (n,)        position of the cell in ``mdata.obs_names``
@@ -197,7 +203,7 @@ class MosaicManager(AnnDataManager):
     def get_from_registry(self, registry_key: str) -> Any:
         """Data of a field; annotations of cells come as the values that minibatches carry."""
         field = next(f for f in self.fields if f.registry_key == registry_key)
-        if isinstance(field, MosaicObsField):
+        if isinstance(field, MosaicObsField | MosaicImagesField):
             return field.read(self.adata, self.get_state_registry(registry_key))
         values = super().get_from_registry(registry_key)
         has_nan = self.get_state_registry(registry_key).get("has_nan", False)

@@ -12,6 +12,13 @@ from scvi.data.fields import BaseAnnDataField, MuDataLayerField, MuDataObsmField
 from cantata import _compat
 from cantata._keys import BATCH, LABELS, rep_key
 from cantata._mudata.checks import MatrixStats, check_finite, check_like_source, matrix_stats
+from cantata._mudata.images import (
+    StainImages,
+    check_images,
+    image_layout,
+    image_stats,
+    stain_limits,
+)
 from cantata._mudata.obs import category_names, check_groups, coalesce_obs
 from cantata._mudata.panels import has_only_whole_nan, without_nan
 from cantata._mudata.values import matrix_of, recipe_of
@@ -83,6 +90,81 @@ class MosaicValuesField(MuDataLayerField):
         if mdata_target[self.registry_key].n_obs:
             check_like_source(self.registry_key, stats, MatrixStats(**source))
         return state | {"stats": asdict(stats), "source_stats": source, "has_nan": has_nan}
+
+
+class MosaicImagesField(MuDataObsmField):
+    """Images of a modality's cells, which new data must match in stains and size.
+
+    Its state holds the names of the stains, the side of the images, the values that become 0 and
+    1 (``limits``, of the data of the first set-up), whether masks cut the background off, and
+    what one pass over the images found.
+    """
+
+    def __init__(self, modality: str, key: str, *, mask_background: bool = False) -> None:
+        self._mask_background = mask_background
+        super().__init__(
+            modality, key, mod_key=modality, mod_required=True, correct_data_format=False
+        )
+
+    def read(self, mdata: MuData, state: dict[str, Any]) -> StainImages:
+        """Images of all cells of the modality, to be read as they are needed."""
+        adata = mdata[self.mod_key]
+        layout = image_layout(self.mod_key, adata, self.attr_key)
+        return StainImages(
+            adata.obsm[self.attr_key],
+            layout,
+            state["limits"],
+            mask_background=state["mask_background"],
+        )
+
+    def register_field(self, mdata: MuData) -> dict[str, Any]:
+        """Stains, size, range, and what one pass found; a ``ValueError`` where it is no image."""
+        layout = image_layout(self.mod_key, mdata[self.mod_key], self.attr_key)
+        if self._mask_background and not layout.masks:
+            raise ValueError(
+                f"mask_background=True: modality {self.mod_key!r} has no mask. Channels are masks "
+                "where .var['channel_mapping'] says 'mask'."
+            )
+        limits = stain_limits(mdata[self.mod_key].obsm[self.attr_key], layout)
+        return self._state(mdata, layout, limits, self._mask_background)
+
+    def _state(self, mdata: MuData, layout: Any, limits: Any, masked: bool) -> dict[str, Any]:
+        state = {
+            "column_names": np.asarray(layout.stains, dtype=object),
+            "side": layout.side,
+            "limits": limits,
+            "mask_background": masked,
+            "has_nan": False,
+        }
+        stats = image_stats(self.read(mdata, state), mdata[self.mod_key].obs_names)
+        check_images(self.mod_key, stats)
+        return state | {"stats": asdict(stats)}
+
+    def transfer_field(
+        self, state_registry: dict[str, Any], mdata_target: MuData, **kwargs: Any
+    ) -> dict[str, Any]:
+        """The same of new data, whose stains and size are those of the source."""
+        adata, source = mdata_target[self.mod_key], state_registry
+        layout = image_layout(self.mod_key, adata, self.attr_key)
+        if not np.array_equal(layout.stains, source["column_names"]):
+            raise ValueError(
+                f"Modality {self.mod_key!r} has the stains {list(layout.stains)}, the model "
+                f"{list(source['column_names'])}. Line them up: mdata = "
+                "prepare_query_mudata(mdata, model)."
+            )
+        if layout.side != source["side"]:
+            raise ValueError(
+                f"Images of modality {self.mod_key!r} have {layout.side} pixels a side, those of "
+                f"the model {source['side']}. Crop or pad them to that size."
+            )
+        array = adata.obsm[self.attr_key]
+        if adata.n_obs and (stain_limits(array, layout) is None) != (source["limits"] is None):
+            raise ValueError(
+                f"Images of modality {self.mod_key!r} are {np.dtype(array.dtype)}, and the model "
+                "was set up with " + ("floats" if source["limits"] is None else "integers") + ". "
+                "Store them in the same way."
+            )
+        return self._state(mdata_target, layout, source["limits"], source["mask_background"])
 
 
 class MosaicRepField(MuDataObsmField):
@@ -329,7 +411,13 @@ class MosaicNumericalField(MosaicObsField):
 def registered_fields(arguments: Mapping[str, Any]) -> list[Any]:
     """Fields for completed arguments of ``setup_mudata``."""
     names, layers, batch_key = (arguments[k] for k in ("modalities", "layers", "batch_key"))
-    fields: list[Any] = [MosaicValuesField(m, layers[m], batch_key, names) for m in names]
+    images, masked = arguments["images"], arguments["mask_background"]
+    fields: list[Any] = [
+        MosaicImagesField(m, images[m], mask_background=masked)
+        if m in images
+        else MosaicValuesField(m, layers[m], batch_key, names)
+        for m in names
+    ]
     fields += [MosaicRepField(name, key) for name, key in arguments["reps"].items()]
     if batch_key is not None:
         fields.append(MosaicCategoricalField(BATCH, batch_key, names, "batch_key"))

@@ -13,7 +13,9 @@ from mudata import MuData
 from scipy import sparse
 
 from cantata import _keys
+from cantata._keys import CHANNEL_NAMES
 from cantata._mudata.checks import match_features
+from cantata._mudata.images import channels_of
 from cantata._mudata.parts import no_pull
 from cantata._mudata.values import layer_names, matrix_of, saved_record
 
@@ -28,6 +30,7 @@ def align_query(
     var_names: Mapping[str, np.ndarray],
     layers: Mapping[str, str | None],
     rep_widths: Mapping[str, tuple[str, int]],
+    images: Mapping[str, tuple[str, int]],
 ) -> MuData:
     """A MuData with the reference's modalities and features, sharing memory with `mdata`.
 
@@ -44,6 +47,8 @@ def align_query(
         Layer of each modality, None for ``.X``.
     rep_widths
         For modalities with a representation: its ``.obsm`` key and number of columns.
+    images
+        For modalities of images: their ``.obsm`` key and side.
 
     Raises
     ------
@@ -57,7 +62,8 @@ def align_query(
         raise KeyError(
             f"The query holds the modalities {list(mdata.mod)}, the model knows {list(var_names)}."
         )
-    aligned = _lined_up({name: mdata[name] for name in shared}, var_names, layers, rep_widths)
+    parts = {name: mdata[name] for name in shared}
+    aligned = _lined_up(parts, var_names, layers, rep_widths, images)
     aligned.obs = mdata.obs.reindex(aligned.obs_names)
     return aligned
 
@@ -66,13 +72,14 @@ def without_cells(
     var_names: Mapping[str, np.ndarray],
     layers: Mapping[str, str | None],
     rep_widths: Mapping[str, tuple[str, int]],
+    images: Mapping[str, tuple[str, int]],
     columns: Iterable[str],
 ) -> MuData:
     """A MuData in the shape of the reference without a cell, and with these columns of ``.obs``.
 
     Other arguments are those of :func:`align_query`.
     """
-    empty = _lined_up({}, var_names, layers, rep_widths)
+    empty = _lined_up({}, var_names, layers, rep_widths, images)
     for key in columns:
         empty.obs[key] = pd.Series(dtype=object, index=empty.obs_names)
     return empty
@@ -83,9 +90,12 @@ def _lined_up(
     var_names: Mapping[str, np.ndarray],
     layers: Mapping[str, str | None],
     rep_widths: Mapping[str, tuple[str, int]],
+    images: Mapping[str, tuple[str, int]],
 ) -> MuData:
     parts = {
-        name: _align_modality(
+        name: _align_images(name, modalities.get(name), names, *images[name])
+        if name in images
+        else _align_modality(
             name, modalities.get(name), names, layers.get(name), rep_widths.get(name)
         )
         for name, names in var_names.items()
@@ -123,6 +133,29 @@ def _align_modality(
     if layer is None:
         return AnnData(X=matrix, obs=obs, var=var, obsm=obsm, uns=uns)
     return AnnData(obs=obs, var=var, layers={layer: matrix}, obsm=obsm, uns=uns)
+
+
+def _align_images(
+    name: str, adata: AnnData | None, stains: np.ndarray, key: str, side: int
+) -> AnnData:
+    """The images of a query with the stains of the reference, in its order, all channels kept."""
+    var = pd.DataFrame(index=pd.Index(stains, dtype=str))
+    if adata is None:
+        obs = pd.DataFrame(index=pd.Index([], dtype=str))
+        none = np.zeros((0, len(stains), side, side), dtype=np.float32)
+        return AnnData(obs=obs, var=var, obsm={key: none})
+    if key not in adata.obsm:
+        raise KeyError(
+            f"The query's modality {name!r} lacks .obsm[{key!r}], the images that the model reads."
+        )
+    channels = channels_of(name, adata, key)
+    absent = [stain for stain in stains if stain not in channels[CHANNEL_NAMES]]
+    if absent:
+        raise ValueError(
+            f"The query's modality {name!r} lacks {len(absent)} of {len(stains)} stains, e.g. "
+            f"{absent[0]!r}; it has the channels {channels[CHANNEL_NAMES]}."
+        )
+    return AnnData(obs=adata.obs, var=var, obsm={key: adata.obsm[key]}, uns={key: channels})
 
 
 def _representation(name: str, adata: AnnData, key: str, width: int) -> np.ndarray:

@@ -13,7 +13,7 @@ import torch
 import zarr
 from anndata import AnnData
 
-from cantata._keys import BATCH, CELL, UNS
+from cantata._keys import BATCH, CELL, CHANNEL_MAPPING, CHANNELS, IMAGE_CHANNEL, IMAGES, UNS
 from cantata._mudata.checks import as_list
 from cantata._mudata.obs import category_name
 from cantata._mudata.pairing import modality_cells
@@ -215,6 +215,11 @@ def spatial_coordinates(mdata: MuData) -> np.ndarray | None:
     return places
 
 
+def values_of(imputed: AnnData) -> Any:
+    """Imputed values: images where there are some, else ``.X``."""
+    return imputed.obsm[IMAGES] if IMAGES in imputed.obsm else imputed.X
+
+
 class ImputationWriter:
     """Collects imputed values in memory, or in a zarr store as they are computed.
 
@@ -231,6 +236,9 @@ class ImputationWriter:
         New directory ending in ``.zarr``; None: memory.
     units
         What values mean, for ``.uns["cantata"]["units"]``.
+    side
+        Height and width of images, where values are such: they go to ``.obsm``, and their means
+        to ``.X``.
 
     Raises
     ------
@@ -247,6 +255,7 @@ class ImputationWriter:
         names: np.ndarray,
         out: str | Path | None,
         units: str,
+        side: int | None = None,
     ) -> None:
         if out is not None:
             out = os.fspath(out)
@@ -262,14 +271,24 @@ class ImputationWriter:
             self.adata.obsm["spatial"] = places[chosen]
         self.start = 0
         self._out = out
+        self._side = side
+        if side is not None:
+            self.adata.var[CHANNELS] = self.adata.var_names
+            self.adata.var[CHANNEL_MAPPING] = IMAGE_CHANNEL
         self._library_sizes: list[np.ndarray] = []
         self._arrays: dict[str, Any] = {}
         if out is not None:
             self.adata.write_zarr(out)
 
     def add(self, values: Tensor, std: Tensor | None, library: Tensor | None) -> None:
-        """Add the next cells: (n, p) values, their standard deviations, (n,) library sizes."""
+        """Add the next cells: (n, p) values, their standard deviations, (n,) library sizes.
+
+        Of images (n, p, side, side) values.
+        """
         part = slice(self.start, self.start + len(values))
+        if self._side is not None:
+            self._array(IMAGES)[part] = values.cpu().numpy()
+            values = values.mean(dim=(2, 3))
         for key, block in (("X", values), ("std", std)):
             if block is not None:
                 self._array(key)[part] = block.cpu().numpy()
@@ -279,16 +298,19 @@ class ImputationWriter:
 
     def _array(self, key: str) -> Any:
         """Array for all cells, made when it is first needed; on disk in anndata's format."""
+        shape, chunk = self.adata.shape, 1024
+        if key == IMAGES:
+            assert self._side is not None
+            shape, chunk = (*shape, self._side, self._side), 1
         if key not in self._arrays and self._out is None:
-            self._arrays[key] = np.empty(self.adata.shape, np.float32)
+            self._arrays[key] = np.empty(shape, np.float32)
         elif key not in self._arrays:
             group = zarr.open_group(self._out, mode="a", use_consolidated=False)
-            path = key if key == "X" else f"layers/{key}"
+            path = {"X": key, IMAGES: f"obsm/{key}"}.get(key, f"layers/{key}")
             if path in group:
                 del group[path]
-            n, p = self.adata.shape
-            chunks = (max(min(n, 1024), 1), max(p, 1))
-            array = group.create_array(path, shape=(n, p), chunks=chunks, dtype="f4")
+            chunks = (max(min(shape[0], chunk), 1), *(max(size, 1) for size in shape[1:]))
+            array = group.create_array(path, shape=shape, chunks=chunks, dtype="f4")
             array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
             self._arrays[key] = array
         return self._arrays[key]
@@ -307,4 +329,6 @@ class ImputationWriter:
         self.adata.X = values
         if "std" in self._arrays:
             self.adata.layers["std"] = self._arrays["std"]
+        if self._side is not None:
+            self.adata.obsm[IMAGES] = self._array(IMAGES)
         return self.adata

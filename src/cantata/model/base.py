@@ -20,7 +20,7 @@ from scvi.model.base import BaseModelClass
 from scvi.train import Trainer, TrainingPlan, TrainRunner
 
 from cantata import _compat, _keys
-from cantata._keys import BATCH, CELL, rep_key
+from cantata._keys import BATCH, CELL, IMAGES, rep_key
 from cantata._mudata.checks import (
     MatrixStats,
     as_list,
@@ -40,6 +40,7 @@ from cantata._mudata.checks import (
     per_modality,
     positions_of,
 )
+from cantata._mudata.images import feature_names_of, recorded_images
 from cantata._mudata.obs import coalesce_obs
 from cantata._mudata.pairing import modality_cells
 from cantata._mudata.panels import panel_of_batches, report_panel, without_nan
@@ -60,6 +61,7 @@ from cantata.model._imputation import (
     check_library_size,
     feature_columns,
     mean_over_batches,
+    values_of,
 )
 from cantata.model._plan import BestWeights
 from cantata.nn import CovariateEffects, Covariates, LikelihoodHead, with_new_categories
@@ -178,6 +180,8 @@ class MosaicModelClass(BaseModelClass):
     """Whether encoders can read representations."""
     _uses_labels = False
     """Whether labels of cells are used."""
+    _uses_images = False
+    """Whether modalities can be images."""
     _min_modalities = 2
     """Fewest modalities that can be trained on."""
     _monitor = "elbo_validation"
@@ -197,14 +201,23 @@ class MosaicModelClass(BaseModelClass):
             name: (np.bincount(self._batch_codes(name), minlength=self.n_batch) > 0).tolist()
             for name in self.modalities
         }
-        self.panels_ = {
-            name: panel_of_batches(
-                self.registered_values(name), self._batch_codes(name), self.n_batch
-            )
-            for name in self.modalities
-        }
+        self.panels_ = {name: self._panel(name) for name in self.modalities}
         if not self.is_query:
             self._report_panels(0)
+
+    def _panel(self, modality: str, rate: np.ndarray | None = None) -> dict[str, Any]:
+        """Which features each batch measured; of images all."""
+        if modality in self.setup_args["images"]:
+            n = self.n_features[modality]
+            measured = np.ones((self.n_batch, n), dtype=bool)
+            return {
+                "measured": measured,
+                "found": measured,
+                "rate": np.ones(n),
+                "counted": measured[0],
+            }
+        values, codes = self.registered_values(modality), self._batch_codes(modality)
+        return panel_of_batches(values, codes, self.n_batch, rate)
 
     def _get_init_params(self, locals: dict[str, Any]) -> dict[str, Any]:
         """Arguments of the model, as scvi-tools has them, after a check of the numbers."""
@@ -264,6 +277,8 @@ class MosaicModelClass(BaseModelClass):
         categorical_covariate_keys: Sequence[str] | str | None = None,
         continuous_covariate_keys: Sequence[str] | str | None = None,
         pairs: Sequence[tuple[str, str]] | None = None,
+        images: Mapping[str, str] | None = None,
+        mask_background: bool = False,
         **kwargs: Any,
     ) -> None:
         """Register a MuData. Its modalities may hold different cells in different orders.
@@ -290,6 +305,14 @@ class MosaicModelClass(BaseModelClass):
             Columns of further covariates.
         pairs
             Linked modalities, for models that use links.
+        images
+            ``.obsm`` key of the images of a modality, (cells, channels, height, width), of which
+            ``.var`` names the channels that are stains, for models of images. By default
+            ``"single_cell_images"`` where a modality has it; ``{}`` for none. Floats lie in
+            [0, 1]; integers are scaled by the range of each stain.
+        mask_background
+            Set what no mask of a cell covers to 0; masks are channels that
+            ``.var["channel_mapping"]`` calls so.
         **kwargs
             ``source_registry`` of a model, when it is loaded.
 
@@ -319,11 +342,16 @@ class MosaicModelClass(BaseModelClass):
         for argument, value, is_used in (
             ("reps", reps, cls._uses_reps),
             ("labels_key", labels_key, cls._uses_labels),
+            ("images", images, cls._uses_images),
+            ("mask_background", mask_background, cls._uses_images),
         ):
             if value and not is_used:
                 raise ValueError(f"{cls.__name__} has no use for {argument}; leave it out.")
         if reps is None:
             reps = recorded_reps(mdata, names) if cls._uses_reps else {}
+        if images is None and cls._uses_images:
+            images = {name: IMAGES for name in names if recorded_images(mdata[name])}
+        check_mapping("images", images or {}, names)
         categorical = as_list("categorical_covariate_keys", categorical_covariate_keys)
         continuous = as_list("continuous_covariate_keys", continuous_covariate_keys)
         given_reps = per_modality("reps", reps, names, None)
@@ -336,9 +364,11 @@ class MosaicModelClass(BaseModelClass):
             "categorical_covariate_keys": categorical,
             "continuous_covariate_keys": continuous,
             "pairs": pairs if is_query else cls._setup_pairs(mdata, names, as_pairs(pairs)),
+            "images": dict(images or {}),
+            "mask_background": mask_background,
         }
         setup_method_args[_compat.SETUP_ARGS] = arguments
-        check_matrix_keys(mdata, arguments["layers"], arguments["reps"])
+        check_matrix_keys(mdata, arguments)
         manager = MosaicManager(registered_fields(arguments), setup_method_args)
         manager.register_fields(mdata, **kwargs)
         manager.fingerprints = fingerprints(mdata, arguments)
@@ -388,6 +418,11 @@ class MosaicModelClass(BaseModelClass):
         return {name: len(self.feature_names(name)) for name in self.modalities}
 
     @property
+    def image_sides(self) -> dict[str, int]:
+        """Height and width of the images of each modality that has some."""
+        return {name: self._state(name)["side"] for name in self.setup_args["images"]}
+
+    @property
     def batch_categories(self) -> list[str]:
         """Names of the batches; empty without a batch key."""
         return [] if self.setup_args["batch_key"] is None else self._categories(BATCH)
@@ -429,7 +464,9 @@ class MosaicModelClass(BaseModelClass):
                 check_counts(modality, self._matrix_stats[modality], likelihood, **kwargs)
 
     def registered_values(self, modality: str) -> Any:
-        """Registered values of a modality, as they are stored."""
+        """Registered values of a modality, as they are stored; images are read when indexed."""
+        if modality in self.setup_args["images"]:
+            return self.adata_manager.get_from_registry(modality)
         values = matrix_of(self.adata, modality, self.setup_args["layers"][modality])
         return without_nan(values) if self._state(modality)["has_nan"] else values
 
@@ -624,11 +661,14 @@ class MosaicModelClass(BaseModelClass):
                 f"{type(self).__name__}.load(folder, mdata)."
             )
         check_modalities(self.adata, self.modalities, allow_empty=True)
-        check_matrix_keys(self.adata, self.setup_args["layers"], self.setup_args["reps"])
+        check_matrix_keys(self.adata, self.setup_args)
         return [
             name
             for name in self.modalities
-            if not np.array_equal(self.adata[name].var_names, self.feature_names(name))
+            if not np.array_equal(
+                feature_names_of(self.adata[name], name, self.setup_args["images"]),
+                self.feature_names(name),
+            )
         ]
 
     def _new_cells(self) -> bool:
@@ -669,18 +709,19 @@ class MosaicModelClass(BaseModelClass):
         if shared:
             check_modalities(mdata, shared, allow_empty=True, allow_view=True)
         aligned = align_query(mdata, *self._shape)
-        check_matrix_keys(aligned, {}, self.setup_args["reps"])
+        check_matrix_keys(aligned, self.setup_args | {"layers": {}})
         return aligned
 
     @property
-    def _shape(self) -> tuple[Any, Any, Any]:
-        """Features, layers, keys and widths of representations, as :func:`align_query` takes."""
+    def _shape(self) -> tuple[Any, Any, Any, Any]:
+        """Features, layers, representations and images, as :func:`align_query` takes them."""
         widths = {
             name: (key, len(self._state(rep_key(name))["column_names"]))
             for name, key in self.setup_args["reps"].items()
         }
         names = {name: self.feature_names(name) for name in self.modalities}
-        return names, self.setup_args["layers"], widths
+        images = {m: (key, self.image_sides[m]) for m, key in self.setup_args["images"].items()}
+        return names, self.setup_args["layers"], widths, images
 
     def _minibatches(
         self, cells: Cells, chosen: np.ndarray, batch_size: int | None
@@ -769,7 +810,7 @@ class MosaicModelClass(BaseModelClass):
     def _decode(
         self, modality: str, z: Tensor, covariates: Covariates, library: Tensor | None
     ) -> Tensor:
-        """(n, p_m) expected values from (n, q) embeddings, in registered units."""
+        """(n, p_m) expected values from (n, q) embeddings, in registered units; images flat."""
 
     def impute(
         self,
@@ -812,7 +853,8 @@ class MosaicModelClass(BaseModelClass):
         -------
         AnnData, cells x features, with ``.obs`` and ``obsm["spatial"]`` of the cells (of their
         modalities where the MuData has none). ``.X`` is float32, in the units
-        that ``.uns["cantata"]["units"]`` says; with `out` it stays on disk.
+        that ``.uns["cantata"]["units"]`` says; with `out` it stays on disk. Of images it holds
+        their means, and ``obsm["single_cell_images"]`` the (cells, stains, side, side) images.
 
         Raises
         ------
@@ -862,9 +904,8 @@ class MosaicModelClass(BaseModelClass):
         batches = batch_codes(transform_batch, self.batch_categories)
         sizes = check_library_size(library_size, len(chosen), library_names)
         # 2. minibatch by minibatch, into memory or to disk
-        writer = ImputationWriter(
-            cells.mdata, chosen, names[columns], out, self._units(modality, **options)
-        )
+        units, side = self._units(modality, **options), self.image_sides.get(modality)
+        writer = ImputationWriter(cells.mdata, chosen, names[columns], out, units, side)
         for tensors in self._minibatches(cells, chosen, batch_size):
             library: Any = sizes
             if isinstance(sizes, np.ndarray):
@@ -873,6 +914,8 @@ class MosaicModelClass(BaseModelClass):
             values, std, library = self._expected(
                 tensors, modality, source, batches, library, **options
             )
+            if side is not None:
+                values = values.unflatten(1, (len(names), side, side))
             writer.add(values[:, columns], None if std is None else std[:, columns], library)
         return writer.finish()
 
@@ -941,7 +984,8 @@ class MosaicModelClass(BaseModelClass):
         mdata
             MuData to run on and to write to; the model's own by default.
         denoised
-            Also write reconstructions of the observed cells to ``mdata[m].layers``, dense.
+            Also write reconstructions of the observed cells to ``mdata[m].layers``, dense; those
+            of images to ``mdata[m].obsm``.
         imputed
             Modalities to write, for every cell, to ``mdata.obsm``, dense.
 
@@ -975,9 +1019,10 @@ class MosaicModelClass(BaseModelClass):
         for (name, key), embedding in of_modalities.items():
             target[name].obsm[key] = embedding
         for name, layer in layers.items():
-            target[name].layers[_keys.denoised(self.method)] = layer
+            place = target[name].obsm if name in self.image_sides else target[name].layers
+            place[_keys.denoised(self.method)] = layer
         for name, adata in imputations.items():
-            target.obsm[_keys.imputed(self.method, name)] = adata.X
+            target.obsm[_keys.imputed(self.method, name)] = values_of(adata)
         record = dict(target.uns.get(_keys.UNS, {}))
         record[self.method] = dict(record.get(self.method, {})) | {
             "version": version("cantata"),
@@ -999,7 +1044,7 @@ class MosaicModelClass(BaseModelClass):
     def _reconstruct(self, modality: str, mdata: MuData | None) -> np.ndarray:
         """Reconstruction of a modality's own cells, in its order."""
         cells = self._cells(mdata).of_modality(modality)
-        return self.impute(modality, mdata, indices=cells).X
+        return values_of(self.impute(modality, mdata, indices=cells))
 
     def summary(self) -> str:
         """One line on the model: modalities, features, parameters, whether it is trained.
@@ -1184,8 +1229,7 @@ class MosaicModelClass(BaseModelClass):
             for batch, before in enumerate(reference.measured_batches_[name]):
                 measured[batch] = measured[batch] or before
             known, own = reference.panels_[name], self.panels_[name]
-            values, n_known = self.registered_values(name), reference.n_batch
-            panel = panel_of_batches(values, self._batch_codes(name), self.n_batch, known["rate"])
+            n_known, panel = reference.n_batch, self._panel(name, known["rate"])
             panel["measured"][:n_known] = known["measured"] | own["found"][:n_known]
             self.panels_[name] = panel | {"counted": known["counted"]}
         self._report_panels(reference.n_batch)
@@ -1286,13 +1330,15 @@ class MosaicModelClass(BaseModelClass):
             m: (key, len(states[rep_key(m)]["column_names"]))
             for m, key in setup_args["reps"].items()
         }
+        keys = setup_args["images"]
         is_whole = mdata is not None and all(
-            m in mdata.mod and np.array_equal(mdata[m].var_names, names)
+            m in mdata.mod and np.array_equal(feature_names_of(mdata[m], m, keys), names)
             for m, names in features.items()
         )
         if not is_whole:
             columns = [key for _, key in covariate_columns(setup_args)]
-            empty = without_cells(features, setup_args["layers"], widths, columns)
+            images = {m: (key, states[m]["side"]) for m, key in keys.items()}
+            empty = without_cells(features, setup_args["layers"], widths, images, columns)
             model = cls._restored(attributes, weights, empty)
             if mdata is None:
                 return model

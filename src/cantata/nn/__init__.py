@@ -1,7 +1,8 @@
 """Networks: tensors in, tensors or distributions out."""
 
 from cantata.nn._covariates import CovariateEffects, Covariates, with_new_categories
-from cantata.nn._encoders import CrossEncoder, GroupedLinear, SplitEncoder
+from cantata.nn._encoders import CrossEncoder, Featurizer, GroupedLinear, SplitEncoder
+from cantata.nn._images import N_VIEWS, ConvDecoder, ConvEncoder, ImageComponents, turned
 from cantata.nn._inputs import ARCSINH_COFACTOR, EncoderInput, Transform
 from cantata.nn._likelihoods import (
     LIKELIHOODS,
@@ -19,12 +20,17 @@ __all__ = [
     "LOSSES",
     "MIN_LIBRARY",
     "MLP",
+    "N_VIEWS",
     "BatchNorm1d",
+    "ConvDecoder",
+    "ConvEncoder",
     "CovariateEffects",
     "Covariates",
     "CrossEncoder",
     "EncoderInput",
+    "Featurizer",
     "GroupedLinear",
+    "ImageComponents",
     "LikelihoodHead",
     "ScaledHead",
     "SplitEncoder",
@@ -32,5 +38,6 @@ __all__ = [
     "Transform",
     "WeightInit",
     "initialize_weights",
+    "turned",
     "with_new_categories",
 ]

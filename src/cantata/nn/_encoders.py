@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cantata.nn._mlp import MLP, BatchNorm1d
+from cantata.nn._mlp import BatchNorm1d
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -140,29 +140,29 @@ class CrossEncoder(nn.Module):
 
 
 class SplitEncoder(nn.Module):
-    """A trunk with two heads, which may be told covariates, and a linear map beside them.
+    """A network with two heads, and a linear map beside it.
 
-    The linear map is set, not trained: it holds the least-squares solution, and the trunk, whose
+    The linear map is set, not trained: it holds the least-squares solution, and the network, whose
     heads start at 0, adds what is not linear and what covariates change. Without it the map stays
     0.
 
     Parameters
     ----------
-    n_in
-        Width of the input.
+    trunk
+        Network from (n, ...) inputs and covariates to (n, ``n_out``) features, such as
+        :class:`MLP` and :class:`ConvEncoder`.
+    n_linear
+        Width of what the linear map reads.
     n_shared, n_specific
         Widths of the two parts; the specific part may be 0.
-    n_hidden, n_layers, dropout_rate
-        Of the trunk.
-    n_categories, n_continuous
-        Covariates, see :class:`CovariateEffects`.
     hidden_heads
         Give each head a hidden layer as wide as its output.
 
     Examples
     --------
     >>> import torch
-    >>> shared, specific = SplitEncoder(6, 3, 2, n_hidden=8)(torch.zeros(4, 6))
+    >>> from cantata.nn import MLP
+    >>> shared, specific = SplitEncoder(MLP(6, 8, 2), 6, 3, 2)(torch.zeros(4, 6))
     >>> shared.shape, specific.shape
     (torch.Size([4, 3]), torch.Size([4, 2]))
     """
@@ -172,36 +172,25 @@ class SplitEncoder(nn.Module):
 
     def __init__(
         self,
-        n_in: int,
+        trunk: nn.Module,
+        n_linear: int,
         n_shared: int,
         n_specific: int,
-        n_hidden: int = 128,
-        n_layers: int = 2,
-        dropout_rate: float = 0.1,
         *,
-        n_categories: Sequence[int] = (),
-        n_continuous: int = 0,
         hidden_heads: bool = False,
     ) -> None:
         super().__init__()
         self.sizes = [n_shared, n_specific]
-        self.trunk = MLP(
-            n_in,
-            n_hidden,
-            n_layers,
-            n_categories=n_categories,
-            n_continuous=n_continuous,
-            use_batch_norm=True,
-            dropout_rate=dropout_rate,
-        )
+        self.trunk = trunk
+        n_features: int = trunk.n_out  # type: ignore[assignment]
         self.heads = nn.ModuleList(
-            nn.Sequential(nn.Linear(n_hidden, size), nn.LeakyReLU(0.2), nn.Linear(size, size))
+            nn.Sequential(nn.Linear(n_features, size), nn.LeakyReLU(0.2), nn.Linear(size, size))
             if hidden_heads
-            else nn.Linear(n_hidden, size)
+            else nn.Linear(n_features, size)
             for size in self.sizes
             if size
         )
-        self.register_buffer("slope", torch.zeros(n_in, n_shared + n_specific))
+        self.register_buffer("slope", torch.zeros(n_linear, n_shared + n_specific))
         self.register_buffer("offset", torch.zeros(n_shared + n_specific))
 
     def set_linear(self, weights: Tensor, offset: Tensor) -> None:
@@ -214,9 +203,59 @@ class SplitEncoder(nn.Module):
                 for parameter in last.parameters():
                     parameter.zero_()
 
-    def forward(self, x: Tensor, covariates: Covariates | None = None) -> tuple[Tensor, Tensor]:
-        """(n, n_shared) and (n, n_specific) from (n, n_in)."""
+    def forward(
+        self, x: Tensor, covariates: Covariates | None = None, linear: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(n, n_shared) and (n, n_specific) from the network's input.
+
+        The linear map reads (n, n_linear) `linear`, by default `x` itself.
+        """
         hidden = self.trunk(x, covariates)
         out = torch.cat([head(hidden) for head in self.heads], dim=1)
-        shared, specific = (out + x @ self.slope + self.offset).split(self.sizes, dim=1)
+        straight = (x if linear is None else linear) @ self.slope + self.offset
+        shared, specific = (out + straight).split(self.sizes, dim=1)
         return shared, specific
+
+
+class Featurizer(nn.Module):
+    """A user's own network as the trunk of an encoder; it need not know covariates.
+
+    Parameters
+    ----------
+    network
+        From (n, ...) inputs to (n, features), or to feature maps, which are averaged over places.
+        What of it requires no gradient stays as it is.
+    shape
+        Shape of one input, with which the number of features is found.
+
+    Examples
+    --------
+    >>> Featurizer(nn.Conv2d(1, 7, 3), (1, 16, 16)).n_out
+    7
+    """
+
+    def __init__(self, network: nn.Module, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.network = network
+        mode = network.training
+        with torch.no_grad():
+            features = network.eval()(torch.zeros(2, *shape))
+        network.train(mode)
+        if not isinstance(features, Tensor) or features.dim() not in (2, 4):
+            found = tuple(features.shape) if isinstance(features, Tensor) else type(features)
+            raise ValueError(
+                f"{type(network).__name__} makes {found} of inputs {(2, *shape)}; an encoder's "
+                "network returns a tensor (cells, features)."
+            )
+        self.n_out = features.shape[1]
+
+    def train(self, mode: bool = True) -> Featurizer:
+        """A network without anything to train stays in evaluation mode."""
+        is_frozen = not any(p.requires_grad for p in self.network.parameters())
+        super().train(mode and not is_frozen)
+        return self
+
+    def forward(self, x: Tensor, covariates: Covariates | None = None) -> Tensor:
+        """(n, n_out) features."""
+        features = self.network(x)
+        return features.mean(dim=(2, 3)) if features.dim() == 4 else features

@@ -18,12 +18,18 @@ from cantata._mudata.pairing import check_connected, membership, row_table
 from cantata._mudata.values import MatrixReader
 from cantata._numeric.normalise import row_sums
 from cantata._numeric.sampling import sample_cells
+from cantata.model._imputation import values_of
 from cantata.model._inputs import BLOCK_ROWS, fit_input, resolve_transforms, sampled_rows
 from cantata.model.apollo._batches import mix_encoders
 from cantata.model.apollo._checkpoint import Stage, StageCheckpoint, StageRecord, digest
 from cantata.model.apollo._impute import MAX_CALIBRATION_CELLS, Calibration
 from cantata.model.apollo._module import SHARED, APOLLOModule
-from cantata.model.apollo._plan import EncoderPlan, LatentPlan, fit_linear_encoders
+from cantata.model.apollo._plan import (
+    EncoderPlan,
+    LatentPlan,
+    decoded_weight,
+    fit_linear_encoders,
+)
 from cantata.model.apollo._presets import PRESETS
 from cantata.model.apollo._training import (
     StageSplitter,
@@ -31,10 +37,12 @@ from cantata.model.apollo._training import (
     cached_inputs,
     continued,
     covariates_of,
+    fit_images,
     is_better_than_linear,
     set_start,
     split,
     table_rows_of,
+    without_gradient,
 )
 from cantata.model.base import Batches, Cells, Indices, MosaicModelClass
 from cantata.nn import LOSSES, Covariates
@@ -45,12 +53,14 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from mudata import MuData
-    from torch import Tensor
+    from torch import Tensor, nn
 
 N_STEPS, MIN_EPOCHS, MAX_EPOCHS = 400, 15, 60
 """Steps of the default schedule of each stage, and bounds on its epochs."""
 MAX_POS_WEIGHT = 50.0
 """Of the cross-entropy's positive part."""
+
+IMAGE_LOSSES = ("bce", "mse")
 
 Space = Literal["shared", "specific", "full", "table"]
 
@@ -104,6 +114,13 @@ class APOLLO(MosaicModelClass):
     start
         ``"canonical"``: canonical variates of the modalities' components, and principal
         components of what these leave. ``"normal"``: N(0, 1), as in the paper.
+    image_widths
+        Channels of the convolutions of image encoders, each of which halves the side, and of
+        decoders in reverse.
+    networks
+        Networks of your own in place of a modality's encoder: each makes (cells, features), or
+        feature maps, of what the encoder reads, images (cells, stains, side, side) or (cells,
+        components). Parameters that require no gradient are left as they are.
     **module_kwargs
         Further arguments of :class:`~cantata.model.apollo.APOLLOModule`, which the published
         settings need.
@@ -134,6 +151,7 @@ class APOLLO(MosaicModelClass):
     ``"simulations"``: ``APOLLO(mdata, **presets["cite"]["model"])`` and
     ``model.train(**presets["cite"]["train"])``."""
     _module_cls = APOLLOModule
+    _uses_images = True
 
     def __init__(
         self,
@@ -153,6 +171,8 @@ class APOLLO(MosaicModelClass):
         noise: float = 1.0,
         learn_noise: bool = False,
         start: Literal["canonical", "normal"] = "canonical",
+        image_widths: Sequence[int] = (16, 32, 64, 96),
+        networks: Mapping[str, nn.Module] | None = None,
         **module_kwargs: Any,
     ) -> None:
         init_params = self._get_init_params(locals())
@@ -163,8 +183,10 @@ class APOLLO(MosaicModelClass):
         widths = per_modality("n_specific", n_specific, self.modalities, 20)
         _check_widths(n_shared, widths)
         self._check_losses(named)
-        modalities = {name: mdata[name] for name in self.modalities}
-        resolved = resolve_transforms(transforms, modalities, self._matrix_stats, n_components)
+        modalities = {m: mdata[m] for m in self.modalities if m not in self.image_sides}
+        given = per_modality("transforms", transforms, self.modalities, "auto")
+        given = {name: given[name] for name in modalities}
+        resolved = resolve_transforms(given, modalities, self._matrix_stats, n_components)
         # a query, or data that a model is loaded with, may tell less than the reference did
         self.init_params_ = init_params
         init_params["non_kwargs"]["transforms"] = {
@@ -177,6 +199,7 @@ class APOLLO(MosaicModelClass):
             n_batch=self.n_batch,
             n_categories=self.n_categories,
             n_continuous=self.n_continuous,
+            image_sides=self.image_sides,
             **arguments | {"transforms": resolved, "losses": named, "n_specific": widths},
         )
         self.table_cells_ = np.array([], dtype=str)
@@ -191,7 +214,12 @@ class APOLLO(MosaicModelClass):
         if not self.is_query:
             check_connected(membership(self.adata, self.modalities), self.modalities, "APOLLO")
         for name, loss in losses.items():
-            if LOSSES[loss].requires_counts:
+            if name in self.image_sides:
+                if loss not in IMAGE_LOSSES:
+                    raise ValueError(
+                        f"losses={{{name!r}: {loss!r}}}: images have one of {list(IMAGE_LOSSES)}."
+                    )
+            elif LOSSES[loss].requires_counts:
                 self._check_counts(name, loss, remedy="losses={{{name!r}: 'mse'}}")
 
     def _inherit_from(self, reference: Self) -> None:
@@ -346,12 +374,19 @@ class APOLLO(MosaicModelClass):
                 fit_linear_encoders(self.module, linear_inputs, table_rows)
         # 3. encoders; linear ones are kept where held-out cells gain nothing by more
         if "encoder" in n_epochs:
-            further = {"cached": inputs is not None, **(encoder_plan_kwargs or {})}
-            run("encoder", EncoderPlan(self.module, table_rows, **further), inputs, validates)
+            further = dict(encoder_plan_kwargs or {})
+            cached = None
+            if inputs is not None and not decoded_weight(
+                self.module, further.get("lambda_decoded")
+            ):
+                cached = {m: x for m, x in inputs.items() if m not in self.image_sides}
+            encoders = EncoderPlan(self.module, table_rows, cached=cached or (), **further)
+            with without_gradient(self.module.full):
+                run("encoder", encoders, cached, validates)
             if linear_inputs is not None and validates and not is_better_than_linear(best):
                 fit_linear_encoders(self.module, linear_inputs, table_rows)
             # 4. what a registered batch still changes in what they say is taken out
-            if inputs is not None and self.n_batch > 1:
+            if inputs is not None and self.n_batch > 1 and not self.image_sides:
                 mix_encoders(
                     self.module,
                     by_cell(self, inputs),
@@ -396,6 +431,9 @@ class APOLLO(MosaicModelClass):
         """Fit to training cells what encoders read and the cross-entropy weighs."""
         for name, rows in row_table(self.adata, self.modalities).items():
             rows = rows[self._train_cells]
+            if name in self.image_sides:
+                fit_images(self.module.inputs[name], self.registered_values(name), rows[rows >= 0])
+                continue
             n_obs = self.adata[name].n_obs
             values = sampled_rows(self.registered_values(name), n_obs, rows[rows >= 0])
             fit_input(name, self.module.input(name), values, values.shape[0])
@@ -414,7 +452,7 @@ class APOLLO(MosaicModelClass):
         cells = self._cells(None)
         for name, rows in row_table(self.adata, self.modalities).items():
             has = train[rows[train] >= 0]
-            if self.module.losses[name] != "bce" or not len(has):
+            if self.module.losses[name] != "bce" or name in self.image_sides or not len(has):
                 continue
             chosen = has[sample_cells(len(has), MAX_CALIBRATION_CELLS)]
             read = MatrixReader(self.registered_values(name))
@@ -773,16 +811,18 @@ class APOLLO(MosaicModelClass):
         shared_only: bool = True,
     ) -> Tensor:
         values = self.module.decode(modality, z, covariates, library, shared_only=shared_only)
-        if self.module.losses[modality] != "mse":
+        if self.module.losses[modality] != "mse" or modality in self.image_sides:
             return values if calibration is None else calibration.values(values)
         layer = self.module.input(modality)
         return layer.from_standardized(values, library if layer.scales_cells else None)
 
     def _units(self, modality: str, **options: Any) -> str:
         loss = self.module.losses[modality]
+        if modality in self.image_sides:
+            return "intensities in [0, 1]"
         if loss == "bce":
             return "registered values" if options["calibration"] else "[0, 1] within each cell"
-        if self.module.head(modality).has_library:
+        if self.module.has_library(modality):
             return "expected counts"
         return "registered values"
 
@@ -791,10 +831,13 @@ class APOLLO(MosaicModelClass):
     ) -> float | np.ndarray | None:
         """Library sizes as given, or the median total where the loss needs one."""
         self._check_modality("modality", modality)
-        loss, has_library = self.module.losses[modality], self.module.head(modality).has_library
+        loss, has_library = self.module.losses[modality], self.module.has_library(modality)
         if library_size is None:
             return self.typical_totals_[modality] if has_library else None
-        if not (has_library or (loss == "mse" and self.module.input(modality).scales_cells)):
+        scales_cells = modality not in self.image_sides and (
+            loss == "mse" and self.module.input(modality).scales_cells
+        )
+        if not (has_library or scales_cells):
             raise ValueError(
                 f"library_size={library_size!r}: modality {modality!r} has loss {loss!r}. Give a "
                 "number, or one per cell, for count likelihoods; leave it out otherwise."
@@ -804,6 +847,8 @@ class APOLLO(MosaicModelClass):
     def _calibration(self, modality: str, calibrate: bool) -> Calibration | None:
         self._check_modality("modality", modality)
         loss = self.module.losses[modality]
+        if modality in self.image_sides:
+            return None
         if loss != "bce":
             if not calibrate:
                 raise ValueError(
@@ -822,7 +867,7 @@ class APOLLO(MosaicModelClass):
 
     def _reconstruct(self, modality: str, mdata: MuData | None) -> np.ndarray:
         cells = self._cells(mdata).of_modality(modality)
-        return self.get_reconstruction(modality, mdata, indices=cells).X
+        return values_of(self.get_reconstruction(modality, mdata, indices=cells))
 
 
 def _check_widths(n_shared: int, n_specific: Mapping[str, int]) -> None:

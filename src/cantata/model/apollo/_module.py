@@ -23,16 +23,21 @@ from cantata.losses import (
 from cantata.nn import (
     LOSSES,
     MLP,
+    ConvDecoder,
+    ConvEncoder,
     CovariateEffects,
     Covariates,
     EncoderInput,
+    Featurizer,
+    ImageComponents,
     LikelihoodHead,
     ScaledHead,
     SplitEncoder,
+    turned,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
 
@@ -43,6 +48,8 @@ SHARED = "shared"
 """Name of the table of shared latents, beside those of the modalities."""
 ABSENT = -2
 """Table row of a cell in the table of a modality that it lacks; -1: it is not trained on."""
+MAX_IMAGE_COMPONENTS = 100
+"""Components of images, which are not read as they are."""
 MIN_ROWS = 8
 """Rows of a minibatch below which a term that compares distributions is left out."""
 PRIOR_SD = 3.0
@@ -173,6 +180,39 @@ class ModalityDecoder(nn.Module):
         return self.head.expected(self.location(z, covariates), library, covariates)
 
 
+class ImageDecoder(nn.Module):
+    """From latents to the images of a modality, and their loss.
+
+    The loss is ``"bce"``, the cross-entropy of pixels in [0, 1], or ``"mse"``.
+    """
+
+    def __init__(self, loss: str, net: ConvDecoder, n_batch: int) -> None:
+        super().__init__()
+        self.loss_name, self.net, self.has_batches = loss, net, n_batch > 1
+
+    def location(self, z: Tensor, covariates: Covariates) -> Tensor:
+        """(n, stains, side, side) output of the last layer."""
+        return self.net(z, covariates if self.has_batches else covariates.without_batch())
+
+    def covariate_parameters(self) -> list[nn.Parameter]:
+        """What covariates add to the first layer."""
+        return [] if self.net.covariates is None else list(self.net.covariates.parameters())
+
+    def loss(
+        self, z: Tensor, covariates: Covariates, library: Tensor | None, target: Tensor
+    ) -> Tensor:
+        """Mean loss over cells and pixels."""
+        location = self.location(z, covariates).float()
+        if self.loss_name == "mse":
+            return functional.mse_loss(location, target)
+        return functional.binary_cross_entropy_with_logits(location, target)
+
+    def expected(self, z: Tensor, covariates: Covariates, library: Tensor | None) -> Tensor:
+        """(n, stains * side * side) expected values, in [0, 1]."""
+        location = self.location(z, covariates).float().flatten(1)
+        return location.clamp(0, 1) if self.loss_name == "mse" else location.sigmoid()
+
+
 class APOLLOModule(BaseModuleClass):
     """Latent tables, decoders of shared and of all latents, and encoders of every modality.
 
@@ -182,6 +222,8 @@ class APOLLOModule(BaseModuleClass):
         Features, transform, loss and width of the specific latents of every modality.
     n_batch, n_categories, n_continuous
         Covariates that decoders and encoders are told.
+    image_sides
+        Side of the images of each modality that has some; its features are stains then.
     hidden_heads
         Give the two heads of each encoder a hidden layer, as in the paper.
 
@@ -216,11 +258,15 @@ class APOLLOModule(BaseModuleClass):
         noise: float = 1.0,
         learn_noise: bool = False,
         hidden_heads: bool = False,
+        image_widths: Sequence[int] = (16, 32, 64, 96),
+        image_sides: Mapping[str, int] | None = None,
+        networks: Mapping[str, nn.Module] | None = None,
         n_batch: int = 1,
         n_categories: list[int] | None = None,
         n_continuous: int = 0,
     ) -> None:
         super().__init__()
+        self.image_sides = dict(image_sides or {})
         self.modalities = list(n_features)
         self.losses = dict(losses)
         self.n_batch, self.noise = n_batch, noise
@@ -233,26 +279,52 @@ class APOLLOModule(BaseModuleClass):
         self.inputs, self.encoders = nn.ModuleDict(), nn.ModuleDict()
         self.full, self.shared_only = nn.ModuleDict(), nn.ModuleDict()
         covariates = n_batch, n_categories or [], n_continuous
+        told: dict[str, Any] = {
+            "n_categories": _told_categories(n_batch, n_categories or []),
+            "n_continuous": n_continuous,
+        }
+        networks = dict(networks or {})
         for name, p in n_features.items():
-            rotate = n_components is not None and p > n_components
-            layer = EncoderInput(p, transforms[name], n_components if rotate else None)
-            self.inputs[name] = layer
             loss, n_own = losses[name], n_specific[name]
-            sizes = p, *covariates, n_hidden, n_layers, dropout_rate
-            self.full[name] = ModalityDecoder(loss, n_shared + n_own, *sizes)
-            if shared_decoders:
-                self.shared_only[name] = ModalityDecoder(loss, n_shared, *sizes)
+            trunk: nn.Module
+            if name in self.image_sides:
+                shape = p, self.image_sides[name]
+                # 1. images: components of pixels for the linear map, convolutions for the rest
+                layer: Any = ImageComponents(*shape, n_components or MAX_IMAGE_COMPONENTS)
+                for decoders, width in (
+                    (self.full, n_shared + n_own),
+                    (self.shared_only, n_shared),
+                ):
+                    if decoders is self.full or shared_decoders:
+                        net = ConvDecoder(width, *shape, image_widths, **told)
+                        decoders[name] = ImageDecoder(loss, net, n_batch)
+                input_shape: tuple[int, ...] = (*shape, shape[1])
+                if name not in networks:
+                    trunk = ConvEncoder(*shape, image_widths, **told)
+            else:
+                # 2. rows of a matrix: their components, or what is decoded
+                rotate = n_components is not None and p > n_components
+                layer = EncoderInput(p, transforms[name], n_components if rotate else None)
+                sizes = p, *covariates, n_hidden, n_layers, dropout_rate
+                self.full[name] = ModalityDecoder(loss, n_shared + n_own, *sizes)
+                if shared_decoders:
+                    self.shared_only[name] = ModalityDecoder(loss, n_shared, *sizes)
+                input_shape = (layer.n_out,)
+                if name not in networks:
+                    trunk = MLP(
+                        layer.n_out,
+                        n_hidden_encoder,
+                        n_layers_encoder,
+                        use_batch_norm=True,
+                        dropout_rate=dropout_rate,
+                        **told,
+                    )
+            if name in networks:
+                trunk = Featurizer(networks[name], input_shape)
+            self.inputs[name] = layer
             self.register_buffer(f"takes_log_{name}", torch.tensor(True))
             self.encoders[name] = SplitEncoder(
-                layer.n_out,
-                n_shared,
-                n_own,
-                n_hidden_encoder,
-                n_layers_encoder,
-                dropout_rate,
-                n_categories=_told_categories(n_batch, n_categories or []),
-                n_continuous=n_continuous,
-                hidden_heads=hidden_heads,
+                trunk, layer.n_out, n_shared, n_own, hidden_heads=hidden_heads
             )
 
     # Parts --------------------------------------------------------------------------------------
@@ -265,14 +337,20 @@ class APOLLOModule(BaseModuleClass):
         """Table of a modality's specific latents, or of the shared ones."""
         return cast("LatentTable", self.tables[name])
 
-    def decoder(self, modality: str, *, shared_only: bool = False) -> ModalityDecoder:
+    def decoder(
+        self, modality: str, *, shared_only: bool = False
+    ) -> ModalityDecoder | ImageDecoder:
         """Decoder of a modality."""
         decoders = self.shared_only if shared_only else self.full
-        return cast("ModalityDecoder", decoders[modality])
+        return cast("ModalityDecoder | ImageDecoder", decoders[modality])
 
     def head(self, modality: str) -> LikelihoodHead:
-        """Output layer of a modality."""
-        return self.decoder(modality).head
+        """Output layer of a modality that is no image."""
+        return cast("ModalityDecoder", self.decoder(modality)).head
+
+    def has_library(self, modality: str) -> bool:
+        """Whether expected values are a library size times proportions."""
+        return modality not in self.image_sides and self.head(modality).has_library
 
     def encoder(self, modality: str) -> SplitEncoder:
         """Encoder of a modality."""
@@ -299,6 +377,8 @@ class APOLLOModule(BaseModuleClass):
         (n,) totals of counts, where the likelihood has a use for them, and what the output of
         decoders is compared with.
         """
+        if modality in self.image_sides:
+            return None, values
         if self.losses[modality] == "bce":
             return None, self._scaled(modality, values)
         values = values.to_dense()
@@ -320,7 +400,9 @@ class APOLLOModule(BaseModuleClass):
         return min_max_scaled(values, log=self.takes_log(modality))
 
     def read(self, modality: str, values: Tensor) -> Tensor:
-        """(n, n_out) input of the encoder from (n, p) registered values."""
+        """Input of the encoder from (n, p) registered values: (n, n_out), or images themselves."""
+        if modality in self.image_sides:
+            return values
         if self.losses[modality] == "bce" and not self.reads_components:
             return self._scaled(modality, values).dense()
         return self.input(modality)(values)
@@ -333,7 +415,15 @@ class APOLLOModule(BaseModuleClass):
         `covariates` are those of the cells of `x`; one batch alone does not enter.
         """
         told = covariates if self.n_batch > 1 else covariates.without_batch()
-        return self.encoder(modality)(x, told)
+        linear = self.inputs[modality](x) if modality in self.image_sides else None
+        return self.encoder(modality)(x, told, linear)
+
+    def turned(self, tensors: Mapping[str, Tensor], view: Tensor) -> dict[str, Tensor]:
+        """Minibatch of n cells whose images are flipped and turned, each by one of (n,) views."""
+        images = {
+            name: turned(tensors[name], view[tensors[rows_key(name)]]) for name in self.image_sides
+        }
+        return {**tensors, **images}
 
     def encode_values(
         self, tensors: Mapping[str, Tensor]
@@ -494,46 +584,115 @@ class APOLLOModule(BaseModuleClass):
         inputs: Mapping[str, Tensor],
         tensors: Mapping[str, Tensor],
         table_rows: Mapping[str, Tensor],
+        *,
+        lambda_decoded: float = 0.0,
+        view: Tensor | None = None,
     ) -> LossOutput:
-        """Squared distance of encoded to optimised latents (Zhang et al. 2026, second step)."""
+        """Squared distance of encoded to optimised latents (Zhang et al. 2026, second step).
+
+        `lambda_decoded` weighs what decoders make of encodings beside it, which is not in the
+        paper. Of cells whose images were turned by a `view` other than 0 there are no optimised
+        latents; decoded images are turned with them.
+        """
         cell, covariates = tensors[CELL], Covariates.of(tensors)
         terms: dict[str, Tensor] = {}
-        total = next(iter(inputs.values())).new_zeros((), dtype=torch.float32)
         with torch.no_grad():
             shared = self.table(SHARED)(table_rows[SHARED][cell])
+        is_plain = torch.ones_like(cell, dtype=torch.bool) if view is None else view == 0
+        encoded: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
         for name, x in inputs.items():
             rows = tensors[rows_key(name)]
             if not len(rows):
                 continue
             with torch.no_grad():
                 specific = self.table(name)(table_rows[name][cell[rows]])
-            z_shared, z_specific = self.encode(name, x, covariates.rows(rows))
-            terms[f"encoded_shared_{name}"] = (z_shared.float() - shared[rows]).square().mean()
+            both = self.encode(name, x, covariates.rows(rows))
+            encoded[0][name], encoded[1][name] = both
+            z_shared, z_specific = (z.float() for z in both)
+            if name in self.image_sides:
+                plain = is_plain[rows]
+                if not plain.any():
+                    continue
+                z_shared, z_specific, specific = (
+                    z_shared[plain],
+                    z_specific[plain],
+                    specific[plain],
+                )
+                rows = rows[plain]
+            terms[f"encoded_shared_{name}"] = (z_shared - shared[rows]).square().mean()
             if specific.shape[1]:
-                error = (z_specific.float() - specific).square().mean()
+                error = (z_specific - specific).square().mean()
                 terms[f"encoded_specific_{name}"] = error
-        for error in terms.values():
-            total = total + error
+        total = sum(terms.values(), next(iter(inputs.values())).new_zeros((), dtype=torch.float32))
+        if lambda_decoded:
+            decoded = self._decoded_terms(tensors, *encoded, is_plain)
+            total = total + lambda_decoded * sum(decoded.values())
+            terms |= decoded
         metrics = terms | {"encoder_objective": total}
         return LossOutput(loss=total, n_obs_minibatch=len(cell), extra_metrics=metrics)
 
+    def _decoded_terms(
+        self,
+        tensors: Mapping[str, Tensor],
+        shared: Mapping[str, Tensor],
+        specific: Mapping[str, Tensor],
+        is_plain: Tensor,
+    ) -> dict[str, Tensor]:
+        """Losses of decoding encodings: of a modality from its own, and from each other's shared.
+
+        Only cells of which `is_plain` says that their images are not turned tell images from a
+        modality that is none, and the reverse.
+        """
+        covariates, cell = Covariates.of(tensors), tensors[CELL]
+        terms: dict[str, Tensor] = {}
+        for target in shared:
+            rows = tensors[rows_key(target)]
+            data, of_rows = self.data(target, tensors[target]), covariates.rows(rows)
+            z = torch.cat([shared[target], specific[target]], dim=1)
+            terms[f"decoded_full_{target}"] = self.decoder(target).loss(z, of_rows, *data)
+            for source in shared if self.has_shared_decoders else ():
+                if source == target:
+                    continue
+                place = torch.full_like(cell, -1)
+                place[tensors[rows_key(source)]] = torch.arange(
+                    len(tensors[rows_key(source)]), device=cell.device
+                )
+                has = place[rows] >= 0
+                if (source in self.image_sides) != (target in self.image_sides):
+                    has &= is_plain[rows]
+                chosen = has.nonzero().squeeze(1)
+                if not len(chosen):
+                    continue
+                z = shared[source][place[rows[chosen]]]
+                data = self.data(target, tensors[target][chosen])
+                decoder = self.decoder(target, shared_only=True)
+                loss = decoder.loss(z, of_rows.rows(chosen), *data)
+                terms[f"predicted_{target}_from_{source}"] = loss
+        return terms
+
     def decoded_loss(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Loss of decoding what the encoders infer, which held-out cells are judged by."""
+        """Loss of decoding what the encoders infer, which held-out cells are judged by.
+
+        Where there are images, a modality is judged by what others predict of it, in place of
+        what its own shared latents do.
+        """
         covariates = Covariates.of(tensors)
         shared, specific, rows = self.encode_values(tensors)
-        terms: dict[str, Tensor] = {}
-        total = tensors[CELL].new_zeros((), dtype=torch.float32)
-        for name in rows:
-            if not len(rows[name]):
-                continue
-            data, of_rows = self.data(name, tensors[name]), covariates.rows(rows[name])
-            z = torch.cat([shared[name], specific[name]], dim=1)
-            terms[f"decoded_full_{name}"] = self.decoder(name).loss(z, of_rows, *data)
-            if self.has_shared_decoders:
-                decoder = self.decoder(name, shared_only=True)
-                terms[f"decoded_shared_{name}"] = decoder.loss(shared[name], of_rows, *data)
-        for loss in terms.values():
-            total = total + loss
+        present = [name for name in rows if len(rows[name])]
+        if self.image_sides:
+            is_plain = torch.ones_like(tensors[CELL], dtype=torch.bool)
+            parts = ({name: z[name] for name in present} for z in (shared, specific))
+            terms = self._decoded_terms(tensors, *parts, is_plain)
+        else:
+            terms = {}
+            for name in present:
+                data, of_rows = self.data(name, tensors[name]), covariates.rows(rows[name])
+                z = torch.cat([shared[name], specific[name]], dim=1)
+                terms[f"decoded_full_{name}"] = self.decoder(name).loss(z, of_rows, *data)
+                if self.has_shared_decoders:
+                    decoder = self.decoder(name, shared_only=True)
+                    terms[f"decoded_shared_{name}"] = decoder.loss(shared[name], of_rows, *data)
+        total = sum(terms.values(), tensors[CELL].new_zeros((), dtype=torch.float32))
         return terms | {"decoded": total}
 
 

@@ -11,9 +11,10 @@ from cantata._keys import CELL
 from cantata.model._plan import MosaicTrainingPlan, Schedule, loss_weights
 from cantata.model.apollo._batches import mixed
 from cantata.model.apollo._module import ABSENT, SHARED, APOLLOModule, LossWeights
+from cantata.nn import N_VIEWS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     import numpy as np
     from torch.optim import Optimizer
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 N_MIXINGS = 8
 """Times in the first stage that shared latents are mixed over batches."""
+LAMBDA_DECODED = 100.0
+"""Weight of decoding what encoders infer of images, whose loss is a mean over pixels."""
 RIDGE = 1e-3
 """Penalty of linear encoders, in units of the mean variance of their inputs."""
 
@@ -211,20 +214,29 @@ class EncoderPlan(_StagePlan):
     module, table_rows
         As for :class:`LatentPlan`, whose stage is done.
     cached
-        Whether minibatches hold the encoders' input in place of values.
+        Modalities of which minibatches hold the encoder's input in place of values.
     lr
         Learning rate (Adam).
     lr_schedule
         ``"cosine"`` decay to 0 over the planned epochs, or ``"constant"``.
     weight_decay
         L2 penalty in the gradient.
+    lambda_decoded
+        Weight of the loss of decoding what encoders infer, of a modality by its own encoder and by
+        those of the others; decoders of shared latents are trained with it, the others are fixed.
+        Not in the paper. None: 100 where there are images, else 0.
+    views
+        Flip and turn the images of cells at random, all stains of a cell alike.
+    augment
+        Change images further, as encoders alone see them: a function of a tensor (cells, stains,
+        side, side).
 
     Examples
     --------
     >>> from cantata.model.apollo import APOLLOModule, EncoderPlan
     >>> transforms, losses = {"a": "identity"}, {"a": "mse"}
     >>> module = APOLLOModule({"a": 5}, transforms, losses, 2, {"a": 1})
-    >>> EncoderPlan(module, {}, cached=False, lr=1e-4).lr
+    >>> EncoderPlan(module, {}, lr=1e-4).lr
     0.0001
     """
 
@@ -235,40 +247,65 @@ class EncoderPlan(_StagePlan):
         module: APOLLOModule,
         table_rows: Mapping[str, Tensor],
         *,
-        cached: bool,
+        cached: Collection[str] = (),
         lr: float = 1e-3,
         lr_schedule: Schedule = "cosine",
         weight_decay: float = 0.0,
+        lambda_decoded: float | None = None,
+        views: bool = True,
+        augment: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__(module, table_rows, lr_schedule)
         self.cached, self.lr, self.weight_decay = cached, lr, weight_decay
+        self.lambda_decoded = decoded_weight(module, lambda_decoded)
+        self.views, self._augment = views and bool(module.image_sides), augment
 
     def configure_optimizers(self) -> list[Optimizer]:
-        """One optimiser for the encoders."""
-        encoders = [p for p in self.module.encoders.parameters() if p.requires_grad]
-        return [torch.optim.Adam(encoders, lr=self.lr, weight_decay=self.weight_decay)]
+        """One optimiser for the encoders, and for decoders that learn to read them."""
+        trained = [self.module.encoders]
+        if self.lambda_decoded:
+            trained.append(self.module.shared_only)
+        parameters = [p for part in trained for p in part.parameters() if p.requires_grad]
+        return [torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay)]
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """One step of the encoders."""
         (optimizer,) = self._optimizers()
         self._set_learning_rates([self.lr], self._progress(batch_idx))
+        view = None
+        if self.views:
+            view = torch.randint(N_VIEWS, batch[CELL].shape, device=batch[CELL].device)
+            batch = self.module.turned(batch, view)
         inputs = {
-            name: batch[name] if self.cached else self.module.read(name, batch[name])
+            name: batch[name] if name in self.cached else self.module.read(name, batch[name])
             for name in self.module.modalities
         }
-        output = self.module.encoder_loss(inputs, batch, self.table_rows)
+        if self._augment is not None:
+            images = {m: self._augment(inputs[m]) for m in self.module.image_sides}
+            inputs |= images
+        output = self.module.encoder_loss(
+            inputs, batch, self.table_rows, lambda_decoded=self.lambda_decoded, view=view
+        )
         self._step(optimizer, output.loss)
         self._train_terms.add(output.extra_metrics, output.n_obs_minibatch)
         return {"loss": output.loss.detach()}
 
     def on_train_epoch_start(self) -> None:
-        """Decoders keep their statistics."""
+        """Decoders that are not trained keep their statistics."""
         self.module.full.eval()
-        self.module.shared_only.eval()
+        if not self.lambda_decoded:
+            self.module.shared_only.eval()
 
     def on_train_epoch_end(self) -> None:
         """Log the means of all terms."""
         self._log_train("encoder_objective", {})
+
+
+def decoded_weight(module: APOLLOModule, lambda_decoded: float | None) -> float:
+    """Weight of the loss of decoding encodings, as given, or by whether there are images."""
+    if lambda_decoded is None:
+        return LAMBDA_DECODED if module.image_sides else 0.0
+    return lambda_decoded
 
 
 @torch.no_grad()

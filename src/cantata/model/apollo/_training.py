@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
+from rich.progress import track
 from scvi import settings
 from torch.utils.data import Subset
 
 from cantata._keys import CELL
 from cantata._mudata.pairing import row_table
+from cantata._numeric.sampling import sample_cells
 from cantata.data import (
     EpochBatchSampler,
     MosaicDataset,
@@ -25,17 +28,23 @@ from cantata.model.apollo._batches import without_covariates
 from cantata.model.apollo._module import ABSENT, SHARED
 from cantata.model.apollo._plan import EncoderPlan, LatentPlan
 from cantata.model.apollo._start import canonical_start, random_start
-from cantata.nn import Covariates
+from cantata.nn import N_VIEWS, Covariates, turned
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
+    from cantata._mudata.images import StainImages
     from cantata.model.base import MosaicModelClass
+    from cantata.nn import ImageComponents
 
 logger = logging.getLogger(__name__)
 
+MAX_IMAGES = 1_000
+"""Cells whose images, in all views, tell components."""
+MAX_START_ROWS = 20_000
+"""Images, with their views, that canonical variates are fitted on."""
 MIN_ENCODER_GAIN = 0.01
 """Share of the loss of held-out cells that encoders have to gain to be more than linear."""
 LINEAR, FULL = f"{LatentPlan.prefix}decoded_validation", f"{EncoderPlan.prefix}decoded_validation"
@@ -97,7 +106,10 @@ def split(
 
 
 def cached_inputs(model: MosaicModelClass, *, progress: bool) -> dict[str, np.ndarray] | None:
-    """For each modality what its encoder reads of all its cells; None where that is too wide."""
+    """For each modality what its encoder, or the linear part of it, reads of all its cells.
+
+    None where that is too wide. Of images these are components.
+    """
     module = model.module
     narrow = all(module.input(name).n_out <= MAX_CACHED for name in model.modalities)
     if not (module.reads_components and narrow):
@@ -105,9 +117,32 @@ def cached_inputs(model: MosaicModelClass, *, progress: bool) -> dict[str, np.nd
     inputs = {}
     for name in model.modalities:
         values, n_obs = model.registered_values(name), model.adata[name].n_obs
+        if name in module.image_sides:
+            inputs[name] = image_components(module.inputs[name], values, progress=progress)
+            continue
         read = training_reader(module.input(name), values, n_obs, progress=progress)
         inputs[name] = read(np.arange(n_obs))
     return inputs
+
+
+@torch.inference_mode()
+def image_components(
+    layer: nn.Module, images: StainImages, view: int = 0, *, progress: bool = False
+) -> np.ndarray:
+    """(n, d) components of all images of a modality in one of their views, read block by block."""
+    device = next(layer.buffers()).device
+    components = np.empty((len(images), layer.n_out), dtype=np.float32)  # type: ignore[call-overload]
+    blocks = track(images.blocks(), description="Reading images", disable=not progress)
+    for start, block in blocks:
+        values = turned(torch.from_numpy(block).to(device), view)
+        components[start : start + len(block)] = layer(values).cpu().numpy()
+    return components
+
+
+def fit_images(layer: ImageComponents, images: StainImages, rows: np.ndarray) -> None:
+    """Fit the components of images to those of some cells, at most 1,000 of them."""
+    chosen = rows[sample_cells(len(rows), MAX_IMAGES)]
+    layer.fit(torch.from_numpy(images[np.sort(chosen)]).to(layer.mean.device))
 
 
 def table_rows_of(model: MosaicModelClass, train: np.ndarray) -> dict[str, Tensor]:
@@ -145,6 +180,7 @@ def set_start(
     """
     module, seed = model.module, settings.seed or 0
     rows = {n: r[train] for n, r in row_table(model.adata, model.modalities).items()}
+    n_cells = len(train)
     widths = module.n_shared, module.n_specific
     if model.is_trained_:
         # cells that the model has not been trained on: what its encoders say
@@ -160,18 +196,36 @@ def set_start(
                 f"{MAX_CACHED}, or start='normal'."
             )
         covariates = covariates_of(model)
-        corrected = {}
+        # images are also turned, which tells apart what is chance among few of them
+        n_views = 1
+        if module.image_sides:
+            n_views = int(np.clip(MAX_START_ROWS // n_cells, 1, N_VIEWS))
+        corrected, n_rows = {}, {}
         for name, x in inputs.items():
             # of training cells alone, and without what decoders are told
             has = rows[name] >= 0
-            corrected[name] = without_covariates(
-                x[rows[name][has]], _design(covariates.rows(torch.from_numpy(train[has])))
+            design = _design(covariates.rows(torch.from_numpy(train[has])))
+            views = [x]
+            if name in module.image_sides:
+                layer, images = module.inputs[name], model.registered_values(name)
+                views += [image_components(layer, images, v) for v in range(1, n_views)]
+            corrected[name] = np.vstack(
+                [
+                    without_covariates(views[v % len(views)][rows[name][has]], design)
+                    for v in range(n_views)
+                ]
             )
-            rows[name] = np.where(has, np.cumsum(has) - 1, -1)
+            n_rows[name] = int(has.sum())
+            numbers = np.where(has, np.cumsum(has) - 1, -1)
+            rows[name] = np.concatenate(
+                [np.where(has, numbers + v * n_rows[name], -1) for v in range(n_views)]
+            )
         batch = None
         if model.n_batch > 1:
-            batch = covariates.batch.numpy()[train]
+            batch = np.tile(covariates.batch.numpy()[train], n_views)
         shared, specific = canonical_start(corrected, rows, *widths, batch=batch, seed=seed)
+        shared = shared[:n_cells]
+        specific = {name: values[: n_rows[name]] for name, values in specific.items()}
     else:
         shared, specific = random_start(rows, *widths, seed=seed)
     module.table(SHARED).set(shared)
@@ -191,6 +245,19 @@ def _design(covariates: Covariates) -> np.ndarray:
     if covariates.codes is not None:
         columns += [np.eye(int(code.max()) + 1)[code] for code in covariates.codes.numpy().T]
     return np.hstack(columns)
+
+
+@contextmanager
+def without_gradient(part: nn.Module) -> Iterator[None]:
+    """While it lasts, gradients go through a part of the network and are not kept for it."""
+    trained = [p for p in part.parameters() if p.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def is_better_than_linear(least: Mapping[str, float]) -> bool:
