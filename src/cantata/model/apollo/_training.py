@@ -14,6 +14,7 @@ from scvi import settings
 from torch.utils.data import Subset
 
 from cantata._keys import CELL
+from cantata._mudata.obs import category_names, coalesce_obs
 from cantata._mudata.pairing import row_table
 from cantata._numeric.sampling import sample_cells
 from cantata.data import (
@@ -98,11 +99,24 @@ class StageSplitter(MosaicSplitter):
 
 
 def split(
-    model: MosaicModelClass, train_size: float | None, validation_size: float | None
+    model: MosaicModelClass,
+    train_size: float | None,
+    validation_size: float | None,
+    group_key: str | None,
 ) -> list[np.ndarray]:
     """Training, validation and test cells of both stages."""
     share, seed = 0.9 if train_size is None else train_size, settings.seed or 0
-    return stratified_split(model.adata, model.modalities, share, validation_size, seed=seed)
+    mdata, names, groups = model.adata, model.modalities, None
+    if group_key is not None:
+        column = category_names(coalesce_obs(mdata, group_key, names, argument="group_key"))
+        lacking = np.flatnonzero(column.isna())
+        if lacking.size:
+            raise ValueError(
+                f"group_key={group_key!r} has no value for {lacking.size} of {len(column)} cells, "
+                f"e.g. {column.index[lacking[0]]!r}."
+            )
+        groups = column.to_numpy().astype(str)
+    return stratified_split(mdata, names, share, validation_size, seed=seed, groups=groups)
 
 
 def cached_inputs(model: MosaicModelClass, *, progress: bool) -> dict[str, np.ndarray] | None:
