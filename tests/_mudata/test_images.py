@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import zarr
+from image_mosaics import KEY, blobs, of_images
 
 from cantata._mudata.images import (
     StainImages,
@@ -17,7 +18,6 @@ from cantata._mudata.images import (
     image_stats,
     stain_limits,
 )
-from image_mosaics import KEY, blobs, of_images
 
 NAMES = ["nucleus", "DAPI", "actin"]
 KINDS = ["mask", "image_channel", "image_channel"]

@@ -150,8 +150,8 @@ class APOLLO(MosaicModelClass):
     method = "apollo"
     _open_when_frozen = _parts_of_cells = ("tables",)
     presets: ClassVar = PRESETS
-    """Published settings, for SHARE-seq (``"published"``), CITE-seq (``"cite"``) and
-    ``"simulations"``: ``APOLLO(mdata, **presets["cite"]["model"])`` and
+    """Published settings, for SHARE-seq (``"published"``), CITE-seq (``"cite"``),
+    ``"simulations"`` and ``"images"``: ``APOLLO(mdata, **presets["cite"]["model"])`` and
     ``model.train(**presets["cite"]["train"])``."""
     _module_cls = APOLLOModule
     _uses_images = True
