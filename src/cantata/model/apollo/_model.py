@@ -446,7 +446,9 @@ class APOLLO(MosaicModelClass):
         for name, rows in row_table(self.adata, self.modalities).items():
             rows = rows[self._train_cells]
             if name in self.image_sides:
-                fit_images(self.module.inputs[name], self.registered_values(name), rows[rows >= 0])
+                fit_images(
+                    self.module.components(name), self.registered_values(name), rows[rows >= 0]
+                )
                 continue
             n_obs = self.adata[name].n_obs
             values = sampled_rows(self.registered_values(name), n_obs, rows[rows >= 0])

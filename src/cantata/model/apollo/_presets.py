@@ -79,5 +79,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 """Zhang et al. 2026: ``"published"`` for SHARE-seq, ``"cite"`` for CITE-seq, ``"simulations"`` for
-``datasets.simulate_disentangled``, ``"images"`` for images of 128 pixels. Start, rates, widths, epochs and the order of minibatches; what
-the paper does not state (widths of the heads and of simulations, epochs) is the reference's."""
+``datasets.simulate_disentangled``, ``"images"`` for images of 128 pixels. Start, rates, widths,
+epochs and the order of minibatches; what the paper does not state (widths of the heads and of
+simulations, epochs) is the reference's."""

@@ -132,7 +132,7 @@ def cached_inputs(model: MosaicModelClass, *, progress: bool) -> dict[str, np.nd
     for name in model.modalities:
         values, n_obs = model.registered_values(name), model.adata[name].n_obs
         if name in module.image_sides:
-            inputs[name] = image_components(module.inputs[name], values, progress=progress)
+            inputs[name] = image_components(module.components(name), values, progress=progress)
             continue
         read = training_reader(module.input(name), values, n_obs, progress=progress)
         inputs[name] = read(np.arange(n_obs))
@@ -141,11 +141,11 @@ def cached_inputs(model: MosaicModelClass, *, progress: bool) -> dict[str, np.nd
 
 @torch.inference_mode()
 def image_components(
-    layer: nn.Module, images: StainImages, view: int = 0, *, progress: bool = False
+    layer: ImageComponents, images: StainImages, view: int = 0, *, progress: bool = False
 ) -> np.ndarray:
     """(n, d) components of all images of a modality in one of their views, read block by block."""
-    device = next(layer.buffers()).device
-    components = np.empty((len(images), layer.n_out), dtype=np.float32)  # type: ignore[call-overload]
+    device = layer.mean.device
+    components = np.empty((len(images), layer.n_out), dtype=np.float32)
     blocks = track(images.blocks(), description="Reading images", disable=not progress)
     for start, block in blocks:
         values = turned(torch.from_numpy(block).to(device), view)
@@ -221,7 +221,7 @@ def set_start(
             design = _design(covariates.rows(torch.from_numpy(train[has])))
             views = [x]
             if name in module.image_sides:
-                layer, images = module.inputs[name], model.registered_values(name)
+                layer, images = module.components(name), model.registered_values(name)
                 views += [image_components(layer, images, v) for v in range(1, n_views)]
             corrected[name] = np.vstack(
                 [
