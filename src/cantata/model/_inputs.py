@@ -211,7 +211,7 @@ def _transformed(
         return normalise("rna", values, total), {"total": total}
     if transform == "clr":
         statistics = feature_statistics("protein", values)
-        state = {"weight": np.exp(-statistics), "total": 0.0}
+        state: dict[str, Any] = {"weight": np.exp(-statistics), "total": 0.0}
         if not as_preprocess:
             state["depth_weight"] = _depth_weights(values, state["weight"])
             depth = values @ state["depth_weight"]
