@@ -134,8 +134,9 @@ class Recorder:
         """
         with self.watch.paused():
             self.epoch_ends.append(self.watch.seconds)
-            if embed is not None and self.config.get("curve", True):
-                self._add_point(len(self.epoch_ends), embed())
+            every, epoch = self.config.get("curve", 1), len(self.epoch_ends)
+            if embed is not None and every and epoch % every == 0:
+                self._add_point(epoch, embed())
         limit = self.config.get("max_seconds")
         return limit is not None and self.epoch_ends[-1] >= limit
 
