@@ -225,5 +225,7 @@ def test_a_loader_has_the_order_of_the_data_unless_it_shuffles() -> None:
     for wrong in (0, 2.5):
         with pytest.raises((TypeError, ValueError), match="batch_size"):
             MosaicLoader(manager, batch_size=wrong)
+    assert len(MosaicLoader(manager, batch_size=1)) == 60
+    assert len(MosaicLoader(manager, batch_size=50)) == 2
     masked = manager.create_torch_dataset(np.arange(60) % 20 == 7)
     assert [int(masked[i]["cell"]) for i in range(len(masked))] == [7, 27, 47]
