@@ -43,6 +43,9 @@ def test_numbers_are_standardised_with_the_moments_of_the_source() -> None:
     other.obs["age"] = 1000.0
     shifted = field.read(other, field.transfer_field(state, other))
     assert shifted.min() > 10
+    other.obs.loc["c7", "age"] = np.nan
+    with pytest.raises(ValueError, match=r"has no value for 1 of 60 cells, .*'c7'"):
+        field.transfer_field(state, other)
     other.obs["age"] = "old"
     with pytest.raises(TypeError, match="not numeric"):
         field.transfer_field(state, other)
@@ -60,6 +63,20 @@ def test_labels_that_new_data_lack_are_unknown() -> None:
     other.obs = other.obs.drop(columns=[c for c in other.obs if c.endswith("group")])
     assert not field.is_present(other)
     assert (field.read(other, field.transfer_field(state, other)) == -1).all()
+
+
+def test_the_batch_alone_may_be_absent_of_new_data_and_only_where_that_is_allowed() -> None:
+    mdata, other = counts_mosaic(), counts_mosaic(seed=1)
+    for name in other.mod:
+        del other[name].obs["group"]
+    other.obs = other.obs.drop(columns=[c for c in other.obs if c.endswith("group")])
+    for key, allow_absent in (("batch", False), ("categorical_group", True)):
+        field = MosaicCategoricalField(key, "group", list(mdata.mod), "argument")
+        with pytest.raises(KeyError, match="group"):
+            field.transfer_field(field.register_field(mdata), other, allow_absent=allow_absent)
+    field = MosaicCategoricalField("batch", "group", list(mdata.mod), "batch_key")
+    state = field.transfer_field(field.register_field(mdata), other, allow_absent=True)
+    assert (field.read(other, state) == -1).all()
 
 
 def test_values_stay_as_they_are_stored() -> None:
