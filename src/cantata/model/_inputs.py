@@ -22,6 +22,7 @@ from cantata._numeric.batches import (
     apply_maps,
     batch_maps,
     new_batch_map,
+    sample_cells,
     sampled_by_batch,
 )
 from cantata._numeric.components import CLIP, fit_components, moments, project
@@ -35,7 +36,6 @@ from cantata._numeric.normalise import (
     scale_rows,
     target_total,
 )
-from cantata._numeric.sampling import sample_cells
 from cantata.data import as_tensor
 from cantata.nn import ARCSINH_COFACTOR, Transform
 
