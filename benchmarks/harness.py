@@ -6,6 +6,7 @@ Standard library and numpy only, so that it runs in the environment of every pee
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import resource
@@ -125,7 +126,9 @@ class Recorder:
         self.started = datetime.now(UTC)
 
     def epoch_end(self, embed: Callable[[], Arrays] | None) -> bool:
-        """Note the end of an epoch, off the clock; True where the time allowed is used up.
+        """Note the end of an epoch, off the clock; True where it is to be the last.
+
+        It is where the time allowed is used up, or a file ``stop`` lies beside the result.
 
         Parameters
         ----------
@@ -134,10 +137,11 @@ class Recorder:
         """
         with self.watch.paused():
             self.epoch_ends.append(self.watch.seconds)
-            if embed is not None and self.config.get("curve", True):
-                self._add_point(len(self.epoch_ends), embed())
-        limit = self.config.get("max_seconds")
-        return limit is not None and self.epoch_ends[-1] >= limit
+            every, epoch = self.config.get("curve", 1), len(self.epoch_ends)
+            if embed is not None and every and epoch % every == 0:
+                self._add_point(epoch, embed())
+        limit = self.config.get("max_seconds", math.inf)
+        return self.epoch_ends[-1] >= limit or (self.folder / "stop").exists()
 
     def finish(self, embed: Callable[[], Arrays] | None = None, **extra: Any) -> None:
         """Stop the clock, note the final state and write the result."""

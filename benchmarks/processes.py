@@ -34,6 +34,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--work", type=Path, default=HERE / "work", help="folder of single runs")
     parser.add_argument("--name", help="name of the report")
+    parser.add_argument("--note", help="what to say of the machine, printed among the options")
     parser.add_argument(
         "--resume", type=Path, help="folder of an earlier call, whose finished runs are kept"
     )

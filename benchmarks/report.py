@@ -64,10 +64,11 @@ def digits(name: str) -> int:
 
 
 def costs(done: list[dict[str, Any]]) -> list[str]:
-    """Epochs, median seconds of an epoch, seconds, processor seconds and memory."""
+    """Epochs of those planned, median seconds of an epoch, in total, of the processor; memory."""
     seconds = [statistics.median(epoch_seconds(r)) for r in done if r["epoch_seconds"]]
+    planned = {r.get("planned_epochs") for r in done} - {None}
     return [
-        number([r["epochs"] for r in done], 0),
+        number([r["epochs"] for r in done], 0) + "".join(f" of {n}" for n in sorted(planned)),
         number(seconds, 2),
         number([r["total_seconds"] for r in done], 1),
         number([r["cpu_seconds"] for r in done], 1),

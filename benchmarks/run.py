@@ -14,7 +14,7 @@ from typing import Any
 from methods import METHODS
 from processes import Workplace, add_arguments
 from report import Runs, curve_table, protein_table, reach_table, score_names, scores_table
-from tables import describe, preamble
+from tables import command, describe, preamble
 
 DATA = ("pbmc5k", "snare", "mosaic")
 STANDARD = ("cca", "cantata", "cantata-paper", "scglue", "multivi", "knn", "totalvi")
@@ -73,12 +73,13 @@ def run_seed(
             spared = method.capped and seed not in (given.peer_seeds or given.seeds)
             if spared or not method.runs_on(data, bool(use)):
                 continue
-            config = {"seed": seed, **method.config}
-            # Leiden at every epoch would take longer than the training
-            config["curve"] = data != "mosaic"
-            config["impute"] = bool(config.get("impute")) and data == "pbmc5k"
+            config = {"seed": seed}
             if method.capped:
                 config |= {"max_epochs": given.peer_epochs, "max_seconds": 60 * given.peer_minutes}
+            config |= method.config
+            # Leiden at every epoch would take longer than the training
+            config["curve"] = config.get("curve", 1) if data != "mosaic" else 0
+            config["impute"] = bool(config.get("impute")) and data == "pbmc5k"
             label = f"{name}/{key}/seed{seed}"
             results[name][key] = workplace.run(
                 method.script, label, folder, config, peer=method.peer
@@ -99,7 +100,8 @@ def report(given: Namespace, runs: dict[str, Runs], inputs: dict[str, Path]) -> 
     """Lines of the report."""
     abouts = [json.loads((folder / "inputs.json").read_text()) for folder in inputs.values()]
     everything = [r for of in runs.values() for results in of.values() for r in results]
-    lines = ["# CLUE and its peers", "", *preamble(given, everything), *describe(abouts)]
+    lines = ["# CLUE and its peers", "", *preamble(given, everything), command(), ""]
+    lines += describe(abouts)
     lines += [Path(__file__).with_name("notes.md").read_text().strip(), ""]
     for name, of_data in runs.items():
         lines += [f"## {name}", "", *scores_table(of_data)]

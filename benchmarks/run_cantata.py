@@ -1,11 +1,13 @@
 """Train :class:`cantata.CLUE` once: ``python benchmarks/run_cantata.py CONFIG.json``.
 
-Of the configuration: ``preset`` (published settings instead of the defaults), ``model``, ``train``
-and ``plan`` (arguments of the constructor, of ``train`` and of the training plan), ``impute``.
+Of the configuration: ``preset`` (published settings and schedule instead of the defaults),
+``model``, ``train`` and ``plan`` (arguments of the constructor, of ``train`` and of the training
+plan), ``impute``.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import scvi
@@ -19,6 +21,10 @@ import cantata
 
 if TYPE_CHECKING:
     from harness import Arrays
+
+
+PUBLISHED_STEPS, PUBLISHED_EPOCHS = 36_000, 72
+"""Schedule of the published runs: at least so many steps, and so many epochs."""
 
 
 def settings(config: dict[str, Any], inputs: Inputs) -> tuple[dict, dict, dict]:
@@ -67,9 +73,13 @@ def main() -> None:
     recorder.watch.start()
     cantata.CLUE.setup_mudata(training, reps=inputs.reps, batch_key=inputs.batch_key)
     model = cantata.CLUE(training, **arguments)
+    epochs = config.get("max_epochs")
+    if config.get("preset") and epochs is None:
+        steps_per_epoch = 0.9 * training.n_obs / 128
+        epochs = max(math.ceil(PUBLISHED_STEPS / steps_per_epoch), PUBLISHED_EPOCHS)
     look = None if scored is None else lambda: embed(model, inputs, scored)
     model.train(
-        config.get("max_epochs"),
+        epochs,
         plan_kwargs=plan,
         accelerator="cpu",
         enable_progress_bar=False,
@@ -80,6 +90,7 @@ def main() -> None:
     recorder.finish(
         look,
         metric="cosine",
+        planned_epochs=model.trainer.max_epochs,
         parameters=sum(p.numel() for p in model.module.parameters()),
     )
     if config.get("impute"):

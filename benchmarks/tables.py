@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Iterable, Sequence
+
+PATHS = ("--resume", "--work", "--scglue-python")
+"""Options that name paths."""
 
 
 def number(values: Sequence[float], digits: int) -> str:
@@ -70,6 +75,17 @@ def preamble(given: Namespace, results: Sequence[dict[str, Any]]) -> list[str]:
         "* Options: " + ", ".join(f"{k}={_plain(v)}" for k, v in sorted(options.items())) + ".",
         "",
     ]
+
+
+def command() -> str:
+    """How this program was called, without paths."""
+    program = Path(sys.argv[0]).resolve().relative_to(Path(__file__).resolve().parents[1])
+    words, hidden = [str(program)], False
+    for word in sys.argv[1:]:
+        if not hidden and word not in PATHS:
+            words.append(shlex.quote(word))
+        hidden = word in PATHS
+    return f"* `python {' '.join(words)}`"
 
 
 def _plain(value: Any) -> str:

@@ -64,6 +64,10 @@ NUMERIC = ["tests/_numeric", "tests/test_feature_statistics.py", "tests/test_gro
 TARGETS: dict[str, list[str]] = {
     "losses": ["tests/losses"],
     "metrics": ["tests/metrics"],
+    **{
+        f"data/_{name}.py": ["tests/data"]
+        for name in ("fields", "loader", "query", "splitter", "unpaired")
+    },
     "data": ["tests/data", *of_models("clue_lifecycle", "inputs", "given_data")],
     "model/_plan.py": of_models("clue_plan", "clue_lifecycle", "given_data"),
     "model/clue/_module.py": CLUE,

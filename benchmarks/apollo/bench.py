@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 Results = dict[str, list[dict[str, Any]]]
 """Results of every row, one per seed."""
-PATHS = ("--resume", "--work", "--scglue-python")
 
 
 def add_arguments(parser: ArgumentParser, seeds: Sequence[int]) -> None:
@@ -37,7 +36,6 @@ def add_arguments(parser: ArgumentParser, seeds: Sequence[int]) -> None:
     parser.set_defaults(work=BENCHMARKS / "work" / "apollo")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(seeds))
     parser.add_argument("--quick", action="store_true", help="one seed, fewer rows")
-    parser.add_argument("--note", help="what to say of the machine, printed among the options")
 
 
 def parse(parser: ArgumentParser) -> Namespace:
@@ -76,13 +74,7 @@ ONE_STEP = (
 def heading(title: str, given: Namespace, of_part: dict[str, Results]) -> list[str]:
     """First lines of a report: machine, versions, options, command; no paths."""
     runs = [r for results in of_part.values() for of_row in results.values() for r in of_row]
-    words, hidden = [Path(sys.argv[0]).name], False
-    for word in sys.argv[1:]:
-        if not hidden and word not in PATHS:
-            words.append(f"'{word}'" if " " in word else word)
-        hidden = word in PATHS
-    command = f"* `python benchmarks/apollo/{' '.join(words)}`"
-    return [f"# {title}", "", *tables.preamble(given, runs), command, ""]
+    return [f"# {title}", "", *tables.preamble(given, runs), tables.command(), ""]
 
 
 def done(of_row: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

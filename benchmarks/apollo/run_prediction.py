@@ -20,6 +20,7 @@ from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -30,6 +31,7 @@ TARGETS = {"pbmc5k": "adt", "snare": "atac"}
 UNKNOWN = "Mis"
 """Label of unassigned cells: trained on, not scored."""
 K, N_SAMPLES, MIN_POSITIVE, PERMUTATIONS = 15, 10, 5, 5
+LAYERS, EPOCHS = (128, 128, 128), 100
 
 
 def load(config: dict[str, Any]) -> tuple[MuData, MuData]:
@@ -148,6 +150,9 @@ def type_scores(model: Any, train: MuData, test: MuData, seed: int) -> dict[str,
             x, z = x[known], z[scored]
             linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
             vote = make_pipeline(StandardScaler(), KNeighborsClassifier(K))
+            # four layers, as in the paper
+            layers = MLPClassifier(LAYERS, max_iter=EPOCHS, random_state=seed)
+            network = make_pipeline(StandardScaler(), layers)
             chance = [
                 vote.fit(x, permuted.permutation(y[known])).score(z, truth[scored])
                 for _ in range(PERMUTATIONS)
@@ -155,6 +160,7 @@ def type_scores(model: Any, train: MuData, test: MuData, seed: int) -> dict[str,
             found[f"{name} {space}"] = {
                 "logistic": float(linear.fit(x, y[known]).score(z, truth[scored])),
                 "15-NN": float(vote.fit(x, y[known]).score(z, truth[scored])),
+                "network": float(network.fit(x, y[known]).score(z, truth[scored])),
                 "permuted": float(np.mean(chance)),
             }
     return found

@@ -153,12 +153,13 @@ def report(given: Namespace, of_mixing: dict[str, Results]) -> list[str]:
         lines += [f"## {mixing.capitalize()}", "", "Tables of the training cells:", ""]
         lines += table(HEADER, rows(results, "tables"))
         lines += ["Encoders, held-out cells:", "", *table(HEADER, rows(results, "encoders"))]
-        lines += [
-            f"APOLLO, seed {given.seeds[0]}, R2 by the clean / the noisy probe; encoders:",
-            "",
-        ]
-        lines += probe_table(results, "encoders")
-        lines += ["The same, tables:", "", *probe_table(results, "tables"), *failures(results)]
+        if "APOLLO" in given.rows:
+            lines += [
+                f"APOLLO, seed {given.seeds[0]}, R2 by the clean / the noisy probe; encoders:"
+            ]
+            lines += ["", *probe_table(results, "encoders")]
+            lines += ["The same, tables:", "", *probe_table(results, "tables")]
+        lines += failures(results)
     return lines
 
 

@@ -222,8 +222,11 @@ def test_a_loader_has_the_order_of_the_data_unless_it_shuffles() -> None:
     shuffled.sampler.is_fixed = True
     shuffled.sampler.set_epoch(2)
     assert order(shuffled) == np.random.default_rng((0, 1)).permutation(60).tolist()
-    for wrong in (0, 2.5):
-        with pytest.raises((TypeError, ValueError), match="batch_size"):
-            MosaicLoader(manager, batch_size=wrong)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        MosaicLoader(manager, batch_size=0)
+    with pytest.raises(TypeError, match=r"batch_size must be an integer, got 2\.5"):
+        MosaicLoader(manager, batch_size=2.5)
+    assert len(MosaicLoader(manager, batch_size=1)) == 60
+    assert len(MosaicLoader(manager, batch_size=50)) == 2
     masked = manager.create_torch_dataset(np.arange(60) % 20 == 7)
     assert [int(masked[i]["cell"]) for i in range(len(masked))] == [7, 27, 47]

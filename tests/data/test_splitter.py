@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import scvi
@@ -60,15 +62,16 @@ def test_no_cell_is_left_out_by_rounding(train_size: float) -> None:
     assert len(parts[2]) == 0
 
 
+@pytest.mark.parametrize("seed", [0, 3])
 @pytest.mark.parametrize("options", [{}, {"shuffle_set_split": False}, {"train_size": 0.6}])
-def test_splitter_draws_within_patterns(options: dict) -> None:
-    scvi.settings.seed = 3
+def test_splitter_draws_within_patterns(options: dict, seed: int) -> None:
+    scvi.settings.seed = seed
     mdata = rare_pairs()
     CLUE.setup_mudata(mdata)
     splitter = MosaicSplitter(CLUE(mdata).adata_manager, batch_size=50, **options)
     splitter.setup()
     size, shuffle = options.get("train_size", 0.9), options.get("shuffle_set_split", True)
-    parts = stratified_split(mdata, ["rna", "adt"], size, seed=3, shuffle=shuffle)
+    parts = stratified_split(mdata, ["rna", "adt"], size, seed=seed, shuffle=shuffle)
     for found, part in zip((splitter.train_idx, splitter.val_idx), parts[:2], strict=True):
         np.testing.assert_array_equal(np.sort(found), part)
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
@@ -85,3 +88,16 @@ def test_training_size_out_of_range(train_size: float) -> None:
 def test_fractions_out_of_range(train: float, valid: float | None) -> None:
     with pytest.raises(ValueError, match="train_size"):
         stratified_split(rare_pairs(), ["rna", "adt"], train, valid)
+
+
+def test_training_cells_come_in_the_order_of_the_trainers_epoch() -> None:
+    scvi.settings.seed = 3
+    mdata = rare_pairs()
+    CLUE.setup_mudata(mdata)
+    parts = [np.arange(150), np.arange(150, 200), np.arange(0)]
+    splitter = MosaicSplitter(CLUE(mdata).adata_manager, external_indexing=parts, batch_size=64)
+    splitter.setup()
+    splitter.trainer = SimpleNamespace(current_epoch=2)
+    loader = splitter.train_dataloader()
+    order = np.random.default_rng((3, 2)).permutation(150)
+    assert next(iter(loader))["cell"].tolist() == order[:64].tolist()

@@ -49,9 +49,10 @@ def transformed(transform: str, x: np.ndarray) -> np.ndarray:
         sc.pp.normalize_total(adata, target_sum=float(np.median(x.sum(axis=1))))
         return sc.pp.log1p(adata, copy=True).X
     if transform == "clr":  # of cells that are scaled
-        shares = x / np.exp(np.log1p(x).mean(axis=0))
-        totals = shares.sum(axis=1, keepdims=True)
-        return np.log1p(shares / totals * np.median(totals))
+        ratios = x / np.exp(np.log1p(x).mean(axis=0))
+        precision = x.mean(axis=0) ** 2 / np.maximum(x.var(axis=0), x.mean(axis=0))
+        depth = (ratios * precision).sum(axis=1, keepdims=True)
+        return np.log1p(ratios / depth * np.median(depth))
     return np.arcsinh(x / 5) if transform == "arcsinh" else x
 
 
@@ -140,6 +141,18 @@ def test_depth_of_panels_is_taken_out() -> None:
     unscaled = fitted("clr", x, 4, as_preprocess=True)
     assert not unscaled.scales_cells
     assert not torch.allclose(unscaled(values), unscaled(values * 4), atol=0.1)
+
+
+def test_depth_is_read_off_what_all_cells_have() -> None:
+    """Markers of half of the cells, nine in ten of their counts, are hardly depth."""
+    rng = np.random.default_rng(0)
+    depth = rng.lognormal(0, 0.5, (400, 1))
+    rate = np.full((400, 20), 20.0)
+    rate[:200, :5] = 600
+    x = rng.poisson(depth * rate).astype(np.float32)
+    layer = fitted("clr", x)
+    found = np.log(x @ layer.depth_weight.numpy())
+    assert np.std(found - np.log(depth[:, 0])) < 0.25  # by a sum of ratios .50
 
 
 @pytest.mark.parametrize("transform", [*EXACT, "tfidf"])

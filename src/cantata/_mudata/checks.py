@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+PACKAGE = str(Path(__file__).parents[1])
+"""Folder of the package."""
 MAX_ABSENT = 0.2
 """Largest share of a modality's features that a query may lack."""
 MAX_SCALE = 3.0
@@ -38,6 +42,14 @@ TRANSFER_ARGUMENTS = {"source_registry", "extend_categories", "allow_absent"}
 """What scvi-tools and queries pass to ``setup_mudata`` beside the arguments of a user."""
 MIN_LIKENESS = 0.7
 """How alike a mistyped name and the right one are, by :mod:`difflib`."""
+
+
+def warn_user(text: str) -> None:
+    """Warn at the innermost line that is not of this package."""
+    frame, stacklevel = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
+        frame, stacklevel = frame.f_back, stacklevel + 1
+    warnings.warn(text, UserWarning, stacklevel=stacklevel)
 
 
 # Arguments --------------------------------------------------------------------------------------

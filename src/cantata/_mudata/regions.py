@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from cantata._mudata.annotation import read_annotation
-from cantata._mudata.warn import warn_user
+from cantata._mudata.checks import warn_user
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

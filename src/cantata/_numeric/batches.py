@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sklearn.cluster import KMeans
 
-from cantata._numeric.sampling import sample_cells
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -127,6 +125,22 @@ def _refined(
     own = (np.bincount(found[c], minlength=N_CLUSTERS) / c.sum() for c in parts.values())
     overlap = [np.minimum(share, clusters.share).sum() for share in own]
     return maps, clusters, float(np.mean(overlap)) if overlap else 0.0
+
+
+def sample_cells(n_cells: int, max_cells: int) -> np.ndarray:
+    """Sorted row numbers of at most `max_cells` cells, always the same.
+
+    Examples
+    --------
+    >>> from cantata._numeric.batches import sample_cells
+    >>> sample_cells(3, max_cells=5)
+    array([0, 1, 2])
+    >>> len(sample_cells(100, max_cells=5))
+    5
+    """
+    if n_cells <= max_cells:
+        return np.arange(n_cells)
+    return np.sort(np.random.default_rng(0).choice(n_cells, max_cells, replace=False))
 
 
 def sampled_by_batch(codes: np.ndarray) -> np.ndarray:

@@ -112,8 +112,7 @@ def normalise(
     counts
         Counts, cells x features; they are not modified.
     total
-        Total to which profiles are scaled, see :func:`target_total`; of proteins what is scaled
-        are counts over exp(mean of log(1 + x)), unless it is 0.
+        Total to which profiles are scaled, see :func:`target_total`; those of proteins are not.
     statistics
         One per feature, see :func:`feature_statistics`; of these counts by default.
     known
@@ -130,7 +129,7 @@ def normalise(
     values = _float(sparse.csr_matrix(counts) if kind == "atac" else counts)
     if kind != "rna":
         values = scale_columns(values, statistics if kind == "atac" else np.exp(-statistics))
-    if kind == "protein" and not total:
+    if kind == "protein":
         return log1p(values)
     sums = row_sums(values if known is None else values[:, np.flatnonzero(known)])
     factors = np.divide(total, sums, out=np.zeros_like(sums), where=sums > 0)

@@ -311,7 +311,6 @@ class MosaicCategoricalField(MosaicObsField):
 
     def register_field(self, mdata: MuData) -> dict[str, Any]:
         """Sorted categories of the column."""
-        super().register_field(mdata)
         values = self._values(mdata)
         categories = sorted(values.dropna().unique())
         check_groups(values, self.argument, str(self.key))
@@ -332,7 +331,6 @@ class MosaicCategoricalField(MosaicObsField):
         New labels are unknown labels. Labels may be missing altogether, and with `allow_absent`
         the batch, for which a decoder can be given another one.
         """
-        super().transfer_field(state_registry, mdata_target, **kwargs)
         known = list(state_registry["categorical_mapping"])
         may_be_absent = self.allow_missing or (allow_absent and self.registry_key == BATCH)
         if may_be_absent and not self.is_present(mdata_target):
@@ -382,7 +380,6 @@ class MosaicNumericalField(MosaicObsField):
 
     def register_field(self, mdata: MuData) -> dict[str, Any]:
         """Mean and standard deviation over the union of cells."""
-        super().register_field(mdata)
         numbers = self._numbers(mdata)
         return {
             "original_key": self.key,
@@ -394,7 +391,6 @@ class MosaicNumericalField(MosaicObsField):
         self, state_registry: dict[str, Any], mdata_target: MuData, **kwargs: Any
     ) -> dict[str, Any]:
         """Keep the moments of the source."""
-        super().transfer_field(state_registry, mdata_target, **kwargs)
         self._numbers(mdata_target)
         return dict(state_registry)
 

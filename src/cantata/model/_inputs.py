@@ -22,6 +22,7 @@ from cantata._numeric.batches import (
     apply_maps,
     batch_maps,
     new_batch_map,
+    sample_cells,
     sampled_by_batch,
 )
 from cantata._numeric.components import CLIP, fit_components, moments, project
@@ -35,7 +36,6 @@ from cantata._numeric.normalise import (
     scale_rows,
     target_total,
 )
-from cantata._numeric.sampling import sample_cells
 from cantata.data import as_tensor
 from cantata.nn import ARCSINH_COFACTOR, Transform
 
@@ -211,16 +211,30 @@ def _transformed(
         return normalise("rna", values, total), {"total": total}
     if transform == "clr":
         statistics = feature_statistics("protein", values)
-        weight, total = np.exp(-statistics), 0.0
-        if not as_preprocess:  # all of a panel's proteins have a say in how deep a cell was read
-            total = float(np.median(values @ weight))
-        transformed = normalise("protein", values, total, statistics)
-        return transformed, {"weight": weight, "total": total}
+        state: dict[str, Any] = {"weight": np.exp(-statistics), "total": 0.0}
+        if not as_preprocess:
+            state["depth_weight"] = _depth_weights(values, state["weight"])
+            depth = values @ state["depth_weight"]
+            state["total"] = total = float(np.median(depth))
+            factors = np.divide(total, depth, out=np.zeros_like(depth), where=depth > 0)
+            values = scale_rows(values.astype(np.float32), factors)
+        return normalise("protein", values, 0.0, statistics), state
     if transform == "arcsinh":
         scaled = values / ARCSINH_COFACTOR
         return scaled.arcsinh() if sparse.issparse(scaled) else np.arcsinh(scaled), {}
     # Dividing columns of integers by their standard deviation would truncate it.
     return values.astype(np.float32, copy=False), {}
+
+
+def _depth_weights(values: Any, weight: np.ndarray) -> np.ndarray:
+    """What a count of each protein adds to the depth of its cell, for the `weight` of its ratios.
+
+    Each ratio estimates the depth, and counts by the inverse of its squared coefficient of
+    variation: markers of some cells, which make up most of a sum, say of what type a cell is and
+    not how deep it was read. Counts vary at least as those of Poisson do.
+    """
+    mean, sd = moments(values)
+    return weight * mean**2 / np.maximum(np.maximum(sd**2, mean), np.finfo(float).tiny)
 
 
 def _fit_standardized(
@@ -279,6 +293,7 @@ def _fit_chromatin(name: str, values: Any, layer: EncoderInput) -> dict[str, Any
     state = {
         "total": total,
         "weight": weight,
+        "depth_weight": weight,
         "loadings": components.loadings / components.singular_values,
         "n_used": float(components.loadings.shape[1]),
     }

@@ -33,10 +33,10 @@ class EncoderInput(nn.Module):
         Number p of features.
     transform
         ``"log1p"``: scaled to a total per cell, ``log(1 + x)``. ``"clr"``: centred log ratio over
-        cells, ``log(1 + x w)`` with a weight per feature, and ``x w`` scaled to a total per cell
-        unless that is 0. ``"tfidf"``: weighted by feature, scaled to a total per cell,
-        ``log(1 + x)``, and rows of components brought to unit root mean square. ``"arcsinh"``:
-        ``arcsinh(x / 5)``. ``"identity"``: as they are.
+        cells, ``log(1 + x w)`` with a weight per feature, of cells scaled to one depth, a sum with
+        other weights, unless `total` is 0. ``"tfidf"``: weighted by feature, scaled to a total
+        per cell, ``log(1 + x)``, and rows of components brought to unit root mean square.
+        ``"arcsinh"``: ``arcsinh(x / 5)``. ``"identity"``: as they are.
     n_components
         Number k of components; None for the p standardised features themselves.
     total
@@ -56,6 +56,7 @@ class EncoderInput(nn.Module):
 
     total: Tensor
     weight: Tensor
+    depth_weight: Tensor
     mean: Tensor
     inverse_sd: Tensor
     ceiling: Tensor
@@ -90,6 +91,7 @@ class EncoderInput(nn.Module):
         self.is_rotated, self.is_invertible = n_components is not None, invertible
         self.register_buffer("total", torch.tensor(total))
         self.register_buffer("weight", torch.ones(n_features))
+        self.register_buffer("depth_weight", torch.ones(n_features))
         self.register_buffer("mean", torch.zeros(n_features))
         self.register_buffer("inverse_sd", torch.ones(n_features))
         self.register_buffer("ceiling", torch.full((n_features,), torch.inf))
@@ -179,11 +181,10 @@ class EncoderInput(nn.Module):
             return values
         if self.transform == "arcsinh":
             return torch.arcsinh(values / ARCSINH_COFACTOR)
-        values = values * self.weight
         if self.scales_cells:
-            sums = values.sum(dim=1, keepdim=True)
+            sums = (values * self.depth_weight).sum(dim=1, keepdim=True)
             values = values * (self.total / torch.where(sums > 0, sums, 1.0))
-        return torch.log1p(values.clamp(min=0))
+        return torch.log1p((values * self.weight).clamp(min=0))
 
     def _rotated_sparse(self, values: Tensor) -> Tensor:
         """(n, k) standardised counts times the loadings, from the counts that are not 0 alone."""
@@ -192,7 +193,8 @@ class EncoderInput(nn.Module):
         cells = torch.arange(len(values), device=values.device)
         rows = torch.repeat_interleave(cells, starts.diff().long(), output_size=len(columns))
         weighted = values.values() * self.weight.index_select(0, columns)
-        sums = weighted.new_zeros(len(values)).index_add_(0, rows, weighted)
+        depths = values.values() * self.depth_weight.index_select(0, columns)
+        sums = weighted.new_zeros(len(values)).index_add_(0, rows, depths)
         scale = self.total / torch.where(sums > 0, sums, 1.0)
         x = torch.log1p((weighted * scale.index_select(0, rows)).clamp(min=0))
         # 2. Divided by standard deviations and clipped without subtracting means, so that a count

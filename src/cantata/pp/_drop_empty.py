@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from mudata import MuData
 
-from cantata._mudata.checks import check_mapping, check_modalities
+from cantata._mudata.checks import check_mapping, check_modalities, warn_user
 from cantata._mudata.pairing import row_table
 from cantata._mudata.parts import no_pull
 from cantata._mudata.values import check_in_memory, matrix_of, with_counts
-from cantata._mudata.warn import warn_user
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

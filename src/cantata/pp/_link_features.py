@@ -12,10 +12,9 @@ from rich.progress import Progress
 from scipy import sparse
 
 from cantata import _keys
-from cantata._mudata.checks import per_modality
+from cantata._mudata.checks import per_modality, warn_user
 from cantata._mudata.kinds import kind_of
 from cantata._mudata.pairing import modality_features
-from cantata._mudata.warn import warn_user
 from cantata.pp._link_report import (
     LinkReport,
     link_agreement,

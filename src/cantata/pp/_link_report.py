@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
+from cantata._mudata.checks import warn_user
 from cantata._mudata.pairing import row_table
-from cantata._mudata.warn import warn_user
-from cantata._numeric.sampling import sample_cells
+from cantata._numeric.batches import sample_cells
 from cantata.pp._report import Report
 
 if TYPE_CHECKING:

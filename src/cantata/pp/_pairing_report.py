@@ -15,8 +15,8 @@ from cantata._mudata.obs import category_names, check_groups, coalesce_obs
 from cantata._mudata.pairing import connected_groups, membership, modality_cells, row_table
 from cantata._mudata.patterns import pattern_counts
 from cantata._mudata.values import MatrixReader, choose_layer, with_counts
+from cantata._numeric.batches import sample_cells
 from cantata._numeric.dependence import dependence_p, profile
-from cantata._numeric.sampling import sample_cells
 from cantata.pp._report import Report
 
 if TYPE_CHECKING:

@@ -10,10 +10,9 @@ import bioframe
 import numpy as np
 import pandas as pd
 
-from cantata._mudata.checks import check_pair
+from cantata._mudata.checks import check_pair, warn_user
 from cantata._mudata.link_tables import find_table
 from cantata._mudata.regions import check_chromosomes, gene_regions, peak_regions
-from cantata._mudata.warn import warn_user
 from cantata.pp._links._tables import FeatureNames
 
 if TYPE_CHECKING:

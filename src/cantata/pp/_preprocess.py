@@ -13,7 +13,13 @@ from mudata import MuData
 from scipy import sparse
 
 from cantata import _keys
-from cantata._mudata.checks import check_mapping, check_modalities, match_features, matrix_stats
+from cantata._mudata.checks import (
+    check_mapping,
+    check_modalities,
+    match_features,
+    matrix_stats,
+    warn_user,
+)
 from cantata._mudata.kinds import Kind, hashtag_hint, resolve_kinds
 from cantata._mudata.obs import category_names, coalesce_obs
 from cantata._mudata.pairing import modality_cells
@@ -24,7 +30,6 @@ from cantata._mudata.values import (
     matrix_of,
     saved_record,
 )
-from cantata._mudata.warn import warn_user
 from cantata._numeric.components import Components, fit_lsi, fit_pca, project
 from cantata._numeric.normalise import feature_statistics, normalise, target_total, variable_genes
 

@@ -9,7 +9,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
-from cantata._mudata.warn import warn_user
+from cantata._mudata.checks import warn_user
 from cantata.pp._links._tables import links_by_table
 from cantata.pp._links._values import choose_values
 from cantata.pp._suggest._matching import (

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from cantata._numeric.batches import sample_cells
 from cantata._numeric.neighbors import nearest_neighbors
-from cantata._numeric.sampling import sample_cells
 from cantata.model.apollo._module import ABSENT, SHARED
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from cantata._mudata.checks import (
 )
 from cantata._mudata.pairing import check_connected, membership, row_table
 from cantata._mudata.values import MatrixReader
+from cantata._numeric.batches import sample_cells
 from cantata._numeric.normalise import row_sums
-from cantata._numeric.sampling import sample_cells
 from cantata.model._imputation import values_of
 from cantata.model._inputs import BLOCK_ROWS, fit_input, resolve_transforms, sampled_rows
 from cantata.model.apollo._batches import mix_encoders

@@ -16,7 +16,7 @@ from torch.utils.data import Subset
 from cantata._keys import CELL
 from cantata._mudata.obs import category_names, coalesce_obs
 from cantata._mudata.pairing import row_table
-from cantata._numeric.sampling import sample_cells
+from cantata._numeric.batches import sample_cells
 from cantata.data import (
     EpochBatchSampler,
     MosaicDataset,

@@ -170,7 +170,8 @@ class CLUE(MosaicModelClass):
         for name, likelihood in self.likelihoods_.items():
             if LIKELIHOODS[likelihood].requires_counts:
                 self._check_counts(name, likelihood)
-            check_no_empty_cell(name, self._matrix_stats[name])
+            else:
+                check_no_empty_cell(name, self._matrix_stats[name])
         reps, has_labels = self.setup_args["reps"], self.setup_args["labels_key"] is not None
         self.module = CLUEModule(
             n_features=self.n_features,

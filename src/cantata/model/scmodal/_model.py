@@ -11,8 +11,8 @@ import torch
 
 from cantata import _keys
 from cantata._mudata.values import MatrixReader
+from cantata._numeric.batches import sample_cells
 from cantata._numeric.neighbors import check_k
-from cantata._numeric.sampling import sample_cells
 from cantata.data import STEPS_PER_EPOCH, UnpairedDataModule, UnpairedDataset
 from cantata.model._inputs import fit_batches, fit_input, resolve_transforms
 from cantata.model.base import Batches, Indices, MosaicModelClass

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from sklearn.decomposition import PCA
 
+from cantata._numeric.batches import sample_cells
 from cantata._numeric.canonical import canonical_variates
 from cantata._numeric.neighbors import nearest_neighbors, neighbor_sums
-from cantata._numeric.sampling import sample_cells
 from cantata.model.scmodal._module import Variates
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import linalg
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from cantata._numeric.sampling import sample_cells
+from cantata._numeric.batches import sample_cells
 from cantata.pp._links._values import MAX_FIT_CELLS
 
 if TYPE_CHECKING:

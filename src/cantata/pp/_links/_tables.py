@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from cantata._mudata.checks import warn_user
 from cantata._mudata.kinds import WORDS, kind_of
 from cantata._mudata.link_tables import find_table
 from cantata._mudata.regions import IDS
-from cantata._mudata.warn import warn_user
 from cantata.pp._links._proteins import genes_in, genes_of, plain_name
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from cantata._mudata.checks import MAX_LOG, check_mapping, check_pair, check_varmap
+from cantata._mudata.checks import MAX_LOG, check_mapping, check_pair, check_varmap, warn_user
 from cantata._mudata.values import choose_layer, iter_blocks, matrix_of
-from cantata._mudata.warn import warn_user
+from cantata._numeric.batches import sample_cells
 from cantata._numeric.components import Components, fit_lsi, fit_pca, project
 from cantata._numeric.normalise import (
     RNA_TOTAL,
@@ -23,7 +23,6 @@ from cantata._numeric.normalise import (
     target_total,
     variable_genes,
 )
-from cantata._numeric.sampling import sample_cells
 from cantata.pp._gene_activity import sum_linked
 
 if TYPE_CHECKING:

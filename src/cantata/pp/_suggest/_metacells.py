@@ -9,6 +9,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.cluster import KMeans
 
+from cantata._numeric.batches import sample_cells
 from cantata._numeric.components import fit_pca, moments, project
 from cantata._numeric.normalise import (
     RNA_TOTAL,
@@ -18,7 +19,6 @@ from cantata._numeric.normalise import (
     scale_columns,
     scale_rows,
 )
-from cantata._numeric.sampling import sample_cells
 from cantata.pp._links._values import COFACTOR, MAX_FIT_CELLS, choose_transform, row_blocks
 
 if TYPE_CHECKING:
