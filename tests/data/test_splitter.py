@@ -101,3 +101,32 @@ def test_training_cells_come_in_the_order_of_the_trainers_epoch() -> None:
     loader = splitter.train_dataloader()
     order = np.random.default_rng((3, 2)).permutation(150)
     assert next(iter(loader))["cell"].tolist() == order[:64].tolist()
+
+
+@pytest.mark.parametrize("shares", [(0.8, None), (0.6, 0.2), (0.9, None)])
+def test_groups_are_in_one_part_each(shares: tuple[float, float | None]) -> None:
+    groups = np.repeat([f"g{i}" for i in range(12)], np.arange(5, 17))
+    n = len(groups)
+    parts = stratified_split(mosaic_of(n), ["rna", "adt"], *shares, groups=groups)
+    assert sorted(np.concatenate(parts)) == list(range(n))
+    named = [set(groups[part]) for part in parts]
+    assert sum(map(len, named)) == 12
+    wanted = (shares[0], 1 - shares[0] if shares[1] is None else shares[1])
+    for part, share in zip(parts[:2], wanted, strict=True):
+        assert abs(len(part) / n - share) < 0.08
+    again = stratified_split(mosaic_of(n), ["rna", "adt"], *shares, groups=groups, seed=1)
+    assert not np.array_equal(parts[0], again[0])
+
+
+def test_two_groups_are_one_to_train_and_one_to_validate() -> None:
+    groups = np.repeat(["a", "b"], [60, 20])
+    train, valid, test = stratified_split(mosaic_of(80), ["rna", "adt"], 0.9, groups=groups)
+    assert len(train)
+    assert len(valid)
+    assert not len(test)
+    with pytest.raises(ValueError, match="All cells are of one group, 'a'"):
+        stratified_split(mosaic_of(80), ["rna", "adt"], 0.9, groups=np.repeat("a", 80))
+
+
+def mosaic_of(n: int):
+    return counts_mosaic(member=np.ones((n, 2), dtype=bool), n_cells=n)

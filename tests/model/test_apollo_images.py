@@ -13,13 +13,14 @@ import scvi
 import torch
 from anndata import AnnData
 from image_mosaics import KEY, blobs, image_mosaic, of_images
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from model_cases import close
 from torch import nn
 from torch.nn import functional
 
 import cantata
 from cantata import APOLLO, CLUE
+from cantata.model.apollo._checkpoint import StageCheckpoint
 from cantata.nn import Covariates, turned
 
 SMALL = {"n_shared": 6, "n_specific": 4, "image_widths": (4, 6, 8, 8)}
@@ -266,6 +267,37 @@ def test_camera_integers_become_intensities(tmp_path) -> None:
 def test_same_seed_same_bits() -> None:
     one, two = (trained(image_mosaic(40)).get_latent_representation() for _ in range(2))
     assert np.array_equal(one, two)
+
+
+def test_resumed_training_of_encoders_equals_uninterrupted(tmp_path, monkeypatch) -> None:
+    """Views are drawn anew each step, so that the random state has to come back."""
+    monkeypatch.setattr(scvi.settings, "logging_dir", tmp_path / "log")
+    keep = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
+    whole = trained(
+        image_mosaic(40), callbacks=[keep], enable_checkpointing=True, encoder_epochs=3
+    )
+    files = [StageCheckpoint.read(path) for path in sorted(tmp_path.glob("*.ckpt"))]
+    middle = next(f for f in files if f.stage == "encoder" and f.n_epochs == 2)
+    again = trained(image_mosaic(40), ckpt_path=middle.path, encoder_epochs=3)
+    for key, value in whole.module.state_dict().items():
+        assert torch.equal(again.module.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_queries_of_images_are_trained(freeze: bool) -> None:
+    mdata, query = image_mosaic(40), image_mosaic(30, seed=5)
+    for data, batch in ((mdata, "b"), (query, "new")):
+        for name in data.mod:
+            codes = data[name].obs_names.str[1:].astype(int) % 2
+            data[name].obs["batch"] = [f"{batch}{code}" for code in codes]
+    model = trained(mdata, setup={"batch_key": "batch"})
+    mapped = APOLLO.load_query_data(query, model, freeze=freeze)
+    before = copy.deepcopy(mapped.module.state_dict())
+    mapped.train(**SHORT)
+    moved = {k for k, v in mapped.module.state_dict().items() if not torch.equal(v, before[k])}
+    assert "encoders.dna.trunk.layers.0.weight" not in moved or not freeze
+    assert any("covariates" in key for key in moved)
+    assert np.isfinite(mapped.get_latent_representation()).all()
 
 
 def with_counts(n: int = 60) -> mudata.MuData:

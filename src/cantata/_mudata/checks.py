@@ -32,6 +32,8 @@ PACKAGE = str(Path(__file__).parents[1])
 """Folder of the package."""
 MAX_ABSENT = 0.2
 """Largest share of a modality's features that a query may lack."""
+MAX_BLOCK_ENTRIES = 2**23
+"""Entries of a dense block; images are wide."""
 MAX_SCALE = 3.0
 """Factor between mean absolute values from which new data count as of another scale."""
 MAX_LOG = 50.0
@@ -469,7 +471,9 @@ def row_fingerprints(matrix: Any) -> np.ndarray | None:
     if sparse.issparse(matrix):
         sums = np.asarray(matrix @ weights).ravel()
     else:
-        blocks = [np.asarray(block) @ weights for _, block in iter_blocks(matrix, matrix.shape[0])]
+        size = max(1, MAX_BLOCK_ENTRIES // max(matrix.shape[1], 1))
+        found = iter_blocks(matrix, matrix.shape[0], min(size, 4096))
+        blocks = [np.asarray(block) @ weights for _, block in found]
         sums = np.concatenate(blocks) if blocks else np.zeros(0)
     # NaN, which a model reads as 0 where it takes it at all, hides the other values of a row
     hidden = np.flatnonzero(np.isnan(sums))

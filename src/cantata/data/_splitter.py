@@ -109,7 +109,7 @@ def _split_of_groups(
     order = rng.permutation(len(names))
     if len(names) < 2:
         raise ValueError(
-            f"All cells are of one group, {names[0]!r}; parts need two groups or more."
+            f"All cells are of one group, {str(names[0])!r}; parts need two groups or more."
         )
     # groups are held out as long as what is held out comes nearer to what is asked for
     part_of = np.zeros(len(names), dtype=np.int64)
