@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import zarr
 from anndata import AnnData
+from mudata import MuData
 
 from cantata import APOLLO, pp
 from cantata._keys import IMAGES
@@ -295,3 +296,79 @@ def test_padding_is_what_set_up_advises():
 def test_scikit_image_is_not_imported_with_the_package():
     code = "import sys, cantata.pp; assert not {'skimage', 'tifffile'} & set(sys.modules)"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+# Beside tables ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["memory", "disk"])
+def with_rna(request, h5sc):
+    """Stains and RNA; images have no .X, or are those of a file."""
+    adata = images() if request.param == "memory" else pp.read_h5sc(h5sc)
+    if request.param == "memory":
+        adata.X[2] = 0  # no reason to take the cell for one without images
+    mdata = pp.split_stains(adata, {"dna": "DAPI", "protein": ["488", "mCherry"]})
+    counts = np.random.default_rng(0).poisson(2.0, (12, 30)).astype("float32")
+    counts[4] = 0
+    rna = AnnData(counts, obs=pd.DataFrame(index=adata.obs_names))
+    return MuData({"rna": rna, **mdata.mod})
+
+
+def test_the_report_counts_images_and_reads_none(with_rna, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("images are read")
+
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", refuse)
+    report = pp.pairing_report(with_rna)
+    assert report.counts["cells"].to_dict()["rna + dna + protein"] == 11
+    assert report.n_empty == {"rna": 1, "dna": 0, "protein": 0}
+    assert report.images["protein"] == "images, 16 x 16, stains 488, mCherry"
+    assert report.model == "APOLLO"
+    assert "dna, protein" in report.reason
+    text = " ".join(repr(report).split())
+    assert "dna 12 (images, 16 x 16, stains DAPI)" in text
+    assert "rna + dna: 11; not checked (images are not)" in text
+
+
+def test_images_that_pair_with_nothing_have_no_model(with_rna):
+    rna = with_rna["rna"].copy()
+    rna.obs_names = [f"other{i}" for i in range(12)]
+    report = pp.pairing_report(MuData({"rna": rna, "dna": with_rna["dna"]}))
+    assert report.model is None
+    assert "image_features" in report.reason
+
+
+def test_the_report_describes_images_that_no_model_would_take():
+    adata = images()
+    adata.obsm[IMAGES] = adata.obsm[IMAGES][..., :13]
+    del adata.var["channel_mapping"]
+    adata.var["channels"] = "DAPI"
+    report = pp.pairing_report(MuData({"dna": adata}))
+    assert report.images["dna"] == "images, 16 x 13, stains DAPI, DAPI, DAPI, DAPI"
+
+
+def test_preprocess_leaves_images_as_they_are(with_rna):
+    mdata = pp.drop_empty(with_rna)
+    before = {m: mdata[m].obsm[IMAGES] for m in ("dna", "protein")}
+    pp.preprocess(mdata, n_components=3)
+    pp.preprocess(mdata, reference=mdata)
+    for name, array in before.items():
+        assert mdata[name].obsm[IMAGES] is array
+        assert set(mdata[name].obsm) == {IMAGES, "spatial"}
+        assert not set(mdata[name].layers) - {None}
+    assert "X_cantata_pca" in mdata["rna"].obsm
+
+
+def test_drop_empty_leaves_images_as_they_are(with_rna):
+    new = pp.drop_empty(with_rna)
+    assert "c4" not in new["rna"].obs_names
+    for name in ("dna", "protein"):
+        old = with_rna[name]
+        assert list(new[name].obs_names) == list(old.obs_names)
+        assert type(new[name].obsm[IMAGES]) is type(old.obsm[IMAGES])
+        np.testing.assert_array_equal(new[name].obsm[IMAGES][:], old.obsm[IMAGES][:])
+        assert list(new[name].obs["region"]) == list(old.obs["region"])
+        assert new[name].obs is not old.obs
+        assert list(new[name].uns[IMAGES]["channel_names"]) == list(
+            old.uns[IMAGES]["channel_names"]
+        )

@@ -287,3 +287,13 @@ def check_images(modality: str, stats: MatrixStats) -> None:
 def recorded_images(adata: AnnData) -> bool:
     """Whether a modality has images under the usual key."""
     return IMAGES in adata.obsm and len(adata.obsm[IMAGES].shape) == 4
+
+
+def describe_images(modality: str, adata: AnnData) -> str:
+    """Size and stains of a modality's images, of which no pixel is read; they may be wrong."""
+    height, width = adata.obsm[IMAGES].shape[2:]
+    try:
+        stains = image_layout(modality, adata, IMAGES, any_side=True).stains
+    except (KeyError, ValueError):
+        stains = tuple(var_channels(adata))
+    return f"images, {height} x {width}, stains {', '.join(stains)}"

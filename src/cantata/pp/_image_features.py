@@ -169,7 +169,9 @@ def _object(image: np.ndarray) -> np.ndarray:
     parts = measure.label(image > filters.threshold_otsu(image))
     height, width = image.shape
     middle = parts[height // 4 : -(height // 4), width // 4 : -(width // 4)]
-    sizes = np.bincount((middle if middle.any() else parts).ravel())
+    sizes = np.bincount(middle.ravel())
+    if sizes[1:].max(initial=0) < MIN_AREA:  # nothing but specks
+        sizes = np.bincount(parts.ravel())
     sizes[0] = 0
     return (parts == sizes.argmax()) & (parts > 0)
 
