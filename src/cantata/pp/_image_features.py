@@ -44,7 +44,7 @@ N_RINGS = 4
 MIN_AREA = 9
 """Objects of fewer pixels have no shape."""
 BLOCK = 256
-"""Cells that are read at once."""
+"""Cells that are read at once; more have a progress bar."""
 
 
 def image_features(
@@ -93,9 +93,9 @@ def image_features(
     >>> adata.var_names = ["DAPI"]
     >>> adata.obsm["single_cell_images"] = np.zeros((1, 1, 48, 48), dtype="float32")
     >>> adata.obsm["single_cell_images"][0, 0, 10:30, 10:20] = 0.5
-    >>> features = image_features(adata)
-    >>> features[:, ["DAPI_area", "DAPI_mean"]].X
-    array([[200. ,   0.5]], dtype=float32)
+    >>> image_features(adata).to_df()[["DAPI_area", "DAPI_mean"]]
+       DAPI_area  DAPI_mean
+    0      200.0        0.5
     """
     import_for_images("skimage")
     layout = image_layout(None, adata, key, any_side=True)
@@ -114,7 +114,9 @@ def image_features(
     columns = _columns(names, chosen)
     values = np.zeros((adata.n_obs, len(columns)), dtype=np.float32)
     without = np.zeros(adata.n_obs, dtype=bool)
-    cells = track(_cells(images, masks), "Image features", total=adata.n_obs)
+    cells = track(
+        _cells(images, masks), "Image features", total=adata.n_obs, disable=adata.n_obs <= BLOCK
+    )
     for cell, (image, mask) in enumerate(cells):
         values[cell], without[cell] = _of_cell(image, mask)
     if without.any():
@@ -152,7 +154,7 @@ def _of_cell(images: np.ndarray, masks: np.ndarray | None) -> tuple[np.ndarray, 
         parts += [_shape(mask) for mask in masks]
         absent = bool((masks.sum(axis=(1, 2)) < MIN_AREA).any())
     for image in images:
-        found = _object(image) if masks is None else masks.any(axis=0)
+        found = _object(image) if masks is None else np.logical_or.reduce(masks)
         if masks is None:
             parts.append(_shape(found))
         if found.sum() < MIN_AREA:
