@@ -334,6 +334,8 @@ MODEL = {
     "noise": 1.0,
     "learn_noise": False,
     "start": "canonical",
+    "image_widths": (16, 32, 64, 96),
+    "networks": None,
 }
 LATENT = {
     "inputs": None,
@@ -347,9 +349,10 @@ LATENT = {
 TRAIN = {
     "max_epochs": None,
     "encoder_epochs": None,
-    "batch_size": 256,
+    "batch_size": None,
     "train_size": None,
     "validation_size": None,
+    "group_key": None,
     "early_stopping": True,
     "shuffle": True,
     "linear_encoders": True,
@@ -410,7 +413,8 @@ def test_defaults_are_those_of_the_docs() -> None:
     assert module["hidden_heads"] is False
     assert defaults(LatentPlan.__init__) == LATENT
     encoder = {"lr": 1e-3, "lr_schedule": "cosine", "weight_decay": 0.0}
-    assert defaults(EncoderPlan.__init__) == encoder
+    images = {"lambda_decoded": None, "views": True, "augment": None}
+    assert defaults(EncoderPlan.__init__) == encoder | images | {"cached": ()}
     assert TRAIN.items() <= defaults(APOLLO.train).items()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import pandas as pd
 from mudata import MuData
 from scipy import sparse
 
-from cantata._keys import RESERVED, rep_key, rows_key
+from cantata._keys import IMAGES, RESERVED, rep_key, rows_key
 from cantata._mudata.pairing import feature_rows, membership, row_table
 from cantata._mudata.panels import without_nan
 from cantata._mudata.values import iter_blocks, matrix_of
@@ -248,6 +249,8 @@ def check_for_model(mdata: MuData, names: Sequence[str], model: str, min_modalit
     """
     if len(names) < 2:
         text = f"{model} aligns modalities; {list(names)} is only one."
+        if IMAGES in mdata[names[0]].obsm:
+            text += " Make one of each stain: mdata = cantata.pp.split_stains(adata)."
         if len(names) < min_modalities:
             raise ValueError(text)
         warnings.warn(text, UserWarning, stacklevel=3)
@@ -448,7 +451,7 @@ def row_fingerprints(matrix: Any) -> np.ndarray | None:
     if not (isinstance(matrix, np.ndarray) or sparse.issparse(matrix)):
         return None
     if matrix.ndim > 2:  # images
-        matrix = matrix.reshape(len(matrix), -1)
+        matrix = matrix.reshape(len(matrix), math.prod(matrix.shape[1:]))
     # positive weights, so that values of one sign do not cancel
     weights = np.random.default_rng(0).uniform(0.5, 1.5, matrix.shape[1])
     if sparse.issparse(matrix):

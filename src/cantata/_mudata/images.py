@@ -159,7 +159,7 @@ class StainImages:
     >>> import numpy as np
     >>> array = np.full((2, 3, 16, 16), 255, dtype=np.uint8)
     >>> images = StainImages(array, ImageLayout(("DNA",), (2,), (), 16), np.array([[0, 255]]))
-    >>> images[np.array([1])].shape, images[np.array([1])].max()
+    >>> images[np.array([1])].shape, float(images[np.array([1])].max())
     ((1, 1, 16, 16), 1.0)
     """
 

@@ -31,8 +31,9 @@ def stratified_split(
     *,
     seed: int = 0,
     shuffle: bool = True,
+    groups: np.ndarray | None = None,
 ) -> list[np.ndarray]:
-    """Split the union of cells so that every pairing pattern is in every part.
+    """Split the union of cells so that every pairing pattern, or whole groups, are in a part.
 
     Parameters
     ----------
@@ -49,6 +50,9 @@ def stratified_split(
         Seed of the split.
     shuffle
         Draw cells at random within each pattern instead of taking the first ones.
+    groups
+        (n_obs,) groups of cells, such as patients or regions, that are not torn apart; patterns
+        do not count then.
 
     Returns
     -------
@@ -75,8 +79,10 @@ def stratified_split(
             f"train_size + validation_size must be at most 1, got {train_size} + "
             f"{validation_size}."
         )
-    codes = pattern_codes(membership(mdata, modalities))
     rng = np.random.default_rng(seed)
+    if groups is not None:
+        return _split_of_groups(groups, train_size, validation_size, rng)
+    codes = pattern_codes(membership(mdata, modalities))
     no_test = train_size + validation_size > 1 - 1e-9
     parts: tuple[list[np.ndarray], ...] = ([], [], [])
     for code in np.unique(codes):
@@ -93,6 +99,32 @@ def stratified_split(
         for part, chosen in zip(parts, np.split(cells, bounds), strict=True):
             part.append(chosen)
     return [np.sort(np.concatenate(part)) for part in parts]
+
+
+def _split_of_groups(
+    groups: np.ndarray, train_size: float, validation_size: float, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """The same of whole groups, drawn at random: validation first, then test, the rest trains."""
+    names, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    order = rng.permutation(len(names))
+    if len(names) < 2:
+        raise ValueError(
+            f"All cells are of one group, {names[0]!r}; parts need two groups or more."
+        )
+    # groups are held out as long as what is held out comes nearer to what is asked for
+    part_of = np.zeros(len(names), dtype=np.int64)
+    position = 0
+    for part, share in ((1, validation_size), (2, 1 - train_size - validation_size)):
+        wanted, taken = share * len(groups), 0.0
+        while position < len(names) - 1 and share > 1e-9:
+            size = sizes[order[position]]
+            if taken and abs(taken + size - wanted) >= abs(taken - wanted):
+                break
+            part_of[order[position]], taken = part, taken + size
+            position += 1
+            if taken >= wanted:
+                break
+    return [np.flatnonzero(part_of[codes] == part) for part in range(3)]
 
 
 class MosaicSplitter(DataSplitter):

@@ -8,10 +8,12 @@ found by name.
 :func:`label_transfer_accuracy`, :func:`silhouette` and :func:`silhouette_batch` need labels,
 :func:`mixing_metric` and :func:`kbet` neither. :func:`matching_matrix` is what the matching score
 is computed from. :func:`disentanglement` needs known factors of the cells, and the blocks of
-latents that should hold them; :func:`disentanglement_summary` sums it up.
+latents that should hold them; :func:`disentanglement_summary` sums it up. :func:`image_agreement`
+compares images.
 """
 
 from cantata.metrics._disentanglement import disentanglement, disentanglement_summary
+from cantata.metrics._images import image_agreement
 from cantata.metrics._label_transfer import label_transfer_accuracy
 from cantata.metrics._matching import matching_matrix, matching_score
 from cantata.metrics._mixing import kbet, mixing_metric, silhouette, silhouette_batch
@@ -21,6 +23,7 @@ __all__ = [
     "disentanglement",
     "disentanglement_summary",
     "foscttm",
+    "image_agreement",
     "kbet",
     "label_transfer_accuracy",
     "matching_matrix",

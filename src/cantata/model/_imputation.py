@@ -217,7 +217,7 @@ def spatial_coordinates(mdata: MuData) -> np.ndarray | None:
 
 def values_of(imputed: AnnData) -> Any:
     """Imputed values: images where there are some, else ``.X``."""
-    return imputed.obsm[IMAGES] if IMAGES in imputed.obsm else imputed.X
+    return imputed.obsm.get(IMAGES, imputed.X)
 
 
 class ImputationWriter:

@@ -212,13 +212,17 @@ class ImageComponents(nn.Module):
         """Set the components by the (n, n_stains, side, side) images in all their views."""
         with torch.no_grad():
             # 1. moments of the pixels over all views, one view at a time
-            total, second = 0.0, 0.0
+            size = len(self.mean)
+            total, second = (
+                self.mean.new_zeros(size).double(),
+                self.mean.new_zeros(size, size).double(),
+            )
             for view in range(N_VIEWS):
                 x = self.pooled(turned(images, view)).double()
                 total, second = total + x.sum(dim=0), second + x.T @ x
             n = N_VIEWS * len(images)
-            mean = torch.as_tensor(total) / n
-            covariance = torch.as_tensor(second) / n - torch.outer(mean, mean)
+            mean = total / n
+            covariance = second / n - torch.outer(mean, mean)
             # 2. its leading axes
             variances, axes = np.linalg.eigh(covariance.cpu().numpy())
             chosen = axes[:, ::-1][:, : self.n_out] / np.sqrt(max(variances[-1], 1e-12))

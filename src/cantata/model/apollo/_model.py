@@ -57,6 +57,9 @@ if TYPE_CHECKING:
 
 N_STEPS, MIN_EPOCHS, MAX_EPOCHS = 400, 15, 60
 """Steps of the default schedule of each stage, and bounds on its epochs."""
+IMAGE_STEPS, IMAGE_ENCODER_STEPS, MIN_IMAGE_EPOCHS = 300, 900, 5
+"""The same of images, whose encoders learn what is not linear."""
+BATCH_SIZE, IMAGE_BATCH_SIZE = 256, 64
 MAX_POS_WEIGHT = 50.0
 """Of the cross-entropy's positive part."""
 
@@ -147,8 +150,8 @@ class APOLLO(MosaicModelClass):
     method = "apollo"
     _open_when_frozen = _parts_of_cells = ("tables",)
     presets: ClassVar = PRESETS
-    """Published settings, for SHARE-seq (``"published"``), CITE-seq (``"cite"``) and
-    ``"simulations"``: ``APOLLO(mdata, **presets["cite"]["model"])`` and
+    """Published settings, for SHARE-seq (``"published"``), CITE-seq (``"cite"``),
+    ``"simulations"`` and ``"images"``: ``APOLLO(mdata, **presets["cite"]["model"])`` and
     ``model.train(**presets["cite"]["train"])``."""
     _module_cls = APOLLOModule
     _uses_images = True
@@ -234,9 +237,10 @@ class APOLLO(MosaicModelClass):
         max_epochs: int | None = None,
         *,
         encoder_epochs: int | None = None,
-        batch_size: int = 256,
+        batch_size: int | None = None,
         train_size: float | None = None,
         validation_size: float | None = None,
+        group_key: str | None = None,
         early_stopping: bool = True,
         shuffle: bool = True,
         linear_encoders: bool = True,
@@ -257,13 +261,17 @@ class APOLLO(MosaicModelClass):
         ----------
         max_epochs
             Epochs of the first stage: latents and decoders. By default 400 steps, but at least 15
-            and at most 60 epochs.
+            and at most 60 epochs; of images 300 steps, but at least 5 epochs.
         encoder_epochs
-            Epochs of the second stage: encoders. By default as many.
+            Epochs of the second stage: encoders. By default as many; of images 900 steps, but at
+            least 5 epochs.
         batch_size
-            Cells per minibatch.
+            Cells per minibatch; 256 by default, 64 where there are images.
         train_size, validation_size
             Fractions of the cells of each pairing pattern; 0.9 and the rest by default.
+        group_key
+            Column of groups, such as patients, wells or regions, of which each is held out as a
+            whole.
         early_stopping
             Stop a stage when the loss of held-out cells no longer falls, and restore its best
             epoch. Without it the last epoch is kept.
@@ -308,13 +316,17 @@ class APOLLO(MosaicModelClass):
         True
         """
         self._check_training_data()
-        parts = split(self, train_size, validation_size)
+        parts = split(self, train_size, validation_size, group_key)
         train = parts[0]
+        if batch_size is None:
+            batch_size = IMAGE_BATCH_SIZE if self.image_sides else BATCH_SIZE
         batch_size = check_integer("batch_size", batch_size, 1)
         planned = self._planned_epochs(len(train), batch_size)
         epochs = planned if max_epochs is None else check_integer("max_epochs", max_epochs, 1)
         n_epochs: dict[Stage, int] = {"latent": epochs}
         if not self.is_frozen_:
+            if encoder_epochs is None and self.image_sides and max_epochs is None:
+                encoder_epochs = _image_epochs(len(train), batch_size, IMAGE_ENCODER_STEPS)
             encoder_epochs = epochs if encoder_epochs is None else encoder_epochs
             n_epochs["encoder"] = check_integer("encoder_epochs", encoder_epochs, 1)
         table_rows = table_rows_of(self, train)
@@ -398,6 +410,8 @@ class APOLLO(MosaicModelClass):
             self._calibrate(train)
 
     def _planned_epochs(self, n_cells: int, batch_size: int) -> int:
+        if self.image_sides:
+            return _image_epochs(n_cells, batch_size, IMAGE_STEPS)
         return int(np.clip(round(N_STEPS * batch_size / n_cells), MIN_EPOCHS, MAX_EPOCHS))
 
     def _run_stage(
@@ -432,7 +446,9 @@ class APOLLO(MosaicModelClass):
         for name, rows in row_table(self.adata, self.modalities).items():
             rows = rows[self._train_cells]
             if name in self.image_sides:
-                fit_images(self.module.inputs[name], self.registered_values(name), rows[rows >= 0])
+                fit_images(
+                    self.module.components(name), self.registered_values(name), rows[rows >= 0]
+                )
                 continue
             n_obs = self.adata[name].n_obs
             values = sampled_rows(self.registered_values(name), n_obs, rows[rows >= 0])
@@ -868,6 +884,10 @@ class APOLLO(MosaicModelClass):
     def _reconstruct(self, modality: str, mdata: MuData | None) -> np.ndarray:
         cells = self._cells(mdata).of_modality(modality)
         return values_of(self.get_reconstruction(modality, mdata, indices=cells))
+
+
+def _image_epochs(n_cells: int, batch_size: int, n_steps: int) -> int:
+    return max(round(n_steps * batch_size / n_cells), MIN_IMAGE_EPOCHS)
 
 
 def _check_widths(n_shared: int, n_specific: Mapping[str, int]) -> None:

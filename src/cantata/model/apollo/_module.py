@@ -333,6 +333,10 @@ class APOLLOModule(BaseModuleClass):
         """What the encoder of a modality reads."""
         return cast("EncoderInput", self.inputs[modality])
 
+    def components(self, modality: str) -> ImageComponents:
+        """Components of a modality's images."""
+        return cast("ImageComponents", self.inputs[modality])
+
     def table(self, name: str) -> LatentTable:
         """Table of a modality's specific latents, or of the shared ones."""
         return cast("LatentTable", self.tables[name])
@@ -681,8 +685,8 @@ class APOLLOModule(BaseModuleClass):
         present = [name for name in rows if len(rows[name])]
         if self.image_sides:
             is_plain = torch.ones_like(tensors[CELL], dtype=torch.bool)
-            parts = ({name: z[name] for name in present} for z in (shared, specific))
-            terms = self._decoded_terms(tensors, *parts, is_plain)
+            own, further = ({name: z[name] for name in present} for z in (shared, specific))
+            terms = self._decoded_terms(tensors, own, further, is_plain)
         else:
             terms = {}
             for name in present:

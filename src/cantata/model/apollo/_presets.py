@@ -56,7 +56,29 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "train": TRAIN | {"max_epochs": 3000, "encoder_epochs": 3000, "batch_size": 256},
     },
+    "images": {
+        "model": {
+            "n_shared": 1024,
+            "n_specific": 200,
+            "losses": "bce",
+            "image_widths": (64, 128, 256, 256, 96),
+            "shared_decoders": False,
+            "start": "normal",
+        },
+        "train": TRAIN
+        | {
+            "max_epochs": 5001,
+            "batch_size": 256,
+            "encoder_plan_kwargs": {
+                "lr": 1e-3,
+                "lr_schedule": "constant",
+                "lambda_decoded": 0.0,
+                "views": False,
+            },
+        },
+    },
 }
 """Zhang et al. 2026: ``"published"`` for SHARE-seq, ``"cite"`` for CITE-seq, ``"simulations"`` for
-``datasets.simulate_disentangled``. Start, rates, widths, epochs and the order of minibatches; what
-the paper does not state (widths of the heads and of simulations, epochs) is the reference's."""
+``datasets.simulate_disentangled``, ``"images"`` for images of 128 pixels. Start, rates, widths,
+epochs and the order of minibatches; what the paper does not state (widths of the heads and of
+simulations, epochs) is the reference's."""

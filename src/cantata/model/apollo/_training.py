@@ -14,6 +14,7 @@ from scvi import settings
 from torch.utils.data import Subset
 
 from cantata._keys import CELL
+from cantata._mudata.obs import category_names, coalesce_obs
 from cantata._mudata.pairing import row_table
 from cantata._numeric.sampling import sample_cells
 from cantata.data import (
@@ -98,11 +99,24 @@ class StageSplitter(MosaicSplitter):
 
 
 def split(
-    model: MosaicModelClass, train_size: float | None, validation_size: float | None
+    model: MosaicModelClass,
+    train_size: float | None,
+    validation_size: float | None,
+    group_key: str | None,
 ) -> list[np.ndarray]:
     """Training, validation and test cells of both stages."""
     share, seed = 0.9 if train_size is None else train_size, settings.seed or 0
-    return stratified_split(model.adata, model.modalities, share, validation_size, seed=seed)
+    mdata, names, groups = model.adata, model.modalities, None
+    if group_key is not None:
+        column = category_names(coalesce_obs(mdata, group_key, names, argument="group_key"))
+        lacking = np.flatnonzero(column.isna())
+        if lacking.size:
+            raise ValueError(
+                f"group_key={group_key!r} has no value for {lacking.size} of {len(column)} cells, "
+                f"e.g. {column.index[lacking[0]]!r}."
+            )
+        groups = column.to_numpy().astype(str)
+    return stratified_split(mdata, names, share, validation_size, seed=seed, groups=groups)
 
 
 def cached_inputs(model: MosaicModelClass, *, progress: bool) -> dict[str, np.ndarray] | None:
@@ -118,7 +132,7 @@ def cached_inputs(model: MosaicModelClass, *, progress: bool) -> dict[str, np.nd
     for name in model.modalities:
         values, n_obs = model.registered_values(name), model.adata[name].n_obs
         if name in module.image_sides:
-            inputs[name] = image_components(module.inputs[name], values, progress=progress)
+            inputs[name] = image_components(module.components(name), values, progress=progress)
             continue
         read = training_reader(module.input(name), values, n_obs, progress=progress)
         inputs[name] = read(np.arange(n_obs))
@@ -127,11 +141,11 @@ def cached_inputs(model: MosaicModelClass, *, progress: bool) -> dict[str, np.nd
 
 @torch.inference_mode()
 def image_components(
-    layer: nn.Module, images: StainImages, view: int = 0, *, progress: bool = False
+    layer: ImageComponents, images: StainImages, view: int = 0, *, progress: bool = False
 ) -> np.ndarray:
     """(n, d) components of all images of a modality in one of their views, read block by block."""
-    device = next(layer.buffers()).device
-    components = np.empty((len(images), layer.n_out), dtype=np.float32)  # type: ignore[call-overload]
+    device = layer.mean.device
+    components = np.empty((len(images), layer.n_out), dtype=np.float32)
     blocks = track(images.blocks(), description="Reading images", disable=not progress)
     for start, block in blocks:
         values = turned(torch.from_numpy(block).to(device), view)
@@ -207,7 +221,7 @@ def set_start(
             design = _design(covariates.rows(torch.from_numpy(train[has])))
             views = [x]
             if name in module.image_sides:
-                layer, images = module.inputs[name], model.registered_values(name)
+                layer, images = module.components(name), model.registered_values(name)
                 views += [image_components(layer, images, v) for v in range(1, n_views)]
             corrected[name] = np.vstack(
                 [

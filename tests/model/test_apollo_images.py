@@ -1,0 +1,444 @@
+"""APOLLO on images: both stages beside plain loops, what a user does, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import h5py
+import mudata
+import numpy as np
+import pytest
+import scvi
+import torch
+from anndata import AnnData
+from image_mosaics import KEY, blobs, image_mosaic, of_images
+from lightning.pytorch.callbacks import Callback
+from model_cases import close
+from torch import nn
+from torch.nn import functional
+
+import cantata
+from cantata import APOLLO, CLUE
+from cantata.nn import Covariates, turned
+
+SMALL = {"n_shared": 6, "n_specific": 4, "image_widths": (4, 6, 8, 8)}
+QUIET: dict[str, Any] = {"enable_progress_bar": False, "accelerator": "cpu", "batch_size": 16}
+SHORT = QUIET | {"max_epochs": 2, "encoder_epochs": 2}
+
+
+def trained(mdata: mudata.MuData, model: dict | None = None, setup: dict | None = None, **train):
+    scvi.settings.seed = 0
+    APOLLO.setup_mudata(mdata, **(setup or {}))
+    apollo = APOLLO(mdata, **SMALL | (model or {}))
+    apollo.train(**SHORT | train)
+    return apollo
+
+
+@pytest.fixture(scope="module")
+def apollo() -> APOLLO:
+    return trained(image_mosaic())
+
+
+def pictures(adata: AnnData) -> np.ndarray:
+    return np.asarray(adata.obsm[KEY])
+
+
+# The second stage beside a loop -----------------------------------------------------------------
+
+
+class Second(Callback):
+    """What the second stage started from, its minibatches with the random state, its end."""
+
+    start: Any = None
+
+    def on_train_start(self, trainer, plan) -> None:
+        if hasattr(plan, "lambda_decoded"):
+            self.start = copy.deepcopy(plan.module), plan.table_rows
+            self.seen: list[Any] = []
+
+    def on_train_batch_start(self, trainer, plan, batch, batch_idx) -> None:
+        if self.start is not None:
+            self.seen.append(({k: v.clone() for k, v in batch.items()}, torch.get_rng_state()))
+
+    def on_train_end(self, trainer, plan) -> None:
+        self.end = {k: v.clone() for k, v in plan.module.state_dict().items()}
+
+
+@pytest.mark.parametrize("loss", ["bce", "mse"])
+def test_second_stage_is_a_plain_loop(loss: str) -> None:
+    """Regression of plain images, decoding of turned ones, by one Adam over three minibatches."""
+    stage = Second()
+    trained(
+        image_mosaic(50),
+        {"losses": loss},
+        callbacks=[stage],
+        encoder_epochs=1,
+        early_stopping=False,
+        train_size=1.0,
+    )
+    net, table_rows = stage.start
+    trained_parts = [*net.encoders.parameters(), *net.shared_only.parameters()]
+    optimizer = torch.optim.Adam(trained_parts, lr=1e-3)
+    net.train()
+    net.full.eval()
+    for step, (batch, rng) in enumerate(stage.seen):
+        torch.set_rng_state(rng)
+        view = torch.randint(8, batch["cell"].shape)
+        total: Any = 0.0
+        z, images, cells = {}, {}, {}
+        for name in ("dna", "protein"):
+            cells[name] = batch[f"{name}_rows"].tolist()
+            images[name] = torch.stack(
+                [
+                    turned(batch[name][i : i + 1], int(view[c]))[0]
+                    for i, c in enumerate(cells[name])
+                ]
+            )
+            codes = Covariates.of(batch).rows(batch[f"{name}_rows"])
+            z[name] = net.encode(name, images[name], codes)
+            plain = [i for i, c in enumerate(cells[name]) if view[c] == 0]
+            own = {"shared": 0, name: 1}
+            for table, part in own.items():
+                target = torch.stack(
+                    [
+                        net.table(table).weight.detach()[table_rows[table][batch["cell"][c]]]
+                        for c in cells[name]
+                    ]
+                )
+                if plain:
+                    total = total + (z[name][part][plain] - target[plain]).square().mean()
+
+        def decoded(logits: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+            if loss == "mse":
+                return (logits - image).square().mean()
+            p = logits.sigmoid()
+            return -(image * p.log() + (1 - image) * (1 - p).log()).mean()
+
+        for target, source in (("dna", "protein"), ("protein", "dna")):
+            none = Covariates.of(batch).rows(batch[f"{target}_rows"])
+            full = net.decoder(target).location(torch.cat(z[target], dim=1), none)
+            both = [c for c in cells[target] if c in cells[source]]
+            at = [cells[source].index(c) for c in both]
+            own_rows = [cells[target].index(c) for c in both]
+            shared = net.decoder(target, shared_only=True)
+            predicted = shared.location(z[source][0][at], none.rows(torch.tensor(own_rows)))
+            total = total + 100 * decoded(full, images[target])
+            total = total + 100 * decoded(predicted, images[target][own_rows])
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * 0.5 * (1 + np.cos(np.pi * step / len(stage.seen)))
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+    for key, value in net.state_dict().items():
+        torch.testing.assert_close(value, stage.end[key], atol=2e-4, rtol=2e-3, msg=key)
+
+
+def test_rows_of_other_modalities_are_regressed_whatever_the_view() -> None:
+    mdata = with_counts()
+    stage = Second()
+    trained(mdata, callbacks=[stage], early_stopping=False, train_size=1.0)
+    net, table_rows = stage.start
+    net.eval()
+    batch = stage.seen[0][0]
+    inputs = {m: net.read(m, batch[m].to_dense()) for m in net.modalities}
+    view = torch.arange(len(batch["cell"])) % 8
+    found = net.encoder_loss(inputs, batch, table_rows, view=view).extra_metrics
+    plain = net.encoder_loss(inputs, batch, table_rows).extra_metrics
+    assert found["encoded_shared_rna"] == plain["encoded_shared_rna"]
+    assert found["encoded_shared_dna"] != plain["encoded_shared_dna"]
+    everything = net.encoder_loss(inputs, batch, table_rows, view=view * 0, lambda_decoded=1.0)
+    assert "predicted_rna_from_dna" in everything.extra_metrics
+    none = net.encoder_loss(inputs, batch, table_rows, view=view * 0 + 1, lambda_decoded=1.0)
+    assert "predicted_rna_from_dna" not in none.extra_metrics
+    assert "encoded_shared_dna" not in none.extra_metrics
+
+
+def test_full_decoders_stay_as_the_first_stage_left_them(apollo: APOLLO) -> None:
+    stage = Second()
+    model = trained(image_mosaic(), callbacks=[stage])
+    for key, value in stage.start[0].full.state_dict().items():
+        assert torch.equal(value, model.module.full.state_dict()[key])
+    assert all(p.requires_grad for p in model.module.parameters())
+
+
+# What a user does -------------------------------------------------------------------------------
+
+
+def test_embeddings_of_cells_with_either_stain(apollo: APOLLO) -> None:
+    joint = apollo.get_latent_representation()
+    assert joint.shape == (60, 6)
+    assert np.isfinite(joint).all()
+    alone = apollo.get_latent_representation(modality="protein", space="specific")
+    assert alone.shape == (54, 4)
+    assert apollo.get_latent_table().shape == (53, 6)
+
+
+def test_imputed_images_are_in_the_layout_of_images(apollo: APOLLO) -> None:
+    imputed = apollo.impute("protein", source="dna")
+    assert pictures(imputed).shape == (54, 1, 32, 32)
+    assert pictures(imputed).dtype == np.float32
+    assert 0 <= pictures(imputed).min() <= pictures(imputed).max() <= 1
+    np.testing.assert_allclose(imputed.X, pictures(imputed).mean(axis=(2, 3)), atol=1e-6)
+    assert list(imputed.var["channels"]) == ["actin"]
+    assert imputed.uns["cantata"]["units"] == "intensities in [0, 1]"
+    chosen = apollo.impute("protein", source="dna", indices=[5, 3])
+    close(pictures(chosen), pictures(imputed)[[5, 3]])
+    full = apollo.get_reconstruction("dna")
+    assert not np.allclose(
+        pictures(full), pictures(apollo.get_reconstruction("dna", space="shared"))
+    )
+
+
+def test_imputed_images_on_disk(apollo: APOLLO, tmp_path) -> None:
+    path = tmp_path / "protein.zarr"
+    apollo.impute("protein", out=path, batch_size=7)
+    again = cantata_read(path)
+    close(pictures(again), pictures(apollo.impute("protein")))
+
+
+def cantata_read(path: Any) -> AnnData:
+    import anndata
+
+    return anndata.read_zarr(path)
+
+
+def test_written_results(apollo: APOLLO) -> None:
+    apollo.write_results(denoised=True, imputed=["protein"])
+    mdata = apollo.adata
+    assert mdata.obsm["X_apollo"].shape == (60, 6)
+    assert mdata.obsm["apollo_imputed_protein"].shape == (60, 1, 32, 32)
+    assert mdata["dna"].obsm["apollo_denoised"].shape == (54, 1, 32, 32)
+
+
+def test_a_saved_model_takes_its_cells_in_any_order(apollo: APOLLO, tmp_path) -> None:
+    apollo.save(tmp_path / "model", save_anndata=True)
+    loaded = APOLLO.load(tmp_path / "model")
+    close(loaded.get_latent_representation(), apollo.get_latent_representation())
+    order = np.random.default_rng(0).permutation(60)
+    moved = mudata.MuData({m: apollo.adata[m][::-1].copy() for m in ("protein", "dna")})
+    moved = moved[moved.obs_names[order]].copy()
+    again = APOLLO.load(tmp_path / "model", moved)
+    rows = apollo.adata.obs_names.get_indexer(moved.obs_names)
+    close(again.get_latent_representation(), apollo.get_latent_representation()[rows])
+
+
+def test_a_query_finds_its_stains_by_name(apollo: APOLLO) -> None:
+    first, second, _ = blobs(10, seed=3)
+    mask = np.ones_like(first)
+    channels = np.concatenate([mask, second, first], axis=1)
+    query = of_images(channels, ["nucleus", "actin", "DAPI"])
+    query.var["channel_mapping"] = ["mask", "image_channel", "image_channel"]
+    adata = query[:, ["DAPI"]].copy()
+    adata.uns[KEY] = {"channel_names": list(query.var_names)}
+    plain = mudata.MuData({"dna": of_images(first, ["DAPI"])})
+    expected = apollo.impute("protein", plain)
+    close(pictures(apollo.impute("protein", mudata.MuData({"dna": adata}))), pictures(expected))
+    mapped = APOLLO.load_query_data(mudata.MuData({"dna": query}), apollo)
+    close(pictures(mapped.impute("protein")), pictures(expected))
+
+
+def test_images_on_disk_are_read_as_they_are_needed(tmp_path) -> None:
+    mdata = image_mosaic(40)
+    expected = trained(image_mosaic(40)).get_latent_representation()
+    file = h5py.File(tmp_path / "images.h5", "w")
+    for name in mdata.mod:
+        mdata[name].obsm[KEY] = file.create_dataset(name, data=mdata[name].obsm[KEY])
+    close(trained(mdata).get_latent_representation(), expected)
+
+
+def test_camera_integers_become_intensities(tmp_path) -> None:
+    mdata = image_mosaic(40)
+    for name in mdata.mod:
+        mdata[name].obsm[KEY] = (1000 + 3000 * mdata[name].obsm[KEY]).astype(np.uint16)
+    model = trained(mdata)
+    images = model.registered_values("dna")[:]
+    assert images.min() == 0
+    assert images.max() == 1
+    model.save(tmp_path / "model")
+    loaded = APOLLO.load(tmp_path / "model", mdata)
+    close(loaded.get_latent_representation(), model.get_latent_representation())
+    floats = image_mosaic(40)
+    with pytest.raises(ValueError, match="are float32, and the model was set up with integers"):
+        model.get_latent_representation(floats)
+
+
+def test_same_seed_same_bits() -> None:
+    one, two = (trained(image_mosaic(40)).get_latent_representation() for _ in range(2))
+    assert np.array_equal(one, two)
+
+
+def with_counts(n: int = 60) -> mudata.MuData:
+    """Images and counts of the same cells."""
+    first, _, sizes = blobs(n)
+    means = np.exp(sizes @ np.random.default_rng(1).normal(size=(2, 20)) + 1)
+    counts = np.random.default_rng(2).poisson(means).astype(np.float32)
+    rna = AnnData(counts)
+    rna.obs_names = [f"c{i}" for i in range(n)]
+    return mudata.MuData({"dna": of_images(first, ["DAPI"]), "rna": rna})
+
+
+def test_images_beside_counts() -> None:
+    mdata = with_counts()
+    model = trained(mdata, {"losses": {"dna": "bce", "rna": "nb"}})
+    assert model.impute("rna", source="dna").X.shape == (60, 20)
+    assert pictures(model.impute("dna", source="rna")).shape == (60, 1, 32, 32)
+
+
+def test_several_stains_in_one_modality() -> None:
+    first, second, _ = blobs(40)
+    both = of_images(np.concatenate([first, second], axis=1), ["DAPI", "actin"])
+    rna = with_counts(40)["rna"]
+    model = trained(mudata.MuData({"img": both, "rna": rna}))
+    imputed = model.impute("img", source="rna")
+    assert pictures(imputed).shape == (40, 2, 32, 32)
+    one = model.impute("img", source="rna", features="actin")
+    close(pictures(one), pictures(imputed)[:, 1:])
+
+
+def test_batches_of_images() -> None:
+    mdata = image_mosaic()
+    for name in mdata.mod:
+        number = mdata[name].obs_names.str[1:].astype(int)
+        mdata[name].obs["batch"] = [f"b{k % 2}" for k in number]
+    model = trained(mdata, setup={"batch_key": "batch"})
+    one, two = (model.impute("protein", source="dna", transform_batch=b) for b in ("b0", "b1"))
+    assert not np.allclose(pictures(one), pictures(two), atol=1e-5)
+    both = model.impute("protein", source="dna", transform_batch=["b0", "b1"])
+    close(pictures(both), (pictures(one) + pictures(two)) / 2, 1e-5)
+
+
+def test_groups_are_held_out_whole() -> None:
+    mdata = image_mosaic()
+    for name in mdata.mod:
+        mdata[name].obs["well"] = [f"w{int(c[1:]) % 5}" for c in mdata[name].obs_names]
+    model = trained(mdata, group_key="well", train_size=0.8)
+    held = mdata.obs_names.difference(model.get_latent_table().index)
+    assert {int(cell[1:]) % 5 for cell in held} == {int(held[0][1:]) % 5}
+    assert len(held) == 12
+    with pytest.raises(KeyError, match="group_key='plate'"):
+        model.train(group_key="plate", **SHORT)
+
+
+def test_a_network_of_ones_own_encodes(tmp_path) -> None:
+    torch.manual_seed(0)
+    frozen = nn.Sequential(nn.Conv2d(1, 6, 5), nn.ReLU()).requires_grad_(False)
+    before = copy.deepcopy(frozen.state_dict())
+    model = trained(image_mosaic(), {"networks": {"dna": frozen}})
+    after = model.module.encoders["dna"].trunk.network.state_dict()
+    assert all(torch.equal(after[k], before[k]) for k in before)
+    model.save(tmp_path / "model", save_anndata=True)
+    loaded = APOLLO.load(tmp_path / "model")
+    close(loaded.get_latent_representation(), model.get_latent_representation())
+
+
+def test_further_changes_of_images_are_what_encoders_see() -> None:
+    seen = []
+
+    def darker(images: torch.Tensor) -> torch.Tensor:
+        seen.append(images.shape[1:])
+        return images * 0.5
+
+    trained(image_mosaic(40), encoder_plan_kwargs={"augment": darker})
+    assert set(seen) == {(1, 32, 32)}
+
+
+# A known answer ---------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_prediction_of_a_stain_that_shares_its_size() -> None:
+    """Held-out rings are predicted from discs of the same size, far better than their mean."""
+    scvi.settings.seed = 0
+    first, second, sizes = blobs(600)
+    train, test = slice(0, 500), slice(500, 600)
+    mdata, query = (
+        mudata.MuData(
+            {
+                "dna": of_images(first[part], ["DAPI"]),
+                "protein": of_images(second[part], ["actin"]),
+            }
+        )
+        for part in (train, test)
+    )
+    APOLLO.setup_mudata(mdata)
+    model = APOLLO(mdata, n_shared=8, n_specific=4)
+    model.train(enable_progress_bar=False)
+    predicted = pictures(model.impute("protein", query, source="dna"))
+    error = np.abs(predicted - second[test]).mean()
+    baseline = np.abs(second[train].mean(axis=0) - second[test]).mean()
+    assert error < 0.35 * baseline
+    shared = model.get_latent_representation(query, modality="dna")
+    known = model.get_latent_representation(mdata, modality="dna")
+    design = np.c_[known, known**2, np.ones(500)]
+    weights = np.linalg.lstsq(design, sizes[train], rcond=None)[0]
+    residual = sizes[test] - np.c_[shared, shared**2, np.ones(100)] @ weights
+    assert (1 - residual.var(axis=0) / sizes[test].var(axis=0) > 0.9).all()
+
+
+# What is refused --------------------------------------------------------------------------------
+
+
+def test_models_without_images_say_so() -> None:
+    with pytest.raises(ValueError, match="CLUE has no use for images"):
+        CLUE.setup_mudata(image_mosaic(), images={"dna": KEY})
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "error", "message"),
+    [
+        (lambda m: None, {"images": {"rna": KEY}}, KeyError, "images names modalities.*rna"),
+        (lambda m: None, {"images": {"dna": "pictures"}}, KeyError, "'pictures'.*single_cell"),
+        (lambda m: None, {"mask_background": True}, ValueError, "'dna' has no mask"),
+        (lambda m: m["dna"].obsm[KEY].__setitem__(3, 0), {}, ValueError, "1 cells have a stain"),
+        (lambda m: m["dna"].obsm[KEY].__setitem__(3, 2.0), {}, ValueError, "outside.*'c3'"),
+    ],
+)
+def test_images_that_cannot_be_used(
+    change: Any, arguments: dict, error: Any, message: str
+) -> None:
+    mdata = image_mosaic()
+    change(mdata)
+    with pytest.raises(error, match=message):
+        APOLLO.setup_mudata(mdata, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"losses": "nb"}, r"images have one of \['bce', 'mse'\]"),
+        ({"image_widths": (4,) * 6}, "cannot be halved 6 times"),
+    ],
+)
+def test_models_that_images_cannot_have(arguments: dict, message: str) -> None:
+    mdata = image_mosaic()
+    APOLLO.setup_mudata(mdata)
+    with pytest.raises(ValueError, match=message):
+        APOLLO(mdata, **arguments)
+
+
+def test_a_single_modality_of_images_is_told_to_split() -> None:
+    first, second, _ = blobs(20)
+    both = of_images(np.concatenate([first, second], axis=1), ["DAPI", "actin"])
+    with pytest.raises(ValueError, match=r"split_stains"):
+        APOLLO.setup_mudata(mudata.MuData({"img": both}))
+
+
+def test_images_that_change_after_set_up_are_noticed() -> None:
+    mdata = image_mosaic(40)
+    model = trained(mdata)
+    mdata["dna"].obsm[KEY][5] = 1 - mdata["dna"].obsm[KEY][5]
+    with pytest.raises(ValueError, match="changed after set-up in 1 of"):
+        model.get_latent_representation()
+
+
+def test_the_loss_of_images_is_that_of_torch() -> None:
+    mdata = image_mosaic(20)
+    APOLLO.setup_mudata(mdata)
+    decoder = APOLLO(mdata, **SMALL).module.decoder("dna").eval()
+    z, target = torch.randn(5, 10), torch.rand(5, 1, 32, 32)
+    codes = Covariates.of({"cell": torch.arange(5)})
+    expected = functional.binary_cross_entropy(decoder.location(z, codes).sigmoid(), target)
+    assert torch.allclose(decoder.loss(z, codes, None, target), expected, atol=1e-6)
+    assert decoder.expected(z, codes, None).shape == (5, 1024)
+    assert cantata.APOLLO is APOLLO
