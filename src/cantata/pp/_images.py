@@ -173,7 +173,7 @@ def split_stains(
     mod, anywhere = {}, np.zeros(adata.n_obs, dtype=bool)
     for name, chosen in groups.items():
         some = has[:, [layout.stains.index(stain) for stain in chosen]]
-        rows: np.ndarray = some.all(axis=1)
+        rows = np.logical_and.reduce(some, axis=1)
         if not rows.any():
             raise ValueError(f"Modality {name!r}: none of {rows.size} cells has {chosen}.")
         if n_partial := int(some.any(axis=1).sum() - rows.sum()):
