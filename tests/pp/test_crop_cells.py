@@ -20,6 +20,7 @@ BOXES = {
     9: (3, 3, 8, 5),  # complete, but its crop leaves the field
     12: (30, 25, 5, 5),
     4: (46, 48, 8, 8),  # its crop leaves the field on the other side
+    15: (50, 10, 6, 5),  # touches the border there
 }
 
 
@@ -49,7 +50,7 @@ def by_loop(image: np.ndarray, labels: np.ndarray, number: int) -> np.ndarray:
     ("arguments", "kept"),
     [
         ({}, [3, 4, 9, 12]),
-        ({"drop_border": False}, [3, 4, 7, 9, 12]),
+        ({"drop_border": False}, [3, 4, 7, 9, 12, 15]),
         ({"pad": False}, [3, 12]),
         ({"pad": False, "drop_border": False}, [3, 12]),
     ],
@@ -73,7 +74,7 @@ def test_crops_are_those_of_a_loop(arguments, kept):
 def test_cells_left_out_are_counted(caplog):
     with caplog.at_level(logging.INFO, logger="cantata"):
         pp.crop_cells(*field(), SIDE)
-    assert "1 of 5 cells are left out" in caplog.text
+    assert "2 of 6 cells are left out" in caplog.text
 
 
 def test_a_model_takes_the_crops(tmp_path):

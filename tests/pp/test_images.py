@@ -166,6 +166,16 @@ def test_each_stain_becomes_a_modality_that_shares_the_images():
     assert IMAGES not in adata.uns
 
 
+def test_stains_of_one_modality_share_the_images_in_their_order():
+    adata = images()
+    part = pp.split_stains(adata, {"a": ["mCherry", "488"]})["a"]
+    assert np.shares_memory(part.obsm[IMAGES], adata.obsm[IMAGES])
+    layout = image_layout("a", part, IMAGES)
+    assert layout.stains == tuple(part.var_names) == ("mCherry", "488")
+    truth = adata.obsm[IMAGES][:, [3, 2]]
+    np.testing.assert_array_equal(part.obsm[IMAGES][:, list(layout.positions)], truth)
+
+
 @pytest.mark.parametrize("form", ["array", "frame", "key", "key of a frame"])
 @pytest.mark.parametrize("stains", [None, {"x": "mCherry", "y": ["mCherry", "DAPI"]}])
 def test_cells_without_a_stain_have_no_row(form, stains):
