@@ -39,21 +39,21 @@ class ImageLayout:
     """Height and width."""
 
 
-def channels_of(modality: str, adata: AnnData, key: str) -> dict[str, list[str]]:
+def channels_of(modality: str | None, adata: AnnData, key: str) -> dict[str, list[str]]:
     """Names of all channels of ``adata.obsm[key]``, and what each is, as ``uns[key]`` has them.
 
     A ``ValueError`` where names are missing or repeat.
     """
     n_channels = adata.obsm[key].shape[1]
     if adata.n_vars == n_channels:
-        names, kinds = _names(adata), adata.var.get(CHANNEL_MAPPING)
+        names, kinds = var_channels(adata), adata.var.get(CHANNEL_MAPPING)
     else:
         found = adata.uns.get(key, {})
         names = found.get(CHANNEL_NAMES, adata.uns.get(f"{key}/{CHANNEL_NAMES}", []))
         kinds = found.get(CHANNEL_MAPPING, adata.uns.get(f"{key}/{CHANNEL_MAPPING}"))
     names = [str(name) for name in names]
     kinds = [IMAGE_CHANNEL] * len(names) if kinds is None else [str(kind) for kind in kinds]
-    where = f"mdata[{modality!r}].obsm[{key!r}]"
+    where = _place(modality, key)
     if not len(names) == len(kinds) == n_channels:
         raise ValueError(
             f"{where} has {n_channels} channels, .var has {adata.n_vars} rows and uns[{key!r}] "
@@ -69,17 +69,26 @@ def channels_of(modality: str, adata: AnnData, key: str) -> dict[str, list[str]]
     return {CHANNEL_NAMES: names, CHANNEL_MAPPING: kinds}
 
 
-def _names(adata: AnnData) -> list[str]:
+def var_channels(adata: AnnData) -> list[str]:
+    """Names of the channels that are rows of ``.var``."""
     return [str(name) for name in adata.var.get(CHANNELS, adata.var_names)]
 
 
-def image_layout(modality: str, adata: AnnData, key: str) -> ImageLayout:
+def _place(modality: str | None, key: str) -> str:
+    return f"{'adata' if modality is None else f'mdata[{modality!r}]'}.obsm[{key!r}]"
+
+
+def image_layout(
+    modality: str | None, adata: AnnData, key: str, *, any_side: bool = False
+) -> ImageLayout:
     """Which channels of ``adata.obsm[key]`` are the stains of a modality.
 
     The array is (cells, channels, height, width), as scPortrait writes it: its channels are the
     rows of ``.var``, named by the column ``"channels"`` if there is one, where the column
     ``"channel_mapping"`` tells masks from images. ``.var`` may also hold some of the channels
-    only; ``uns[key]["channel_names"]`` then names all.
+    only; ``uns[key]["channel_names"]`` then names all. `modality` is for errors, None where there
+    is no MuData; with `any_side` images may be of any height and width, of which the layout has
+    the former.
 
     Raises
     ------
@@ -89,9 +98,10 @@ def image_layout(modality: str, adata: AnnData, key: str) -> ImageLayout:
         If the array has another shape, sides differ or are no multiple of 16, names are missing
         or repeat, or no channel is a stain.
     """
-    where = f"mdata[{modality!r}].obsm[{key!r}]"
+    where = _place(modality, key)
     if key not in adata.obsm:
-        raise KeyError(f"images={{{modality!r}: {key!r}}}: .obsm has {list(adata.obsm)}.")
+        argument = f"key={key!r}" if modality is None else f"images={{{modality!r}: {key!r}}}"
+        raise KeyError(f"{argument}: .obsm has {list(adata.obsm)}.")
     shape = tuple(adata.obsm[key].shape)
     if len(shape) != 4:
         raise ValueError(
@@ -99,7 +109,7 @@ def image_layout(modality: str, adata: AnnData, key: str) -> ImageLayout:
             "of (cells, height, width) needs a channel: images[:, None]."
         )
     height, width = shape[2:]
-    if height != width or height % MULTIPLE or not height:
+    if not any_side and (height != width or height % MULTIPLE or not height):
         side = max(MULTIPLE, -(-max(height, width) // MULTIPLE) * MULTIPLE)
         raise ValueError(
             f"{where} holds images of {height} x {width} pixels. Sides have to be equal and a "
@@ -107,15 +117,15 @@ def image_layout(modality: str, adata: AnnData, key: str) -> ImageLayout:
         )
     channels = channels_of(modality, adata, key)
     names, kinds = channels[CHANNEL_NAMES], channels[CHANNEL_MAPPING]
-    wanted = _names(adata)
+    wanted = var_channels(adata)
     absent = [name for name in wanted if name not in names]
     if absent:
         raise KeyError(f"{where} has the channels {names}, and .var {absent}, which is none.")
     stains = [name for name in wanted if kinds[names.index(name)] != MASK]
     if not stains:
         raise ValueError(
-            f"Modality {modality!r} has no stain: {wanted} are masks by .var['channel_mapping']. "
-            f"Masks are no measurements; mark stains as {IMAGE_CHANNEL!r}."
+            f"{where} has no stain: {wanted} are masks by .var['channel_mapping']. Masks are no "
+            f"measurements; mark stains as {IMAGE_CHANNEL!r}."
         )
     positions = tuple(names.index(name) for name in stains)
     masks = tuple(i for i, kind in enumerate(kinds) if kind == MASK)
@@ -277,3 +287,13 @@ def check_images(modality: str, stats: MatrixStats) -> None:
 def recorded_images(adata: AnnData) -> bool:
     """Whether a modality has images under the usual key."""
     return IMAGES in adata.obsm and len(adata.obsm[IMAGES].shape) == 4
+
+
+def describe_images(modality: str, adata: AnnData) -> str:
+    """Size and stains of a modality's images, of which no pixel is read; they may be wrong."""
+    height, width = adata.obsm[IMAGES].shape[2:]
+    try:
+        stains = image_layout(modality, adata, IMAGES, any_side=True).stains
+    except (KeyError, ValueError):
+        stains = tuple(var_channels(adata))
+    return f"images, {height} x {width}, stains {', '.join(stains)}"

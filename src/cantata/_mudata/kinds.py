@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, get_args
 
+from cantata._mudata.images import recorded_images
+
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
@@ -117,13 +119,15 @@ def hashtag_hint(name: str, adata: AnnData) -> str | None:
 def resolve_kinds(mdata: MuData, modalities: Mapping[str, str] | None) -> dict[str, Kind]:
     """Kind of each modality to be processed, in the order given.
 
-    `modalities` maps names to kinds; None guesses for all, and logs what was guessed. Errors are
+    `modalities` maps names to kinds; None guesses for all but images, and logs it. Errors are
     a ``TypeError`` for no mapping, a ``KeyError`` for unknown modalities, and a ``ValueError``
     for unknown kinds, or if one cannot be guessed.
     """
     kinds: dict[str, Kind] = {}
     if modalities is None:
         for name, adata in mdata.mod.items():
+            if recorded_images(adata):
+                continue
             kinds[name], why = guess_kind(name, adata)
             logger.info("Modality %r is taken as %s (%s).", name, kinds[name], why)
         return kinds

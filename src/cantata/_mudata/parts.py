@@ -6,14 +6,16 @@ import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import mudata
+import zarr
+from anndata import AnnData
 from mudata import MuData
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import pandas as pd
-    from anndata import AnnData
 
 
 def no_pull() -> AbstractContextManager[Any]:
@@ -25,6 +27,27 @@ def no_pull() -> AbstractContextManager[Any]:
     if hasattr(mudata, "set_options"):
         return mudata.set_options(pull_on_update=False)
     return nullcontext()
+
+
+def copied(adata: AnnData) -> AnnData:
+    """Copy of a modality that shares what of ``.obsm`` is on disk, which cannot be copied."""
+    on_disk = {k: v for k, v in adata.obsm.items() if isinstance(v, h5py.Dataset | zarr.Array)}
+    if not on_disk:
+        return adata.copy()
+    shell = AnnData(
+        adata.X,
+        obs=adata.obs,
+        var=adata.var,
+        uns=adata.uns,
+        obsm={k: v for k, v in adata.obsm.items() if k not in on_disk},
+        varm=dict(adata.varm),
+        layers={k: v for k, v in adata.layers.items() if k is not None},
+        obsp=dict(adata.obsp),
+        varp=dict(adata.varp),
+    )
+    copy = shell.copy()
+    copy.obsm.update(on_disk)
+    return copy
 
 
 def parts_of_mudata(mdata: MuData) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import numpy as np
 from mudata import MuData
 
 from cantata._mudata.checks import check_mapping, check_modalities, warn_user
+from cantata._mudata.images import recorded_images
 from cantata._mudata.pairing import row_table
-from cantata._mudata.parts import no_pull
+from cantata._mudata.parts import copied, no_pull
 from cantata._mudata.values import check_in_memory, matrix_of, with_counts
 
 if TYPE_CHECKING:
@@ -37,13 +38,14 @@ def drop_empty(
     mdata
         In memory; it is not modified.
     modalities
-        Modalities to look at; all by default.
+        Modalities to look at; all but images by default, of which
+        :func:`cantata.pp.split_stains` leaves empty ones out.
     layers
         Layer that holds the counts of a modality; None or not named: ``.X``.
 
     Returns
     -------
-    New MuData with copies of the data, its cells in the order of `mdata`.
+    New MuData with copies of the data, but for images on disk, its cells in the order of `mdata`.
 
     Raises
     ------
@@ -64,6 +66,8 @@ def drop_empty(
     1
     """
     names = check_modalities(mdata, modalities)
+    if modalities is None:
+        names = [name for name in names if not recorded_images(mdata[name])]
     check_in_memory(mdata)
     layers = dict(layers or {})
     check_mapping("layers", layers, names)
@@ -102,7 +106,7 @@ def drop_empty(
 def _rebuild(mdata: MuData, keep: Mapping[str, np.ndarray], measured: np.ndarray) -> MuData:
     """MuData with these rows of each modality and these cells, annotations taken along."""
     mod = {
-        name: (adata[keep[name]] if name in keep and not keep[name].all() else adata).copy()
+        name: adata[keep[name]].copy() if name in keep and not keep[name].all() else copied(adata)
         for name, adata in mdata.mod.items()
     }
     obs = mdata.obs.loc[measured].copy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from cantata._mudata.checks import check_mudata, check_obsmap
+from cantata._mudata.images import describe_images, recorded_images
 from cantata._mudata.kinds import hashtag_hint, kind_of
 from cantata._mudata.obs import category_names, check_groups, coalesce_obs
 from cantata._mudata.pairing import connected_groups, membership, modality_cells, row_table
@@ -75,6 +76,9 @@ class PairingReport(Report):
         One sentence with the numbers behind the recommendation.
     notes
         What may look odd about the data but is harmless, or is worth knowing.
+    images
+        Size and stains of modalities that hold images. These count as measured, and their pairs
+        are not checked.
 
     Examples
     --------
@@ -93,6 +97,7 @@ class PairingReport(Report):
     alternative: str | None
     reason: str
     notes: tuple[str, ...]
+    images: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def _headings(self) -> tuple[str, str]:
@@ -108,13 +113,17 @@ class PairingReport(Report):
         return table.map(lambda n: f"{n:,}" if n else "·")
 
     def _facts(self) -> list[tuple[str, str]]:
-        sizes = ", ".join(f"{m} {n:,} x {self.n_vars[m]:,}" for m, n in self.n_obs.items())
+        sizes = ", ".join(
+            f"{m} {n:,} "
+            + (f"({self.images[m]})" if m in self.images else f"x {self.n_vars[m]:,}")
+            for m, n in self.n_obs.items()
+        )
         model = self.model or "none"
         if self.alternative:
             model += f" (or {self.alternative})"
         facts = [("cells x features", sizes), ("model", model), ("why", self.reason)]
         facts += [
-            ("pairs", f"{a} + {b}: {n:,}; {_agreement(p)}")
+            ("pairs", f"{a} + {b}: {n:,}; {_agreement(p, bool({a, b} & set(self.images)))}")
             for (a, b), n, p in self.pairs.itertuples()
             if n
         ]
@@ -125,7 +134,9 @@ class PairingReport(Report):
         return max(100, sum(max(len(str(c)), 7) + 3 for c in self.counts.columns) + 40)
 
 
-def _agreement(p: float) -> str:
+def _agreement(p: float, of_images: bool) -> str:
+    if of_images:
+        return "not checked (images are not)"
     if np.isnan(p):
         return f"not checked (at least {MIN_CHECKED_PAIRS} pairs are)"
     better = "better" if p <= MAX_P else "no better"
@@ -166,7 +177,7 @@ def pairing_report(mdata: MuData, *, batch_key: str | None = None) -> PairingRep
     No cell with two modalities, fewer than 50, or pairs that agree no better than shuffled cells:
     SCMODAL. Some cells with several modalities and others with fewer: CLUE. Every cell with every
     modality: CLUE for one embedding and later queries with one modality, APOLLO to separate shared
-    from private information.
+    from private information. Paired images: APOLLO.
 
     Examples
     --------
@@ -199,7 +210,8 @@ def pairing_report(mdata: MuData, *, batch_key: str | None = None) -> PairingRep
         groups = pd.factorize(batch)[0]
     pairs = _check_pairs(mdata, rows, member, groups)
     wrong = tuple(pairs.index[pairs["p"] > MAX_P])
-    model, alternative, reason = choose_model(member, names, wrong)
+    images = {m: describe_images(m, a) for m, a in mdata.mod.items() if recorded_images(a)}
+    model, alternative, reason = choose_model(member, names, wrong, tuple(images))
     return PairingReport(
         counts=counts,
         n_obs={name: int(mdata[name].n_obs) for name in names},
@@ -210,11 +222,14 @@ def pairing_report(mdata: MuData, *, batch_key: str | None = None) -> PairingRep
         alternative=alternative,
         reason=reason,
         notes=tuple(_notes(mdata, rows, member, n_empty, pairs)),
+        images=images,
     )
 
 
 def _matrix(mdata: MuData, name: str) -> Any:
-    """Values of a modality, or None if it has none."""
+    """Values of a modality, or None if it has none, or images."""
+    if recorded_images(mdata[name]):
+        return None
     layer = choose_layer(mdata, name, {})
     return mdata[name].X if layer is None else mdata[name].layers[layer]
 
@@ -293,7 +308,8 @@ def _notes(
                 f"{len(common):,} feature names occur in both {a} and {b} (e.g. {common[0]}). "
                 "That is harmless: features are told apart by modality."
             )
-    notes += [hint for name in names if (hint := hashtag_hint(name, mdata[name]))]
+    tables = [name for name in names if not recorded_images(mdata[name])]
+    notes += [hint for name in tables if (hint := hashtag_hint(name, mdata[name]))]
     nowhere = int((~member).all(axis=1).sum())
     if nowhere:
         notes.append(f"{nowhere:,} cells have no modality at all; no model can use them.")
@@ -363,11 +379,15 @@ def _are_row_numbers(names: pd.Index) -> bool:
 
 
 def choose_model(
-    member: np.ndarray, modalities: Sequence[str], wrong: Sequence[tuple[str, str]] = ()
+    member: np.ndarray,
+    modalities: Sequence[str],
+    wrong: Sequence[tuple[str, str]] = (),
+    images: Sequence[str] = (),
 ) -> tuple[str | None, str | None, str]:
     """Recommend a model for a pairing (cells x modalities), by a rule on that alone.
 
-    `wrong` are modalities whose pairs agree no better than shuffled cells.
+    `wrong` are modalities whose pairs agree no better than shuffled cells, `images` those that
+    hold images.
 
     Returns
     -------
@@ -381,6 +401,14 @@ def choose_model(
     if n_mod < 2:
         what = f"only {modalities[0]!r}" if n_mod else "no modality"
         return None, None, f"The MuData holds {what}: there is nothing to integrate."
+    if images and n_paired == 0:
+        return (
+            None,
+            None,
+            f"None of the {n_cells:,} cells has two modalities, and {' + '.join(images)} hold "
+            "images, which APOLLO alone reads and learns from paired cells. SCMODAL reads tables: "
+            "cantata.pp.image_features.",
+        )
     if n_paired == 0:
         sizes = ", ".join(
             f"{name} {n:,}" for name, n in zip(modalities, member.sum(axis=0), strict=True)
@@ -398,6 +426,15 @@ def choose_model(
     number = (
         f"{n_paired:,} of {n_cells:,} cells ({n_paired / n_cells:.1%}) have several modalities"
     )
+    if images:
+        doubt = "; ".join(" + ".join(pair) for pair in wrong)
+        return (
+            "APOLLO",
+            None,
+            f"{number}, and APOLLO alone reads images ({', '.join(images)}); it separates what "
+            "modalities share from what is private to each."
+            + (f" Pairs of {doubt} agree no better than shuffled cells: mend that." * bool(doubt)),
+        )
     if wrong and len(groups) > 1:
         which = "; ".join(" + ".join(pair) for pair in wrong)
         return (

@@ -20,6 +20,7 @@ from cantata._mudata.checks import (
     matrix_stats,
     warn_user,
 )
+from cantata._mudata.images import recorded_images
 from cantata._mudata.kinds import Kind, hashtag_hint, resolve_kinds
 from cantata._mudata.obs import category_names, coalesce_obs
 from cantata._mudata.pairing import modality_cells
@@ -116,8 +117,8 @@ def preprocess(
         ``.X``, in the layer named in `layers`, or in the layer that an earlier run recorded.
     modalities
         Modality to kind (``"rna"``, ``"protein"`` or ``"adt"``, ``"atac"``); others are left as
-        they are. None: all; kinds are guessed from ``.var["feature_types"]``, names and numbers of
-        features, and logged.
+        they are. None: all but images; kinds are guessed from ``.var["feature_types"]``, names
+        and numbers of features, and logged.
     batch_key
         Column at MuData or modality level; highly variable genes are then chosen within batches.
     layers
@@ -330,7 +331,10 @@ def _preprocess_query(
 ) -> None:
     if not isinstance(reference, MuData):
         raise TypeError(f"reference is a {type(reference).__name__}; expected a MuData.")
-    names = list(mdata.mod) if modalities is None else list(resolve_kinds(mdata, modalities))
+    if modalities is None:
+        names = [name for name, adata in mdata.mod.items() if not recorded_images(adata)]
+    else:
+        names = list(resolve_kinds(mdata, modalities))
     unknown = [name for name in names if name not in reference.mod]
     if unknown:
         raise KeyError(
