@@ -10,6 +10,7 @@ from anndata import AnnData
 from scipy.special import expit, ndtr
 
 from cantata._keys import CHANNEL_MAPPING, CHANNEL_NAMES, CHANNELS, IMAGE_CHANNEL, IMAGES, MASK
+from cantata._mudata.checks import name_list
 from cantata.datasets._assemble import assemble, check_integer, stream
 from cantata.datasets._mosaic import assign_patterns, resolve_pairing
 
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
 
     from cantata.datasets._mosaic import Pairing
 
-RADIUS, RADIUS_SD = 0.16, 0.18
+RADIUS, RADIUS_SD = 0.18, 0.16
 """Median radius of a nucleus, as a share of the side, and the spread of its logarithm."""
-ASPECT = (1.2, 2.0)
+ASPECT = (1.2, 2.2)
 """Range of the ratio of a nucleus' axes."""
-CELL = 1.6
+CELL = 1.5
 """Axes of a cell, as multiples of those of its nucleus."""
 BACKGROUND = 0.04
 PHENOTYPES = ("control", "large", "ring", "large + ring")
@@ -103,7 +104,7 @@ def simulate_images(
     factor                              block       what it changes
     ==================================  ==========  ==========================================
     size                                shared      logarithm of the radius (standardised)
-    elongation                          shared      ratio of the axes, 1.2 to 2
+    elongation                          shared      ratio of the axes, 1.2 to 2.2
     orientation_cos, orientation_sin    shared      twice the angle of the long axis: half a
                                                     turn leaves an ellipse as it is
     dna_contrast                        dna         how dark the center of the nucleus is
@@ -134,8 +135,8 @@ def simulate_images(
     for name, value in (("noise", noise), ("phenotype_effect", phenotype_effect)):
         if not 0 <= value < np.inf:
             raise ValueError(f"{name}={value!r}: give a number of at least 0.")
-    stains = [str(stain) for stain in stains]
-    if len(stains) < 2 or len(set(stains)) < len(stains) or isinstance(stains, str):
+    stains = name_list("stains", stains)
+    if len(stains) < 2:
         raise ValueError(f"stains={stains}: give two or more distinct names, chromatin first.")
     proteins = stains[1:]
     if pairing is None:
@@ -260,7 +261,7 @@ class _Ellipses:
 
 def _chromatin(cells: _Ellipses, contrast: np.ndarray, granularity: np.ndarray) -> np.ndarray:
     # four foci, so that half a turn and a flip leave a nucleus as it is
-    foci = np.exp(-((abs(cells.long) - 0.5) ** 2 + (abs(cells.short) - 0.5) ** 2) / 0.2**2)
+    foci = np.exp(-((abs(cells.long) - 0.5) ** 2 + (abs(cells.short) - 0.5) ** 2) / 0.28**2)
     center = np.exp(-((cells.distance / 0.5) ** 2))
     inner = 0.5 - 0.45 * contrast * center + 0.45 * granularity * foci
     return BACKGROUND + cells.inside(1) * inner
