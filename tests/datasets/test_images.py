@@ -73,9 +73,7 @@ def test_the_same_cells_with_noise_masks_and_another_pairing():
     assert not set(half["a"].obs_names) & set(half["b"].obs_names)
     for stain in full.mod:
         rows = full[stain].obs_names.get_indexer(half[stain].obs_names)
-        np.testing.assert_array_equal(
-            half[stain].obsm[KEY][:, 1], full[stain].obsm[KEY][rows, 0]
-        )
+        np.testing.assert_array_equal(half[stain].obsm[KEY][:, 1], full[stain].obsm[KEY][rows, 0])
         np.testing.assert_array_equal(full[stain].obsm[KEY], again[stain].obsm[KEY])
     pd.testing.assert_frame_equal(full.obs, half.obs.loc[full.obs_names])
     other = simulate_images(41, **given | {"seed": 6})

@@ -154,6 +154,7 @@ def simulate_images(
     mdata = assemble(modalities, factors)
     mdata.uns["factors"] = blocks
     mdata.uns["truth"] = {
+        "side": int(side),
         "stains": stains,
         "pairing": {" + ".join(pattern): share for pattern, share in shares.items()},
         "noise": float(noise),
