@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from matplotlib import colormaps
+from matplotlib import pyplot as plt
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from mudata import MuData
@@ -33,6 +34,8 @@ STAIN_MAPS = ("gray", "magma", "viridis", "cividis")
 DIFFERENCE_MAP = "RdBu_r"
 PERCENTILES = (0.5, 99.8)
 """Of the pixels drawn of a stain: the ends of its colours."""
+N_EXAMPLES = 3
+"""Cells of a bin that are drawn."""
 LABEL_WIDTH, MAX_TITLE = 16, 9
 """Letters in a line of the label of a row, and in the title of a column."""
 
@@ -126,9 +129,8 @@ def images(
         for adata in parts
         for row in _rows_of(label, adata, names)
     ]
-    twice = pd.Series([(row.label, row.stain) for row in found], dtype=object)
-    if twice.duplicated().any():
-        label, stain = twice[twice.duplicated()].iloc[0]
+    keys = [(row.label, row.stain) for row in found]
+    for label, stain in (key for key in keys if keys.count(key) > 1):
         raise ValueError(f"pictures[{label!r}] has several images of {stain!r}; give them labels.")
     order = list(dict.fromkeys(row.stain for row in found))
     if stains is not None:
@@ -141,9 +143,9 @@ def images(
     drawn: list[tuple[_Row, ScalarMappable, bool]] = []
     for number, stain in enumerate(order):
         rows = [row for row in found if row.stain == stain]
-        pixels = np.concatenate([x.ravel() for row in rows for x in row.pictures.values()])
+        shown = [x.ravel() for row in rows for x in row.pictures.values()] or [np.zeros(1)]
         map_name = given.get(stain) or STAIN_MAPS[number % len(STAIN_MAPS)]
-        colors = _colors(map_name, *np.percentile(pixels, PERCENTILES))
+        colors = _colors(map_name, *np.percentile(np.concatenate(shown), PERCENTILES))
         drawn += [(row, colors, k == 0) for k, row in enumerate(rows)]
         if difference is not None:
             row = _difference(rows, difference, list(sources))
@@ -166,6 +168,50 @@ def images(
         if is_first:
             _color_bar(ax, colors, row.stain)
     return panels
+
+
+def draw_bins(
+    adata: AnnData,
+    modality: str,
+    bins: pd.Series,
+    labels: Sequence[str],
+    *,
+    features: str | Sequence[str] | None = None,
+    cmap: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the mean image of each bin of cells, and below it some cells of the bin.
+
+    `bins` holds ordered categories by name of cell; `features` names the stain.
+    """
+    if not isinstance(adata, AnnData) or IMAGES not in adata.obsm:
+        raise ValueError(f"images: modality {modality!r} has none in .obsm[{IMAGES!r}].")
+    stains = stain_images(modality, adata)
+    wanted = list(stains) if features is None else name_list("features", features)
+    if len(wanted) != 1 or wanted[0] not in stains:
+        raise KeyError(f"features={features!r}: name one of the stains {list(stains)}.")
+    rows = pd.Series(adata.obs_names.get_indexer(bins.index), bins.index)
+    tiles: list[list[np.ndarray | None]] = []
+    for number in bins.cat.categories:
+        members = rows[(bins == number) & (rows >= 0)].to_numpy()
+        found = stains[wanted[0]][members][:, 0]
+        at = np.linspace(0, len(found) - 1, min(N_EXAMPLES, len(found))).round().astype(int)
+        mean = [found.mean(axis=0)] if len(found) else [None]
+        tiles.append([*mean, *found[at], *[None] * (N_EXAMPLES - len(at))])
+    drawn = [tile.ravel() for column in tiles for tile in column if tile is not None]
+    if not drawn:
+        raise ValueError("images holds none of the cells in the center of the other components.")
+    colors = _colors(cmap or STAIN_MAPS[0], *np.percentile(np.concatenate(drawn), PERCENTILES))
+    if ax is None:
+        size = (TILE * len(tiles) + MARGINS, TILE * (N_EXAMPLES + 1) + 1)
+        ax = plt.subplots(figsize=size, layout="compressed")[1]
+    draw_tiles(ax, list(zip(*tiles, strict=True)), colors)
+    middles = np.arange(max(len(tiles), N_EXAMPLES + 1)) * (1 + GAP) + 0.5
+    ax.set_xticks(middles[: len(tiles)], labels)
+    ax.set_yticks(middles[[0, 1 + N_EXAMPLES // 2]], ["mean", "cells"])
+    ax.tick_params(length=0)
+    _color_bar(ax, colors, wanted[0], height=1 / (N_EXAMPLES + 1))
+    return ax
 
 
 def draw_tiles(
@@ -197,10 +243,10 @@ def _colors(name: str, low: float, high: float) -> ScalarMappable:
     return ScalarMappable(Normalize(low, high), colormaps[name].with_extremes(bad=MISSING_COLOR))
 
 
-def _color_bar(ax: Axes, colors: ScalarMappable, label: str) -> None:
-    """A bar beside a row, with the name of the stain."""
+def _color_bar(ax: Axes, colors: ScalarMappable, label: str, height: float = 1.0) -> None:
+    """A bar beside the first row, with the name of the stain."""
     width = ax.get_xlim()[1]
-    bar = ax.inset_axes((1 + 0.12 / width, 0.04, 0.12 / width, 0.92))
+    bar = ax.inset_axes((1 + 0.12 / width, 1 - 0.96 * height, 0.12 / width, 0.92 * height))
     figure = ax.get_figure(root=True)
     assert figure is not None  # the row was drawn in it
     drawn = figure.colorbar(colors, cax=bar)
