@@ -73,15 +73,15 @@ def run_images(
     detail = f"{stages[0]} epochs of latents and decoders, {stages[1]} of encoders"
     say(console, "Train", detail, time.perf_counter() - start)
     with step(console, "Score") as current:
-        factors = _factor_scores(model, test)
+        factors = _factor_scores(model, mdata, held_out)
         pictures = {stain: _pictures(model, test, stain) for stain in test.mod}
         pearson = _pearson(pictures, train, seed)
         current.detail = "factors by space, pixels of predicted images"
     console.print(_factor_table(factors))
     console.print(_pearson_table(pearson))
     lines = {
-        "R2": "of the better of a linear and a nearest-neighbour probe, after noise N(0, 1) was "
-        "added to the latents; bold in the space that should hold the factor",
+        "R2": "of the better of a linear and a nearest-neighbour probe; bold in the space that "
+        "should hold the factor",
         "predicted": "from the other stain alone, through what is shared",
         "Pearson": "correlation over the pixels of a cell, mean over cells",
         "noiseless": "the simulated image without the camera's noise: no prediction can do better",
@@ -95,18 +95,18 @@ def run_images(
     return factors
 
 
-def _factor_scores(model: APOLLO, test: MuData) -> pd.DataFrame:
-    """R2 of every factor in every space of held-out cells."""
+def _factor_scores(model: APOLLO, mdata: MuData, held_out: np.ndarray) -> pd.DataFrame:
+    """R2 of every factor in every space on held-out cells, by probes of the training cells."""
     blocks, own = {}, {}
-    stains = list(test.mod)
+    stains = list(mdata.mod)
     for stain in stains:
-        blocks[SHARED_IN.format(stain)] = model.get_latent_representation(test, modality=stain)
+        blocks[SHARED_IN.format(stain)] = model.get_latent_representation(mdata, modality=stain)
     for stain in stains:
-        blocks[stain] = model.get_latent_representation(test, modality=stain, space="specific")
-    for factor, block in test.uns["factors"].items():
+        blocks[stain] = model.get_latent_representation(mdata, modality=stain, space="specific")
+    for factor, block in mdata.uns["factors"].items():
         own[factor] = list(map(SHARED_IN.format, stains)) if block == "shared" else block
-    # cells in the order of the MuData, as those of every modality are
-    return disentanglement(blocks, test.obs[list(own)], own, noisy=True)
+    # every cell has both stains, in the order of the MuData
+    return disentanglement(blocks, mdata.obs[list(own)], own, test=held_out)
 
 
 def _pictures(model: APOLLO, test: MuData, stain: str) -> dict[str, Any]:

@@ -166,7 +166,7 @@ def latent_bins(
 
     Returns
     -------
-    Cells of the modality to their bins, ordered categories numbered from the middle: -5 to 5 of 11.
+    Cells to bins, ordered categories numbered from the middle: -5 to 5 of 11.
 
     Raises
     ------
