@@ -104,7 +104,7 @@ def run(
             raise DemoError(f"--accelerator: there is no {accelerator} here.")
         scvi.settings.seed = seed
         if images:
-            options = {"epochs": epochs, "accelerator": accelerator, "seed": seed}
+            options: dict[str, Any] = {"epochs": epochs, "accelerator": accelerator, "seed": seed}
             table = run_images(out, console, **options)
             _done(console, start)
             return table

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ from cantata.pl._axes import MISSING_COLOR, panels_for
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Source = AnnData | MuData | Sequence[AnnData]
+Source: TypeAlias = AnnData | MuData | Sequence[AnnData]
 
 TILE, GAP, MARGINS = 0.6, 0.06, 2.2
 """Side of a picture of a new figure, room between pictures in their sides, and room for labels and
@@ -218,6 +218,7 @@ def draw_tiles(
     ax: Axes, tiles: Sequence[Sequence[np.ndarray | None]], colors: ScalarMappable
 ) -> None:
     """Draw rows of square pictures with gaps; those that are None are grey."""
+    low, high = colors.get_clim()
     for i, row in enumerate(tiles):
         for j, picture in enumerate(row):
             x, y = j * (1 + GAP), i * (1 + GAP)
@@ -225,7 +226,8 @@ def draw_tiles(
             ax.imshow(
                 values,
                 cmap=colors.cmap,
-                norm=colors.norm,
+                vmin=low,
+                vmax=high,
                 extent=(x, x + 1, y + 1, y),
                 interpolation="nearest",
             )
@@ -252,7 +254,7 @@ def _color_bar(ax: Axes, colors: ScalarMappable, label: str, height: float = 1.0
     drawn = figure.colorbar(colors, cax=bar)
     drawn.ax.locator_params(nbins=3)
     drawn.ax.tick_params(labelsize="small", length=2, pad=2)
-    drawn.outline.set_visible(False)  # type: ignore[operator]
+    drawn.outline.set_visible(False)
     drawn.set_label(label, fontsize="small")
 
 
@@ -310,7 +312,7 @@ def _headings(tables: Sequence[AnnData], names: Sequence[str], column: str | Non
     for name in names:
         values = [table[name] for table in having if name in table.index]
         value = values[0] if values else ""
-        text = f"{value:.2g}" if isinstance(value, float) else str(value)
+        text = f"{value:.2g}" if isinstance(value, float | np.floating) else str(value)
         headings.append(textwrap.fill(text, MAX_TITLE))
     return headings
 

@@ -250,7 +250,7 @@ def latent_traversal(
     >>> bool(ax.images[0].get_array()[0, -1] > 1)
     True
     """
-    space = {"component": component, "use_rep": use_rep}
+    space: dict[str, Any] = {"component": component, "use_rep": use_rep}
     if images is not False:
         bins = latent_bins(mdata, modality, interpretation, **space)
         shown = mdata[modality] if images is True else images
