@@ -113,10 +113,15 @@ def test_images_from_beginning_to_end(tmp_path, monkeypatch):
     from matplotlib.image import imread
 
     monkeypatch.setattr(_images, "SIMULATION", {"n_cells": 150, "side": 16})
-    asked = ("--model", "apollo", "--images", "--out", str(tmp_path), "--epochs", "4")
+    asked = ("--model", "apollo", "--images", "--out", str(tmp_path), "--epochs", "40")
     status, text = run(*asked)
     assert status == 0
-    for words in ("30 are held out", "4 epochs of latents", "R2 on held-out", "mean image"):
+    for words in (
+        "30 are held out",
+        "epochs of latents and decoders",
+        "R2 on held-out",
+        "mean image",
+    ):
         assert words in text
     for remark in ("Warning", "Seed set", "INFO", "replaced"):
         assert remark not in text
