@@ -22,7 +22,7 @@ from scipy import sparse
 import cantata
 from cantata import datasets, pp
 from cantata.__main__ import main
-from cantata._demo import _data, _output, _scores
+from cantata._demo import _data, _images, _output, _scores
 from cantata._mudata.pairing import membership, row_table
 
 SMALL = {"n_cells": 300, "n_features": {"rna": 120, "adt": 20}}
@@ -107,6 +107,39 @@ def test_what_is_printed(simulated):
     for remark in ("Warning", "GPU available", "Seed set", "litlogger", "Signaling", "INFO"):
         assert remark not in text
     assert f"{int(mdata.obs['held_out'].sum())} paired cells were held out" in text
+
+
+def test_images_from_beginning_to_end(tmp_path, monkeypatch):
+    from matplotlib.image import imread
+
+    monkeypatch.setattr(_images, "SIMULATION", {"n_cells": 150, "side": 16})
+    asked = ("--model", "apollo", "--images", "--out", str(tmp_path), "--epochs", "40")
+    status, text = run(*asked)
+    assert status == 0
+    for words in (
+        "30 are held out",
+        "epochs of latents and decoders",
+        "R2 on held-out",
+        "mean image",
+    ):
+        assert words in text
+    for remark in ("Warning", "Seed set", "INFO", "replaced"):
+        assert remark not in text
+    picture = imread(tmp_path / "demo.png")[..., :3]
+    assert picture.shape[0] > picture.shape[1] > 500
+    assert picture.std() > 0.1
+    mdata = read(tmp_path / "demo.h5mu")
+    assert mdata.obsm["X_apollo"].shape[0] == 150
+    assert mdata["dna"].obsm["single_cell_images"].shape == (150, 1, 16, 16)
+    scores = mdata.uns["cantata"]["demo"]["factors"]
+    best = scores.groupby("block")["score"].max()
+    assert set(best.index) == {"shared, dna", "shared, protein", "dna", "protein"}
+    assert scores["is_own"].sum() == 2 * 4 + 2 + 3
+    shared = scores[scores["block"] == "shared, dna"].set_index("factor")["score"]
+    assert shared["size"] > 0.3 + shared["protein_side_x"]
+    pearson = mdata.uns["cantata"]["demo"]["pearson"]
+    assert pearson.loc["dna", "mean image"] < pearson.loc["dna", "predicted"]
+    assert (pearson["noiseless"] > 0.95).all()
 
 
 def test_held_out_cells_are_paired(simulated):
@@ -214,6 +247,9 @@ def test_file_of_cell_ranger(tmp_path):
         (["--out", "text.h5mu"], "--out: cannot write to text.h5mu: File exists"),
         (["--out", "text.h5mu/new"], "--out: cannot write to text.h5mu/new: Not a directory"),
         (["--model", "nope"], "'nope'"),
+        (["--model", "apollo"], "--model apollo and --images go together"),
+        (["--images"], "--model apollo and --images go together"),
+        (["--model", "apollo", "--images", "--batch-key", "x"], "--batch-key: the demo on images"),
         (["--epochs", "0"], "--epochs: 0 is not between"),
         (["--seed", "x"], "--seed: 'x' is no integer"),
     ],
@@ -248,7 +284,13 @@ def test_errors_are_one_line(arguments, message, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--epochs", "0"], ["--nope"], ["--data", "nowhere.h5mu"], ["--out", "text/new"]],
+    [
+        ["--epochs", "0"],
+        ["--nope"],
+        ["--data", "nowhere.h5mu"],
+        ["--out", "text/new"],
+        ["--images"],
+    ],
 )
 def test_wrong_options_are_refused_before_torch_is_imported(arguments, tmp_path):
     (tmp_path / "text").write_text("no folder")
@@ -311,7 +353,7 @@ def test_help_names_every_option(capsys):
         main(["demo", "--help"])
     assert exit_.value.code == 0
     text = capsys.readouterr().out
-    for option in ("data", "model", "label-key", "batch-key", "out", "seed", "epochs"):
+    for option in ("data", "model", "images", "label-key", "batch-key", "out", "seed", "epochs"):
         assert f"--{option}" in text
 
 

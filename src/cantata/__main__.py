@@ -65,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
         help="integrate a mosaic from beginning to end",
         description="Integrate a mosaic from beginning to end: pairing report, preprocessing, "
         "training, embedding, scores beside simple methods and chance. Writes demo.h5mu and "
-        "demo.png. Without --data a mosaic is simulated.",
+        "demo.png. Without --data a mosaic is simulated. With --model apollo --images: images of "
+        "two stains are simulated, and APOLLO tells what they share and predicts one from the "
+        "other.",
     )
     demo.add_argument(
         "--data",
@@ -73,7 +75,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE.h5mu",
         help="your own data, counts in .X or 'counts'; or a file of Cell Ranger, .h5",
     )
-    demo.add_argument("--model", choices=["clue"], default="clue", help="model (default: clue)")
+    demo.add_argument(
+        "--model", choices=["clue", "apollo"], default="clue", help="model (default: clue)"
+    )
+    demo.add_argument(
+        "--images", action="store_true", help="simulated images, which --model apollo runs on"
+    )
     demo.add_argument(
         "--label-key", metavar="COL", help="column with cell types (default: common names)"
     )
@@ -126,6 +133,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = vars(_parser().parse_args(argv))
     del arguments["command"]
+    if arguments["images"] != (arguments["model"] == "apollo"):
+        return _refuse("--model apollo and --images go together: the demo of APOLLO is on images.")
+    own = [name for name in ("data", "label_key", "batch_key") if arguments[name] is not None]
+    if arguments["images"] and own:
+        return _refuse(f"--{own[0].replace('_', '-')}: the demo on images simulates them.")
     try:
         _make_folder(arguments["out"])
     except OSError as error:

@@ -9,7 +9,7 @@ from mosaics import mosaic
 from scipy import sparse
 
 from cantata import pl
-from cantata.tl import interpret_latent
+from cantata.tl import interpret_latent, latent_bins
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*var_names are not unique")
 
@@ -248,3 +248,38 @@ def test_values_that_do_not_fit(mdata, found):
     other.update()
     with pytest.raises(ValueError, match=r"one of other cells, e\.g\. 'cell"):
         pl.latent_traversal(other, "rna", found)
+
+
+def test_images_along_a_component(latent):
+    images = np.zeros((1000, 2, 16, 16), dtype=np.float16)
+    images[:, 0] = 0.5 + 0.04 * latent[:, 0, None, None]
+    images[:, 1, 3, 4] = 1
+    adata = AnnData(images.mean(axis=(2, 3)), obsm={"single_cell_images": images})
+    adata.obsm["X_apollo_shared"], adata.var_names = latent, ["dna", "actin"]
+    data = mosaic({"img": adata})
+    bins = latent_bins(data, "img", **USE)
+    ax = pl.latent_traversal(data, "img", images=True, features="dna", **USE)
+    assert labels(ax.get_xticklabels())[5:7] == ["0", "+1"]
+    assert labels(ax.get_yticklabels()) == ["mean", "cells"]
+    assert ax.get_title() == "img along PC1 of X_apollo_shared"
+    assert ax.get_xlabel() == "bin along PC1"
+    shown = np.array([image.get_array() for image in ax.images]).reshape(4, 11, 16, 16)
+    for k, number in enumerate(range(-5, 6)):
+        members = images[adata.obs_names.get_indexer(bins.index[bins == number]), 0]
+        np.testing.assert_allclose(shown[0, k], members.mean(axis=0), atol=1e-3)
+        for tile in shown[1:, k]:
+            assert (tile == members).all(axis=(1, 2)).any()
+    # images that a model made of some cells, some bins among which have none
+    low = bins.index[bins < 0]
+    made = adata[low, ["actin"]].copy()
+    made.obsm["single_cell_images"] = images[adata.obs_names.get_indexer(low), 1:]
+    ax = pl.latent_traversal(data, "img", images=made, **USE)
+    tiles = [np.ma.getmaskarray(image.get_array()).all() for image in ax.images]
+    np.testing.assert_array_equal(tiles, np.tile(np.arange(11) > 4, 4))
+    with pytest.raises(KeyError, match=r"name one of the stains \['dna', 'actin'\]"):
+        pl.latent_traversal(data, "img", images=True, **USE)
+    with pytest.raises(ValueError, match="images holds none of the cells in the center"):
+        pl.latent_traversal(data, "img", images=made[:0], **USE)
+    del data["img"].obsm["single_cell_images"]
+    with pytest.raises(ValueError, match="modality 'img' has none"):
+        pl.latent_traversal(data, "img", images=True, **USE)

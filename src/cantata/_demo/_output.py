@@ -146,7 +146,9 @@ class EpochBar(Callback):
         )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the bar."""
+        """Start the bar, anew in each stage."""
+        for task in self._progress.task_ids:
+            self._progress.remove_task(task)
         self._task = self._progress.add_task("", total=trainer.max_epochs, score="")
         self._progress.start()
 

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from cantata import _keys, pp
 from cantata._demo._data import DemoError, Mosaic, hold_out, load, training_part
+from cantata._demo._images import run_images
 from cantata._demo._output import (
     EpochBar,
     available,
@@ -79,6 +80,7 @@ def run(
     data: Path | None = None,
     *,
     model: str = "clue",
+    images: bool = False,
     label_key: str | None = None,
     batch_key: str | None = None,
     out: Path = Path(),
@@ -98,10 +100,15 @@ def run(
     console = Console(file=sys.stdout)
     start = time.perf_counter()
     with quiet(console):
+        if not available(accelerator):
+            raise DemoError(f"--accelerator: there is no {accelerator} here.")
+        scvi.settings.seed = seed
+        if images:
+            options: dict[str, Any] = {"epochs": epochs, "accelerator": accelerator, "seed": seed}
+            table = run_images(out, console, **options)
+            _done(console, start)
+            return table
         try:
-            if not available(accelerator):
-                raise DemoError(f"--accelerator: there is no {accelerator} here.")
-            scvi.settings.seed = seed
             mosaic = _load(data, label_key, batch_key, console, seed=seed)
             ready = _prepare(mosaic, model, console, seed=seed)
         except (KeyError, TypeError, ValueError) as error:
@@ -114,8 +121,12 @@ def run(
             _write(ready, scores, out, console, kept_epoch=kept_epoch, seed=seed)
         except OSError as error:
             raise DemoError(f"--out: cannot write to {out}: {error}") from error
-    console.print(f"Done in {time.perf_counter() - start:.0f} s.", highlight=False)
+    _done(console, start)
     return as_table(scores)
+
+
+def _done(console: Console, start: float) -> None:
+    console.print(f"Done in {time.perf_counter() - start:.0f} s.", highlight=False)
 
 
 def _load(

@@ -9,13 +9,15 @@ import numpy as np
 from cantata._mudata.checks import name_list
 from cantata.pl._axes import panels_for
 from cantata.pl._heatmap import draw_matrix, new_axes
-from cantata.tl import LatentInterpretation
+from cantata.pl._images import draw_bins
+from cantata.tl import LatentInterpretation, latent_bins
 from cantata.tl import latent_traversal as mean_values
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import pandas as pd
+    from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
     from mudata import MuData
@@ -195,11 +197,12 @@ def latent_traversal(
     component: str | int = "PC1",
     use_rep: str | None = None,
     scale: Literal["cells", "bins"] | None = "cells",
+    images: bool | AnnData = False,
     cmap: str | None = None,
     ax: Axes | None = None,
     **kwargs: Any,
 ) -> Axes:
-    """Draw the mean values of features in the bins along a component of a latent space.
+    """Draw the mean values of features, or images, in the bins along a component of latents.
 
     Only cells that are central in the other components are taken, so that what changes from bin
     to bin is the component (Zhang et al. 2026, APOLLO, figures 2b and 4a). Bars on top tell how
@@ -209,17 +212,22 @@ def latent_traversal(
     ----------
     mdata, modality, interpretation, component, use_rep, scale
         As in :func:`cantata.tl.latent_traversal`, which computes what is drawn.
+    images
+        Draw, in place of features, the mean image of each bin and below it some of its cells. Or
+        other images of the modality's cells, such as ``model.get_reconstruction`` returns.
     cmap
-        Colour map. None: ``"RdBu_r"``, or ``"viridis"`` without `scale`. Bins with fewer than 5
-        cells do not set its ends.
+        Colour map. None: ``"RdBu_r"``, or ``"viridis"`` without `scale`, ``"gray"`` of images.
+        Bins with fewer than 5 cells do not set its ends.
     ax
         Axes to draw in. None: a new figure.
     **kwargs
-        `features`, `n_features`, `layer` and `values` of :func:`cantata.tl.latent_traversal`.
+        `features`, `n_features`, `layer` and `values` of :func:`cantata.tl.latent_traversal`. Of
+        images `features` names the stain, if there are several.
 
     Returns
     -------
-    The axes of the matrix (features x bins); those of the bars are its first child.
+    The axes of the matrix (features x bins); those of the bars are its first child. Of images the
+    axes in which all are.
 
     Raises
     ------
@@ -242,31 +250,40 @@ def latent_traversal(
     >>> bool(ax.images[0].get_array()[0, -1] > 1)
     True
     """
-    means, n_cells = mean_values(
-        mdata,
-        modality,
-        interpretation,
-        component=component,
-        use_rep=use_rep,
-        scale=scale,
-        **kwargs,
-    )
+    space: dict[str, Any] = {"component": component, "use_rep": use_rep}
+    if images is not False:
+        bins = latent_bins(mdata, modality, interpretation, **space)
+        shown = mdata[modality] if images is True else images
+        labels = _bin_labels(bins.cat.categories)
+        ax = draw_bins(shown, modality, bins, labels, cmap=cmap, ax=ax, **kwargs)
+    else:
+        means, n_cells = mean_values(
+            mdata, modality, interpretation, scale=scale, **space, **kwargs
+        )
+        means.columns = _bin_labels(means)
     if interpretation is not None:
         component = interpretation.component_name(component)
         use_rep = interpretation.parameters["use_rep"]
     elif not isinstance(component, str):
         component = f"PC{component}"
-    means.columns = [f"{k:+d}".replace("-", "\N{MINUS SIGN}") if k else "0" for k in means]
-    if ax is None:
-        ax = new_axes(means, CELL_SIZE)
-        figure = ax.get_figure(root=True)
-        assert figure is not None  # it was made for this
-        figure.set_figheight(figure.get_figheight() + STRIP_HEIGHT + 0.3)
-        figure.canvas.draw()
-    _draw_means(ax, means, n_cells.to_numpy(), scale, cmap)
+    pad = None
+    if images is False:
+        if ax is None:
+            ax = new_axes(means, CELL_SIZE)
+            figure = ax.get_figure(root=True)
+            assert figure is not None  # it was made for this
+            figure.set_figheight(figure.get_figheight() + STRIP_HEIGHT + 0.3)
+            figure.canvas.draw()
+        _draw_means(ax, means, n_cells.to_numpy(), scale, cmap)
+        pad = 72 * (STRIP_HEIGHT + 0.16)
+    assert ax is not None  # it was drawn in
     ax.set_xlabel(f"bin along {component}")
-    ax.set_title(f"{modality} along {component} of {use_rep}", pad=72 * (STRIP_HEIGHT + 0.16))
+    ax.set_title(f"{modality} along {component} of {use_rep}", pad=pad)
     return ax
+
+
+def _bin_labels(bins: Iterable[int]) -> list[str]:
+    return [f"{k:+d}".replace("-", "\N{MINUS SIGN}") if k else "0" for k in bins]
 
 
 def _draw_means(

@@ -7,7 +7,7 @@ from cantata.tl._latent._features_by_space import features_by_space
 from cantata.tl._latent._interpret_latent import interpret_latent
 from cantata.tl._latent._interpretation import LatentInterpretation
 from cantata.tl._latent._latent_association import latent_association
-from cantata.tl._latent._latent_traversal import latent_traversal
+from cantata.tl._latent._latent_traversal import latent_bins, latent_traversal
 from cantata.tl._links._feature_network import FeatureNetwork, feature_network
 from cantata.tl._links._group_features import group_features
 from cantata.tl._links._infer_links import infer_links
@@ -27,6 +27,7 @@ __all__ = [
     "interpret_latent",
     "knn_labels",
     "latent_association",
+    "latent_bins",
     "latent_traversal",
     "match_cells",
     "transfer_labels",

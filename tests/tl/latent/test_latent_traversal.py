@@ -8,7 +8,7 @@ import pytest
 from anndata import AnnData
 from mosaics import mosaic
 
-from cantata.tl import interpret_latent, latent_traversal
+from cantata.tl import interpret_latent, latent_bins, latent_traversal
 from cantata.tl._latent._latent_traversal import bin_means, trend_order
 
 
@@ -27,6 +27,11 @@ def test_means_and_numbers_of_cells_are_those_of_the_bins():
         cells = (found.central["PC1"] & (found.bins["PC1"] == k)).to_numpy()
         assert n_cells[k - 3] == cells.sum()
         np.testing.assert_allclose(means[k - 3], rna.X[cells][:, [3, 1]].mean(axis=0))
+    bins = latent_bins(mdata, "rna", found, component=1)
+    assert bins.cat.categories.tolist() == list(range(-3, 4))
+    assert bins.cat.ordered
+    expected = found.bins["PC1"][found.central["PC1"]] - 3
+    assert bins.astype(int).to_dict() == expected.to_dict()
     best, _ = latent_traversal(mdata, "rna", found, n_features=1)
     assert best.index.tolist() == ["b"]
 

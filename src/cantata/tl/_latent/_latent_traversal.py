@@ -117,40 +117,19 @@ def latent_traversal(
     """
     if scale is not None and scale not in get_args(ScaleBy):
         raise ValueError(f"scale={scale!r} is unknown; choose from {get_args(ScaleBy)} or None.")
-    check_modality(mdata, modality, "modality")
-    if (interpretation is None) == (use_rep is None):
-        raise ValueError("Give either interpretation or use_rep.")
     check_integer("n_features", n_features)
-    if interpretation is None:
-        assert use_rep is not None  # checked above
-        if features is None:
-            raise ValueError("Without an interpretation, name the features: features=.")
-        bins, central = _bins_of_space(mdata, modality, use_rep, component)
-        n_bins = N_BINS
-    else:
-        if not isinstance(interpretation, LatentInterpretation):
-            raise TypeError(
-                f"interpretation is a {type(interpretation).__name__}; give the result of "
-                "cantata.tl.interpret_latent."
-            )
-        name = interpretation.component_name(component)
-        bins, central = interpretation.bins[name], interpretation.central[name]
-        n_bins = interpretation.parameters["n_bins"]
-    bins = bins[central]
+    if interpretation is None and use_rep is not None and features is None:
+        raise ValueError("Without an interpretation, name the features: features=.")
+    bins = latent_bins(mdata, modality, interpretation, component=component, use_rep=use_rep)
+    n_bins = len(bins.cat.categories)
     rows = mdata[modality].obs_names.get_indexer(bins.index)
-    if (rows < 0).all():
-        raise ValueError(
-            f"None of the {len(rows)} cells in the center of the other components is in modality "
-            f"{modality!r}: the interpretation is one of other cells, e.g. {bins.index[0]!r}."
-        )
     if features is not None:
         names = name_list("features", features)
     else:
         assert interpretation is not None  # without one, features are named
         names = _features_of_ends(interpretation, component, modality, n_features)
     columns = feature_positions(mdata, modality, names)
-    measured = rows >= 0
-    rows, codes = rows[measured], bins.to_numpy()[measured]
+    codes = bins.cat.codes.to_numpy()
     if values is None:
         matrix = normalized_values(mdata, modality, layer, rows).matrix[:, columns]
         matrix = matrix.toarray() if sparse.issparse(matrix) else np.asarray(matrix)
@@ -163,8 +142,73 @@ def latent_traversal(
     if features is None:
         order = trend_order(means)
         means, names = means[order], [names[k] for k in order]
-    numbers = pd.RangeIndex(-(n_bins // 2), n_bins // 2 + 1, name="bin")
+    numbers = pd.Index(bins.cat.categories, name="bin")
     return pd.DataFrame(means, index=names, columns=numbers), pd.Series(n_cells, index=numbers)
+
+
+def latent_bins(
+    mdata: MuData,
+    modality: str,
+    interpretation: LatentInterpretation | None = None,
+    *,
+    component: str | int = "PC1",
+    use_rep: str | None = None,
+) -> pd.Series:
+    """Bins along a component of a latent space, of the cells that are central in the others.
+
+    These are the cells to look at: what changes from bin to bin is the component (Zhang et al.
+    2026, APOLLO, figure 4a).
+
+    Parameters
+    ----------
+    mdata, modality, interpretation, component, use_rep
+        As in :func:`latent_traversal`.
+
+    Returns
+    -------
+    Cells to bins, ordered categories numbered from the middle: -5 to 5 of 11.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        As :func:`latent_traversal`.
+
+    Examples
+    --------
+    >>> import cantata, mudata, numpy as np
+    >>> from anndata import AnnData
+    >>> latent = np.random.default_rng(0).normal(size=(1000, 3)) * [3, 2, 1]
+    >>> rna = AnnData(latent.copy(), obsm={"X_apollo_shared": latent})
+    >>> mdata = mudata.MuData({"rna": rna})
+    >>> bins = cantata.tl.latent_bins(mdata, "rna", use_rep="X_apollo_shared")
+    >>> len(bins), bins.min(), bins.max()
+    (150, -5, 5)
+    """
+    check_modality(mdata, modality, "modality")
+    if (interpretation is None) == (use_rep is None):
+        raise ValueError("Give either interpretation or use_rep.")
+    if interpretation is None:
+        assert use_rep is not None  # checked above
+        bins, central = _bins_of_space(mdata, modality, use_rep, component)
+        n_bins = N_BINS
+    else:
+        if not isinstance(interpretation, LatentInterpretation):
+            raise TypeError(
+                f"interpretation is a {type(interpretation).__name__}; give the result of "
+                "cantata.tl.interpret_latent."
+            )
+        name = interpretation.component_name(component)
+        bins, central = interpretation.bins[name], interpretation.central[name]
+        n_bins = interpretation.parameters["n_bins"]
+    bins = bins[central]
+    known = bins[bins.index.isin(mdata[modality].obs_names)]
+    if known.empty:
+        raise ValueError(
+            f"None of the {len(bins)} cells in the center of the other components is in modality "
+            f"{modality!r}: the interpretation is one of other cells, e.g. {bins.index[0]!r}."
+        )
+    numbers = np.arange(-(n_bins // 2), n_bins // 2 + 1)
+    return pd.Series(pd.Categorical.from_codes(known, numbers, ordered=True), known.index)
 
 
 def _bins_of_space(
