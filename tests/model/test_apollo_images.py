@@ -264,6 +264,17 @@ def test_camera_integers_become_intensities(tmp_path) -> None:
         model.get_latent_representation(floats)
 
 
+def test_dim_cells_are_no_empty_ones() -> None:
+    mdata = image_mosaic(40)
+    mdata["dna"].obsm[KEY] = (1000 + 3000 * mdata["dna"].obsm[KEY]).astype(np.uint16)
+    mdata["dna"].obsm[KEY][2] = 3
+    APOLLO.setup_mudata(mdata)
+    assert APOLLO(mdata, **SMALL).registered_values("dna")[np.array([2])].max() == 0
+    mdata["dna"].obsm[KEY][2] = 0
+    with pytest.raises(ValueError, match="1 cells have a stain that is 0"):
+        APOLLO.setup_mudata(mdata)
+
+
 def test_same_seed_same_bits() -> None:
     one, two = (trained(image_mosaic(40)).get_latent_representation() for _ in range(2))
     assert np.array_equal(one, two)

@@ -72,7 +72,7 @@ def test_loader_gives_what_is_stored():
     APOLLO.setup_mudata(mdata)
     model = APOLLO(mdata, **SMALL)
     splitter = StageSplitter(
-        model.adata_manager, batch_size=16, external_indexing=split(model, None, None)
+        model.adata_manager, batch_size=16, external_indexing=split(model, None, None, None)
     )
     splitter.setup()
     minibatch = next(iter(splitter.train_dataloader()))

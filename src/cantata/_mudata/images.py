@@ -222,11 +222,13 @@ def stain_limits(array: Any, layout: ImageLayout) -> np.ndarray | None:
     return np.stack([low, np.where(high > low, high, low + 1)], axis=1)
 
 
-def image_stats(images: StainImages, obs_names: pd.Index) -> MatrixStats:
-    """Read images once, and count what cannot be modelled.
+def image_stats(
+    images: StainImages, obs_names: pd.Index, *, integers: bool = False
+) -> MatrixStats:
+    """Read images once, as they are stored, and count what cannot be modelled.
 
     Counted are values that are not finite, values outside [0, 1] (under ``n_negative``, whichever
-    side they are on), and cells of whose images one is 0 throughout.
+    side they are on) unless they are `integers`, and cells of whose images one is 0 throughout.
     """
     counts = dict.fromkeys(("nonfinite", "outside", "empty"), 0)
     example = dict.fromkeys(counts, "")
@@ -235,7 +237,7 @@ def image_stats(images: StainImages, obs_names: pd.Index) -> MatrixStats:
         pixels = block.reshape(len(block), block.shape[1], -1)
         found = {
             "nonfinite": (~np.isfinite(pixels)).sum(axis=(1, 2)),
-            "outside": ((pixels < 0) | (pixels > 1)).sum(axis=(1, 2)),
+            "outside": (((pixels < 0) | (pixels > 1)) & (not integers)).sum(axis=(1, 2)),
             "empty": (pixels == 0).all(axis=2).any(axis=1),
         }
         size += float(np.abs(np.nan_to_num(pixels)).sum())

@@ -136,7 +136,10 @@ class MosaicImagesField(MuDataObsmField):
             "mask_background": masked,
             "has_nan": False,
         }
-        stats = image_stats(self.read(mdata, state), mdata[self.mod_key].obs_names)
+        # a dim image is no empty one, though all of it may be below the range of its stain
+        raw = self.read(mdata, state | {"limits": None})
+        names = mdata[self.mod_key].obs_names
+        stats = image_stats(raw, names, integers=limits is not None)
         check_images(self.mod_key, stats)
         return state | {"stats": asdict(stats)}
 

@@ -11,9 +11,8 @@ import pandas as pd
 from anndata import AnnData
 
 from cantata._keys import CHANNEL_MAPPING, CHANNEL_NAMES, CHANNELS, IMAGE_CHANNEL, IMAGES, MASK
-from cantata._mudata.checks import check_integer
+from cantata._mudata.checks import check_integer, warn_user
 from cantata._mudata.images import image_layout
-from cantata._mudata.warn import warn_user
 from cantata.pp._optional import import_for_images
 
 if TYPE_CHECKING:

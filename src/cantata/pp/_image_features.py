@@ -13,7 +13,7 @@ from rich.progress import track
 from scipy.ndimage import distance_transform_edt
 
 from cantata._keys import CHANNEL_NAMES, IMAGES
-from cantata._mudata.checks import name_list
+from cantata._mudata.checks import name_list, warn_user
 from cantata._mudata.images import (
     ImageLayout,
     StainImages,
@@ -21,7 +21,6 @@ from cantata._mudata.images import (
     image_layout,
     stain_limits,
 )
-from cantata._mudata.warn import warn_user
 from cantata.pp._optional import import_for_images
 
 if TYPE_CHECKING:

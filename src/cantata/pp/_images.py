@@ -18,11 +18,10 @@ from anndata.io import read_elem
 from mudata import MuData
 
 from cantata._keys import CHANNEL_NAMES, CHANNELS, IMAGES
-from cantata._mudata.checks import as_list, check_integer
+from cantata._mudata.checks import as_list, check_integer, warn_user
 from cantata._mudata.images import StainImages, channels_of, image_layout, var_channels
 from cantata._mudata.parts import no_pull
 from cantata._mudata.values import iter_blocks
-from cantata._mudata.warn import warn_user
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
