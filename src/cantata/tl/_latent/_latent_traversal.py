@@ -181,7 +181,7 @@ def latent_bins(
     >>> rna = AnnData(latent.copy(), obsm={"X_apollo_shared": latent})
     >>> mdata = mudata.MuData({"rna": rna})
     >>> bins = cantata.tl.latent_bins(mdata, "rna", use_rep="X_apollo_shared")
-    >>> len(bins), bins.min(), bins.max()
+    >>> len(bins), int(bins.min()), int(bins.max())
     (150, -5, 5)
     """
     check_modality(mdata, modality, "modality")
