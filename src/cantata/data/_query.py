@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +31,7 @@ def align_query(
     var_names: Mapping[str, np.ndarray],
     layers: Mapping[str, str | None],
     rep_widths: Mapping[str, tuple[str, int]],
-    images: Mapping[str, tuple[str, int]],
+    images: Mapping[str, tuple[str, int]] = MappingProxyType({}),
 ) -> MuData:
     """A MuData with the reference's modalities and features, sharing memory with `mdata`.
 
