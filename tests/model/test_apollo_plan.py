@@ -428,12 +428,33 @@ def test_presets_are_what_was_published(column: int, name: str) -> None:
     assert flat(APOLLO.presets[name]) == typed
 
 
+def test_preset_of_images_is_what_was_published() -> None:
+    images = flat(APOLLO.presets["images"])
+    typed = {
+        ("model", "n_shared"): 1024,
+        ("model", "n_specific"): 200,
+        ("model", "image_widths"): (64, 128, 256, 256, 96),
+        ("model", "start"): "normal",
+        ("model", "shared_decoders"): False,
+        ("model", "losses"): "bce",
+        ("train", "max_epochs"): 5001,
+        ("train", "batch_size"): 256,
+        ("train", "encoder_plan_kwargs", "lr"): 1e-3,
+        ("train", "encoder_plan_kwargs", "lambda_decoded"): 0.0,
+        ("train", "encoder_plan_kwargs", "views"): False,
+    }
+    assert typed.items() <= images.items()
+
+
 def test_heads_of_the_presets_have_a_hidden_layer() -> None:
     """As wide as their output, in the paper's encoders."""
     data = counts_mosaic(member=np.ones((60, 2), dtype=bool))
     APOLLO.setup_mudata(data)
     narrow = {"n_hidden": 8, "n_hidden_encoder": 8, "n_shared": 4, "n_specific": 2}
-    for preset in APOLLO.presets.values():
+    for name, preset in APOLLO.presets.items():
+        if name == "images":  # one layer, as the reference has it
+            assert "hidden_heads" not in preset["model"]
+            continue
         model = APOLLO(data, **(preset["model"] | narrow))
         for head, size in zip(model.module.encoder("rna").heads.children(), (4, 2), strict=True):
             linear = [part for part in head.children() if isinstance(part, torch.nn.Linear)]

@@ -410,7 +410,7 @@ class MosaicNumericalField(MosaicObsField):
 def registered_fields(arguments: Mapping[str, Any]) -> list[Any]:
     """Fields for completed arguments of ``setup_mudata``."""
     names, layers, batch_key = (arguments[k] for k in ("modalities", "layers", "batch_key"))
-    images, masked = arguments["images"], arguments["mask_background"]
+    images, masked = arguments.get("images", {}), arguments.get("mask_background", False)
     fields: list[Any] = [
         MosaicImagesField(m, images[m], mask_background=masked)
         if m in images

@@ -73,8 +73,8 @@ def without_cells(
     var_names: Mapping[str, np.ndarray],
     layers: Mapping[str, str | None],
     rep_widths: Mapping[str, tuple[str, int]],
-    images: Mapping[str, tuple[str, int]],
     columns: Iterable[str],
+    images: Mapping[str, tuple[str, int]] = MappingProxyType({}),
 ) -> MuData:
     """A MuData in the shape of the reference without a cell, and with these columns of ``.obs``.
 

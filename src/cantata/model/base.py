@@ -1338,7 +1338,7 @@ class MosaicModelClass(BaseModelClass):
         if not is_whole:
             columns = [key for _, key in covariate_columns(setup_args)]
             images = {m: (key, states[m]["side"]) for m, key in keys.items()}
-            empty = without_cells(features, setup_args["layers"], widths, images, columns)
+            empty = without_cells(features, setup_args["layers"], widths, columns, images)
             model = cls._restored(attributes, weights, empty)
             if mdata is None:
                 return model
