@@ -80,7 +80,7 @@ def test_second_stage_is_a_plain_loop(loss: str) -> None:
     )
     net, table_rows = stage.start
     trained_parts = [*net.encoders.parameters(), *net.shared_only.parameters()]
-    optimizer = torch.optim.Adam(trained_parts, lr=1e-3)
+    optimizer = torch.optim.Adam(trained_parts, lr=2e-3)
     net.train()
     net.full.eval()
     for step, (batch, rng) in enumerate(stage.seen):
@@ -127,7 +127,7 @@ def test_second_stage_is_a_plain_loop(loss: str) -> None:
             total = total + 100 * decoded(full, images[target])
             total = total + 100 * decoded(predicted, images[target][own_rows])
         for group in optimizer.param_groups:
-            group["lr"] = 1e-3 * 0.5 * (1 + np.cos(np.pi * step / len(stage.seen)))
+            group["lr"] = 2e-3 * 0.5 * (1 + np.cos(np.pi * step / len(stage.seen)))
         optimizer.zero_grad()
         total.backward()
         optimizer.step()

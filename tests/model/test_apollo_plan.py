@@ -339,7 +339,7 @@ MODEL = {
 }
 LATENT = {
     "inputs": None,
-    "lr": 5e-3,
+    "lr": None,  # 5e-3, which the plain loop has
     "lr_latents": 3e-2,
     "lr_covariates": 1e-1,
     "lr_schedule": "cosine",
@@ -412,7 +412,7 @@ def test_defaults_are_those_of_the_docs() -> None:
     assert {k: MODEL[k] for k in MODEL.keys() & module.keys()}.items() <= module.items()
     assert module["hidden_heads"] is False
     assert defaults(LatentPlan.__init__) == LATENT
-    encoder = {"lr": 1e-3, "lr_schedule": "cosine", "weight_decay": 0.0}
+    encoder = {"lr": None, "lr_schedule": "cosine", "weight_decay": 0.0}
     images = {"lambda_decoded": None, "views": True, "augment": None}
     assert defaults(EncoderPlan.__init__) == encoder | images | {"cached": ()}
     assert TRAIN.items() <= defaults(APOLLO.train).items()

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from cantata.model.apollo._module import ModalityDecoder
 
+LR, ENCODER_LR, IMAGE_LR = 5e-3, 1e-3, 2e-3
+"""Learning rates of decoders, of encoders, and of both where there are images."""
 N_MIXINGS = 8
 """Times in the first stage that shared latents are mixed over batches."""
 LAMBDA_DECODED = 100.0
@@ -90,7 +92,7 @@ class LatentPlan(_StagePlan):
     inputs
         For each modality the encoder's input of all its cells; None: no validation.
     lr
-        Learning rate of decoders (Adam).
+        Learning rate of decoders (Adam); 5e-3 by default, 2e-3 where there are images.
     lr_latents
         Learning rate of latents.
     lr_covariates
@@ -129,7 +131,7 @@ class LatentPlan(_StagePlan):
         table_rows: Mapping[str, Tensor],
         inputs: Mapping[str, Tensor] | None = None,
         *,
-        lr: float = 5e-3,
+        lr: float | None = None,
         lr_latents: float = 3e-2,
         lr_covariates: float = 1e-1,
         lr_schedule: Schedule = "cosine",
@@ -142,6 +144,8 @@ class LatentPlan(_StagePlan):
         if row_updates not in ("lazy", "dense"):
             raise ValueError(f"row_updates={row_updates!r} is neither 'lazy' nor 'dense'.")
         self.weights = loss_weights(LossWeights, lambdas)
+        if lr is None:
+            lr = IMAGE_LR if module.image_sides else LR
         self.lr, self.lr_latents, self.lr_covariates = lr, lr_latents, lr_covariates
         self.row_updates = row_updates
         for name in module.tables:
@@ -216,7 +220,7 @@ class EncoderPlan(_StagePlan):
     cached
         Modalities of which minibatches hold the encoder's input in place of values.
     lr
-        Learning rate (Adam).
+        Learning rate (Adam); 1e-3 by default, 2e-3 where there are images.
     lr_schedule
         ``"cosine"`` decay to 0 over the planned epochs, or ``"constant"``.
     weight_decay
@@ -248,7 +252,7 @@ class EncoderPlan(_StagePlan):
         table_rows: Mapping[str, Tensor],
         *,
         cached: Collection[str] = (),
-        lr: float = 1e-3,
+        lr: float | None = None,
         lr_schedule: Schedule = "cosine",
         weight_decay: float = 0.0,
         lambda_decoded: float | None = None,
@@ -256,6 +260,8 @@ class EncoderPlan(_StagePlan):
         augment: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__(module, table_rows, lr_schedule)
+        if lr is None:
+            lr = IMAGE_LR if module.image_sides else ENCODER_LR
         self.cached, self.lr, self.weight_decay = cached, lr, weight_decay
         self.lambda_decoded = decoded_weight(module, lambda_decoded)
         self.views, self._augment = views and bool(module.image_sides), augment
