@@ -206,13 +206,18 @@ class StainImages:
             yield start, self[start : start + size]
 
 
+def holds_integers(array: Any) -> bool:
+    """Whether images are the integers of a camera."""
+    return np.dtype(array.dtype).kind in "iub"
+
+
 def stain_limits(array: Any, layout: ImageLayout) -> np.ndarray | None:
     """(stains, 2) values of a stain that become 0 and 1; None where images are float already.
 
     Integers have the range of a camera and not that of a stain: ends are percentiles of the
     pixels of all stained cells, so that differences of intensity between cells remain.
     """
-    if np.dtype(array.dtype).kind not in "iub":
+    if not holds_integers(array):
         return None
     raw = StainImages(array, layout)
     n = len(raw)

@@ -15,6 +15,7 @@ from cantata._mudata.checks import MatrixStats, check_finite, check_like_source,
 from cantata._mudata.images import (
     StainImages,
     check_images,
+    holds_integers,
     image_layout,
     image_stats,
     stain_limits,
@@ -134,7 +135,6 @@ class MosaicImagesField(MuDataObsmField):
             "side": layout.side,
             "limits": limits,
             "mask_background": masked,
-            "has_nan": False,
         }
         # a dim image is no empty one, though all of it may be below the range of its stain
         raw = self.read(mdata, state | {"limits": None})
@@ -161,7 +161,7 @@ class MosaicImagesField(MuDataObsmField):
                 f"the model {source['side']}. Crop or pad them to that size."
             )
         array = adata.obsm[self.attr_key]
-        if adata.n_obs and (stain_limits(array, layout) is None) != (source["limits"] is None):
+        if adata.n_obs and holds_integers(array) != (source["limits"] is not None):
             raise ValueError(
                 f"Images of modality {self.mod_key!r} are {np.dtype(array.dtype)}, and the model "
                 "was set up with " + ("floats" if source["limits"] is None else "integers") + ". "

@@ -100,19 +100,13 @@ class ConvEncoder(nn.Module):
             layers.append(nn.LeakyReLU(SLOPE))
         self.layers = nn.Sequential(*layers, nn.Flatten())
         self.n_out = widths[-1] * inner**2
-        self.covariates = (
-            CovariateEffects(n_categories, n_continuous, self.n_out, fan_in=self.n_out)
-            if n_categories or n_continuous
-            else None
+        self.covariates = CovariateEffects(
+            n_categories, n_continuous, self.n_out, fan_in=self.n_out
         )
 
     def forward(self, x: Tensor, covariates: Covariates | None = None) -> Tensor:
         """(n, n_out) from (n, n_stains, side, side)."""
-        features = self.layers(x)
-        if self.covariates is not None:
-            assert covariates is not None
-            features = features + self.covariates(covariates)
-        return features
+        return self.layers(x) + self.covariates(covariates)
 
 
 class ConvDecoder(nn.Module):
@@ -147,11 +141,7 @@ class ConvDecoder(nn.Module):
         inner = _check_side(side, widths)
         n_first = widths[-1] * inner**2
         self.first = nn.Linear(n_latent, n_first)
-        self.covariates = (
-            CovariateEffects(n_categories, n_continuous, n_first, fan_in=n_latent)
-            if n_categories or n_continuous
-            else None
-        )
+        self.covariates = CovariateEffects(n_categories, n_continuous, n_first, fan_in=n_latent)
         layers: list[nn.Module] = [nn.ReLU(), nn.Unflatten(1, (widths[-1], inner, inner))]
         for a, b in pairwise(reversed(widths)):
             layers.append(nn.ConvTranspose2d(a, b, 4, stride=2, padding=1, bias=False))
@@ -162,11 +152,7 @@ class ConvDecoder(nn.Module):
 
     def forward(self, z: Tensor, covariates: Covariates | None = None) -> Tensor:
         """(n, n_stains, side, side) from (n, n_latent)."""
-        hidden = self.first(z)
-        if self.covariates is not None:
-            assert covariates is not None
-            hidden = hidden + self.covariates(covariates)
-        return self.layers(hidden)
+        return self.layers(self.first(z) + self.covariates(covariates))
 
 
 class ImageComponents(nn.Module):

@@ -196,7 +196,7 @@ class ImageDecoder(nn.Module):
 
     def covariate_parameters(self) -> list[nn.Parameter]:
         """What covariates add to the first layer."""
-        return [] if self.net.covariates is None else list(self.net.covariates.parameters())
+        return list(self.net.covariates.parameters())
 
     def loss(
         self, z: Tensor, covariates: Covariates, library: Tensor | None, target: Tensor
