@@ -16,7 +16,7 @@ import scvi
 from anndata import AnnData
 from rich.console import Console
 
-from cantata import _keys, pp
+from cantata import _keys, pp, tl
 from cantata._demo._data import DemoError, Mosaic, hold_out, load, training_part
 from cantata._demo._images import run_images
 from cantata._demo._output import (
@@ -38,11 +38,9 @@ from cantata._demo._scores import (
     Embedding,
     Score,
     as_table,
-    canonical_embedding,
     cluster_score,
     embedding_scores,
     imputation_scores,
-    joint_embedding,
     target_modality,
 )
 from cantata._mudata.obs import coalesce_obs
@@ -218,13 +216,14 @@ def _embed(ready: Prepared, console: Console, *, seed: int) -> tuple[Embedding, 
         _leiden(mdata, seed)
         n_clusters = mdata.obs[CLUSTERS].nunique()
         current.detail = f"X_clue of {mdata.n_obs:,} cells, UMAP, {n_clusters} Leiden clusters"
-    rows = row_table(mdata, list(ready.records))
-    reps = {m: np.asarray(mdata[m].obsm[str(r["rep"])]) for m, r in ready.records.items()}
-    axes = canonical_embedding(reps, rows, ~ready.held_out)
-    simple = Embedding(joint_embedding(axes, rows), axes)
-    key = _keys.embedding(ready.model.method)
-    by_modality = {name: np.asarray(mdata[name].obsm[key]) for name in rows}
-    return Embedding(np.asarray(mdata.obsm[key]), by_modality), simple
+    names = list(ready.records)
+    tl.canonical_variates(mdata, names, cells=~ready.held_out)
+
+    def embedding(key: str) -> Embedding:
+        by_modality = {name: np.asarray(mdata[name].obsm[key]) for name in names}
+        return Embedding(np.asarray(mdata.obsm[key]), by_modality)
+
+    return embedding(_keys.embedding(ready.model.method)), embedding("X_cca")
 
 
 def _leiden(data: Any, seed: int) -> None:

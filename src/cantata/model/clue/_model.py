@@ -29,9 +29,11 @@ from cantata.model.clue._module import (
     DiscriminatorInput,
     Fusion,
     Library,
+    Start,
 )
 from cantata.model.clue._plan import CLUETrainingPlan
 from cantata.model.clue._presets import PRESETS
+from cantata.model.clue._start import fit_start
 from cantata.nn import LIKELIHOODS, Covariates
 
 if TYPE_CHECKING:
@@ -145,10 +147,12 @@ class CLUE(MosaicModelClass):
         alignment: Alignment = "cosine",
         normalize_latent: bool = True,
         shared_first_layer: bool = False,
+        start: Start = "canonical",
         **module_kwargs: Any,
     ) -> None:
         init_params = self._get_init_params(locals())
         for argument, value, choices in (
+            ("start", start, get_args(Start)),
             ("fusion", fusion, get_args(Fusion)),
             ("alignment", alignment, get_args(Alignment)),
             ("library", module_kwargs.get("library", "observed"), get_args(Library)),
@@ -192,7 +196,7 @@ class CLUE(MosaicModelClass):
         batch_size: int = 128,
         train_size: float | None = None,
         validation_size: float | None = None,
-        early_stopping: bool = True,
+        early_stopping: bool = False,
         accelerator: str = "auto",
         devices: int | list[int] | str = "auto",
         datasplitter_kwargs: Mapping[str, Any] | None = None,
@@ -232,10 +236,6 @@ class CLUE(MosaicModelClass):
         >>> "nll_rna_validation" in model.history
         True
         """
-        n_paired = int((membership(self.adata, self.modalities).sum(axis=1) > 1).sum())
-        share = validation_size if validation_size is not None else 1 - (train_size or 0.9)
-        if n_paired * share >= MIN_VALIDATION_PAIRS and not self.is_frozen_:
-            kwargs.setdefault("early_stopping_monitor", "foscttm_validation")
         before = None if self.is_frozen_ else deepcopy(self.module)
         super().train(
             max_epochs,
@@ -286,6 +286,8 @@ class CLUE(MosaicModelClass):
                     layer.transform = transform_of_counts(name, adata)
                 values = self.registered_values(name)
                 fit_input(name, layer, values, adata.n_obs, as_preprocess=True)
+        if self.module.start == "canonical":
+            fit_start(self, self._train_cells)
 
     def _planned_epochs(self, n_cells: int, batch_size: int) -> int:
         steps_per_epoch = 0.9 * n_cells / batch_size
