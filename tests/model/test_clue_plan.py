@@ -59,7 +59,8 @@ def plain_loop(net, batches: list[dict], weights: LossWeights, options: dict[str
         for group in adversary.param_groups + generator.param_groups:
             group["lr"] = rate
         if options["canonical"] and step >= 6:
-            net.encoders.eval()
+            for name, part in net.encoders.named_modules():
+                part.train("norm" not in name)
             with torch.no_grad():
                 inferred = net.inference(batch)
             nll = net.generative(batch, inferred, real_cross=True)
@@ -74,7 +75,11 @@ def plain_loop(net, batches: list[dict], weights: LossWeights, options: dict[str
             sum(terms).backward()
             generator.step()
             continue
-        share = torch.rand(len(batch["cell"]), 1) if options["canonical"] else None
+        share = None
+        if options["canonical"]:
+            drawn, coin = torch.rand(2, len(batch["cell"]), 1)
+            counts = [1.0 if c < 0.5 else float(a) for a, c in zip(drawn, coin, strict=True)]
+            share = torch.tensor(counts).unsqueeze(1)
         inferred = net.inference(batch, share=share)
         # 1. the discriminator minimises its cross-entropy on what does not move
         if weights.lambda_d:
@@ -363,7 +368,7 @@ WEIGHTS = {
     "lambda_mse": 1.0,
     "lambda_d": 2.0,
     "lambda_contrastive": 1.0,
-    "lambda_residual": 0.03,
+    "lambda_residual": 0.003,
     "lambda_label": 0.02,
 }
 MODEL = {

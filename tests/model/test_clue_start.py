@@ -62,7 +62,8 @@ def test_with_networks_training_moves_embeddings_and_not_the_variates() -> None:
 @pytest.mark.parametrize("case", ["few pairs", "wide input", "one modality", "random"])
 def test_where_there_is_no_start_networks_count_fully(case: str) -> None:
     member = np.ones((80, 2), dtype=bool)
-    sizes, model = None, {}
+    sizes: dict[str, int] | None = None
+    model: dict[str, str | None] = {}
     if case == "few pairs":
         member[15:50, 0] = member[50:, 1] = False
     elif case == "wide input":

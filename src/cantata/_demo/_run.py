@@ -111,12 +111,12 @@ def run(
             ready = _prepare(mosaic, model, console, seed=seed)
         except (KeyError, TypeError, ValueError) as error:
             raise DemoError(str(error.args[0] if error.args else error)) from error
-        kept_epoch = _train(ready.model, epochs, accelerator, console)
+        _train(ready.model, epochs, accelerator, console)
         ours, simple = _embed(ready, console, seed=seed)
         scores = _score(ready, ours, simple, console, seed=seed)
         _report(ready, scores, console)
         try:
-            _write(ready, scores, out, console, kept_epoch=kept_epoch, seed=seed)
+            _write(ready, scores, out, console, seed=seed)
         except OSError as error:
             raise DemoError(f"--out: cannot write to {out}: {error}") from error
     _done(console, start)
@@ -180,8 +180,7 @@ def _prepare(mosaic: Mosaic, model: str, console: Console, *, seed: int) -> Prep
     return Prepared(mosaic, held_out, CLUE(train), records, target)
 
 
-def _train(model: CLUE, epochs: int | None, accelerator: str, console: Console) -> int | None:
-    """Train, and return the epoch whose weights were kept."""
+def _train(model: CLUE, epochs: int | None, accelerator: str, console: Console) -> None:
     start = time.perf_counter()
     with (
         few_threads(model.adata.n_vars),
@@ -193,14 +192,13 @@ def _train(model: CLUE, epochs: int | None, accelerator: str, console: Console) 
             enable_progress_bar=False,
             callbacks=[EpochBar(console)],
         )
-    n_epochs = len(model.history["train_loss"])
-    detail, kept = f"{n_epochs} epochs", None
+    detail = f"{len(model.history['train_loss'])} epochs"
     if "foscttm_validation" in model.history:
-        curve = model.history["foscttm_validation"].iloc[:, 0].astype(float)
-        kept = int(curve.index[int(np.argmin(curve.to_numpy()))])
-        detail += f", epoch {kept} kept (FOSCTTM {curve.min():.3f} on validation cells)"
+        detail += f", FOSCTTM {model.history['foscttm_validation'].iloc[-1, 0]:.3f}"
+        detail += " on validation cells"
+    if "share" in model.history:
+        detail += f", share of networks {model.history['share'].iloc[-1, 0]:.2f}"
     say(console, "Train", detail, time.perf_counter() - start)
-    return kept
 
 
 def _embed(ready: Prepared, console: Console, *, seed: int) -> tuple[Embedding, Embedding]:
@@ -297,7 +295,6 @@ def _write(
     out: Path,
     console: Console,
     *,
-    kept_epoch: int | None,
     seed: int,
 ) -> None:
     """Write the MuData with the scores, and the picture."""
@@ -316,7 +313,6 @@ def _write(
             title=f"CLUE on {mosaic.name}: {mosaic.mdata.n_obs:,} cells, seed {seed}",
             batch_key=mosaic.batch_key,
             colors=["pairing", *batches, mosaic.label_key or CLUSTERS],
-            kept_epoch=kept_epoch,
         )
         current.detail = " and ".join(short(path) for path in paths)
         if replaced:

@@ -268,9 +268,9 @@ def chosen_variates(
         of_folds = [np.nanmean(_upper(pair_correlations(*part)), axis=0) for part in parts]
         width = min(len(c) for c in of_folds)
         found = np.clip(np.mean([c[:width] for c in of_folds], axis=0), 0, None)
-        score = np.mean([_foscttm([v[:, :width] * found for v in x], r) for x, r in parts])
-        if score < best:
-            best, weights, ridge = score, found, candidate
+        scores = [_foscttm([v[:, :width] * found for v in x], r) for x, r in parts]
+        if np.mean(scores) < best:
+            best, weights, ridge = float(np.mean(scores)), found, candidate
     fitted = canonical_variates(blocks, n, ridge=ridge, rows=rows, covariates=covariates)
     return fitted, np.pad(weights, (0, max(0, fitted.n - len(weights))))[: fitted.n]
 
@@ -392,7 +392,7 @@ def _axes_of_two(
     white: list[np.ndarray], rows: list[np.ndarray], n: int, covariates: np.ndarray | None
 ) -> list[np.ndarray]:
     """Singular vectors of the correlations between the blocks (Hotelling)."""
-    x, y = _in_both(*white, *rows, covariates)
+    x, y = _in_both(white[0], white[1], rows[0], rows[1], covariates)
     left, _, right = np.linalg.svd(x.T @ y, full_matrices=False)
     return [left[:, :n], right[:n].T]
 

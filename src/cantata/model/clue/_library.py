@@ -175,9 +175,8 @@ def _regress(
     # 2. what this leaves of measured totals; without any of both the mean
     if len(at_x) >= MIN_ROWS:
         weights += _ridge(x[at_x], log_total[at_y] - x[at_x] @ weights)
-        # totals, not their logarithms, are right on average
-        predicted_total = np.exp(x[at_x] @ weights).mean()
-        weights[-1] += np.log(np.exp(log_total[at_y]).mean() / predicted_total)
+        # totals, not their logarithms, are right on average (Duan 1983)
+        weights[-1] += np.log(np.exp(log_total[at_y] - x[at_x] @ weights).mean())
     elif not known.any() and len(log_total):
         weights[-1] = log_total.mean()
     return weights

@@ -94,6 +94,10 @@ class CLUE(MosaicModelClass):
     shared_first_layer
         Let the encoders of a modality share their first layer, the paper's remedy for many
         modalities.
+    start
+        ``"canonical"``: beside the network of each encoder stand the canonical variates of what
+        encoders read (:func:`cantata.tl.canonical_variates`), and held-out pairs choose how much
+        networks add; beyond the paper, and better with few pairs. ``"random"``: networks alone.
     **module_kwargs
         Further arguments of :class:`~cantata.model.clue.CLUEModule`, which the published settings
         need.
@@ -215,9 +219,8 @@ class CLUE(MosaicModelClass):
         train_size, validation_size
             Fractions of the cells of each pairing pattern; 0.9 and the rest by default.
         early_stopping
-            Stop when paired held-out cells no longer come closer to each other (their FOSCTTM;
-            the objective where too few cells are paired, and in frozen queries, whose embeddings
-            stay), and restore the best epoch. Without it the last epoch is kept.
+            Stop when the objective of held-out cells no longer falls, and restore the best epoch.
+            By default the last epoch is kept.
         datasplitter_kwargs
             Further arguments of :class:`~cantata.data.MosaicSplitter`.
         plan_kwargs

@@ -71,7 +71,7 @@ class LossWeights:
     """Modality discriminator (equation 12)."""
     lambda_contrastive: float = 1.0
     """Finding a cell among those of another modality; not in the paper."""
-    lambda_residual: float = 0.03
+    lambda_residual: float = 0.003
     """Squared length of what networks add to canonical variates; not in the paper."""
     lambda_label: float = 0.02
     """Label classifier, where labels are registered."""
@@ -235,6 +235,10 @@ class CLUEModule(BaseModuleClass):
         """What the encoder of a modality without a representation reads."""
         return cast("EncoderInput", self.inputs[modality])
 
+    def encoder(self, modality: str) -> CrossEncoder:
+        """Encoders of a modality."""
+        return cast("CrossEncoder", self.encoders[modality])
+
     def head(self, modality: str) -> LikelihoodHead:
         """Likelihood head of a modality."""
         return cast("LikelihoodHead", self.heads[modality])
@@ -242,7 +246,9 @@ class CLUEModule(BaseModuleClass):
     @property
     def has_variates(self) -> bool:
         """Whether encoders have canonical variates beside their network."""
-        return any(e.has_linear and bool(e.slope.any()) for e in self.encoders.values())
+        return self.start == "canonical" and any(
+            bool(self.encoder(name).slope.any()) for name in self.modalities
+        )
 
     def subspace(self, modality: str) -> slice:
         """Columns of the embedding that the decoder of `modality` reads."""
@@ -274,7 +280,7 @@ class CLUEModule(BaseModuleClass):
 
     def posterior(self, modality: str, values: Tensor) -> tuple[Tensor, Tensor]:
         """(n, K * d) means and standard deviations from what the encoder of a modality reads."""
-        straight, added, scale = self.encoders[modality].parts(values)
+        straight, added, scale = self.encoder(modality).parts(values)
         return straight + self.share * added, scale
 
     def _get_inference_input(self, tensors: Mapping[str, Tensor], **kwargs: Any) -> dict[str, Any]:
@@ -293,7 +299,7 @@ class CLUEModule(BaseModuleClass):
         for name in self.modalities:
             rows[name] = tensors[rows_key(name)]
             values = self.encoder_input(tensors, name)
-            straight, added[name], scale[name] = self.encoders[name].parts(values)
+            straight, added[name], scale[name] = self.encoder(name).parts(values)
             of_rows = self.share if share is None else share[rows[name]]
             loc[name] = straight + of_rows * added[name]
 

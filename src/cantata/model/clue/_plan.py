@@ -15,6 +15,7 @@ from cantata._keys import CELL
 from cantata.metrics import foscttm
 from cantata.model._plan import MosaicTrainingPlan, Schedule, loss_weights
 from cantata.model.clue._module import CLUEModule, LossWeights
+from cantata.nn import BatchNorm1d
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,9 +44,9 @@ class CLUETrainingPlan(MosaicTrainingPlan):
     discriminator sees falls linearly to 0 over the first `noise_epochs`.
 
     Beyond the paper, where encoders start from canonical variates: what their networks add counts
-    by a share that is drawn for each cell from (0, 1). After each epoch held-out pairs choose the
-    share that brings them nearest to each other, which the model then uses. In the last
-    `decoder_epochs` decoders alone are trained, with that share.
+    by a share that is drawn for each cell, 1 for half of them and else uniform on (0, 1). After
+    each epoch held-out pairs choose the share that brings them nearest to each other, which the
+    model then uses. In the last `decoder_epochs` decoders alone are trained, with that share.
 
     Parameters
     ----------
@@ -161,18 +162,11 @@ class CLUETrainingPlan(MosaicTrainingPlan):
             self.module.share.fill_(DEFAULT_SHARE)
 
     def _drawn_share(self, batch: dict[str, Tensor]) -> Tensor | None:
-        """(n, 1) share of each cell; None: that of the module."""
-        n = len(batch[CELL])
+        """(n, 1) share of each cell, 1 for half of them; None: that of the module."""
         if not self._draws_share:
             return None
-        import os  # X
-
-        share = torch.rand(n, 1, device=batch[CELL].device)
-        if os.environ.get("X_HALF"):
-            share = torch.where(
-                torch.rand(n, 1) < float(os.environ["X_HALF"]), torch.ones_like(share), share
-            )
-        return share
+        share, whole = torch.rand(2, len(batch[CELL]), 1, device=batch[CELL].device)
+        return torch.where(whole < 0.5, torch.ones_like(share), share)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """One step of the discriminator, then one of the encoders and decoders."""
@@ -198,7 +192,9 @@ class CLUETrainingPlan(MosaicTrainingPlan):
         """One step of the decoders, from embeddings that stay."""
         first, last = self._n_joint_epochs, self._max_epochs
         self._set_learning_rates([self.lr, self.lr], self._progress(batch_idx, first, last))
-        self.module.encoders.eval()
+        for part in self.module.encoders.modules():
+            if isinstance(part, BatchNorm1d):
+                part.eval()
         with torch.no_grad():
             inferred = self.module.inference(batch)
         output = self.module.loss(
@@ -232,7 +228,8 @@ class CLUETrainingPlan(MosaicTrainingPlan):
         )
         pairs = []
         for names in combinations(cells, 2):
-            _, *rows = np.intersect1d(*(cells[name] for name in names), return_indices=True)
+            first, second = (cells[name] for name in names)
+            _, *rows = np.intersect1d(first, second, return_indices=True)
             if len(rows[0]) > 1:
                 pairs.append((names, [r[:MAX_VALIDATION_PAIRS] for r in rows]))
 

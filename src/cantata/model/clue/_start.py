@@ -41,7 +41,7 @@ def fit_start(model: MosaicModelClass, cells: np.ndarray) -> None:
     has = table[:, cells] >= 0
     pairs = has.astype(np.int64) @ has.T
     together = pairs[np.triu_indices(len(names), 1)]
-    widest = max(encoder.first.in_features for encoder in module.encoders.values())
+    widest = max(module.encoder(name).first.in_features for name in names)
     if len(names) < 2 or together.max() < MIN_PAIRS or widest > MAX_WIDTH:
         return
     several = has.sum(axis=0) > 1
@@ -64,7 +64,7 @@ def fit_start(model: MosaicModelClass, cells: np.ndarray) -> None:
             functional.pad(x, (0, module.n_latent - x.shape[-1])).tile(len(names))
             for x in (slope, offset)
         )
-        module.encoders[name].set_linear(slope, offset)
+        module.encoder(name).set_linear(slope, offset)
 
 
 @torch.inference_mode()
@@ -81,7 +81,9 @@ def _inputs(
     rows: dict[str, list[np.ndarray]] = {name: [] for name in names}
     designs, n_cells = [], 0
     sizes = [model.n_batch, *model.n_categories]
-    for tensors in MosaicLoader(model.adata_manager, cells, batch_size=1024, num_workers=0):
+    for tensors in MosaicLoader(
+        model.adata_manager, cells.tolist(), batch_size=1024, num_workers=0
+    ):
         minibatch = {key: value.to(model.device) for key, value in tensors.items()}
         for name in names:
             blocks[name].append(module.encoder_input(minibatch, name).double().cpu().numpy())
