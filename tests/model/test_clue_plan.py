@@ -20,6 +20,7 @@ from cantata import CLUE, pp
 from cantata.metrics import foscttm
 from cantata.model._plan import BestWeights
 from cantata.model.clue import CLUETrainingPlan, LossWeights
+from cantata.model.clue._plan import DEFAULT_SHARE
 from cantata.nn import Covariates
 
 SMALL = {"n_latent": 4, "n_hidden_encoder": 16, "n_hidden_decoder": 8, "n_hidden_discriminator": 8}
@@ -143,7 +144,7 @@ def test_training_is_the_loop_of_the_paper(model: dict, plan: dict) -> None:
         assert clue.module.has_variates == canonical
         if canonical:
             start.encoders[name].set_linear(encoder.slope, encoder.offset)
-            start.share.fill_(0.5)
+            start.share.fill_(DEFAULT_SHARE)
     given = {} if canonical else {"lambda_residual": 0.0}
     given |= {k: v for k, v in plan.items() if k.startswith("lambda")}
     weights = LossWeights(**given)

@@ -224,13 +224,15 @@ def chosen_variates(
 ) -> tuple[CanonicalVariates, np.ndarray]:
     """Canonical variates whose ridge and weights left-out cells choose.
 
-    Cells in several blocks are left out by fifths. The ridge is the one with which they are
-    nearest to their other half, each variate times its correlation over them.
+    Cells in one block alone do not count: with few pairs, variances of the same cells as the
+    correlations do better than those of all. Cells in several blocks are left out by fifths, and
+    the ridge is the one with which these are nearest to their other half, each variate times its
+    correlation over them.
 
     Parameters
     ----------
     blocks, n, rows, covariates
-        As for :func:`canonical_variates`. Cells in one block add to its variances.
+        As for :func:`canonical_variates`.
     seed
         Of the folds.
 
@@ -249,8 +251,10 @@ def chosen_variates(
     array([1., 0., 0.])
     """
     table = np.stack([np.asarray(r) for r in rows])
-    several = np.flatnonzero((table >= 0).sum(axis=0) > 1)
-    folds = np.array_split(np.random.default_rng(seed).permutation(several), N_FOLDS)
+    several = (table >= 0).sum(axis=0) > 1
+    table = table[:, several]
+    covariates = None if covariates is None else covariates[several]
+    folds = np.array_split(np.random.default_rng(seed).permutation(table.shape[1]), N_FOLDS)
     inside = [[np.where(row >= 0, np.arange(len(f)), -1) for row in table[:, f]] for f in folds]
     best, weights, ridge = np.inf, np.zeros(0), RIDGES[-1]
     for candidate in RIDGES:
@@ -271,7 +275,7 @@ def chosen_variates(
         scores = [_foscttm([v[:, :width] * found for v in x], r) for x, r in parts]
         if np.mean(scores) < best:
             best, weights, ridge = float(np.mean(scores)), found, candidate
-    fitted = canonical_variates(blocks, n, ridge=ridge, rows=rows, covariates=covariates)
+    fitted = canonical_variates(blocks, n, ridge=ridge, rows=list(table), covariates=covariates)
     return fitted, np.pad(weights, (0, max(0, fitted.n - len(weights))))[: fitted.n]
 
 

@@ -30,7 +30,7 @@ MIN_VALIDATION_PAIRS = 20
 """Paired held-out cells below which nothing is chosen by them."""
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares of encoders' networks beside canonical variates that held-out pairs choose from."""
-DEFAULT_SHARE = 0.5
+DEFAULT_SHARE = 0.25
 """That share unless held-out cells show another to be better."""
 BLOCK = 256
 """Cells that are compared with all others at once."""

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from cantata._keys import CELL, rows_key
 from cantata._mudata.pairing import row_table
+from cantata._numeric.batches import sample_cells
 from cantata._numeric.canonical import MIN_PAIRS, chosen_variates
 from cantata.data import MosaicLoader
 from cantata.nn import Covariates
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_CELLS = 20_000
-"""Cells that variates are fitted on; more are sampled, those with several modalities first."""
+"""Cells that variates are fitted on; more are sampled."""
 MAX_WIDTH = 512
 """Inputs that are wider have no variates: these are of components, not of features."""
 
@@ -36,7 +37,7 @@ def fit_start(model: MosaicModelClass, cells: np.ndarray) -> None:
     """
     module: CLUEModule = model.module
     names = module.modalities
-    # 1. inputs and covariates of training cells
+    # 1. inputs and covariates of the training cells that have several modalities
     table = np.stack([row_table(model.adata, names)[name] for name in names])
     has = table[:, cells] >= 0
     pairs = has.astype(np.int64) @ has.T
@@ -44,11 +45,8 @@ def fit_start(model: MosaicModelClass, cells: np.ndarray) -> None:
     widest = max(module.encoder(name).first.in_features for name in names)
     if len(names) < 2 or together.max() < MIN_PAIRS or widest > MAX_WIDTH:
         return
-    several = has.sum(axis=0) > 1
-    rng = np.random.default_rng(0)
-    order = [rng.permutation(np.flatnonzero(part)) for part in (several, ~several)]
-    chosen = cells[np.sort(np.concatenate(order)[:MAX_CELLS])]
-    blocks, rows, design = _inputs(model, chosen)
+    several = cells[has.sum(axis=0) > 1]
+    blocks, rows, design = _inputs(model, several[sample_cells(len(several), MAX_CELLS)])
     # 2. their variates, in every subspace
     variates, weights = chosen_variates(
         [blocks[name] for name in names],
