@@ -27,7 +27,7 @@ class Method:
         return name in self.only and (self.inductive or not inductive)
 
 
-PAPER_TERMS = {"lambda_contrastive": 0.0}
+PAPER_TERMS = {"lambda_contrastive": 0.0, "lambda_real_cross": 0.0, "decoder_epochs": 0.0}
 
 METHODS = {
     "cca": Method("CCA", "run_baselines.py", {"baseline": "cca"}),
@@ -35,7 +35,7 @@ METHODS = {
     "cantata-paper": Method(
         "cantata, paper's terms",
         "run_cantata.py",
-        {"impute": True, "plan": PAPER_TERMS},
+        {"impute": True, "model": {"start": "random"}, "plan": PAPER_TERMS},
     ),
     "cantata-published": Method(
         "cantata, published settings",
@@ -59,6 +59,10 @@ METHODS = {
         peer=True,
     ),
     "multivi": Method("MULTIVI", "run_multivi.py", capped=True, inductive=False),
-    "knn": Method("k-NN", "run_baselines.py", {"baseline": "knn"}, only=("pbmc5k",)),
+    "knn": Method("30-NN", "run_baselines.py", {"baseline": "knn"}, only=("pbmc5k",)),
+    "knn-cca": Method(
+        "10-NN, canonical", "run_baselines.py", {"baseline": "knn-cca"}, only=("pbmc5k",)
+    ),
+    "types": Method("type means", "run_baselines.py", {"baseline": "types"}, only=("pbmc5k",)),
     "totalvi": Method("TOTALVI", "run_totalvi.py", capped=True, inductive=False, only=("pbmc5k",)),
 }

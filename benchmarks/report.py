@@ -155,11 +155,14 @@ def reach(pairs: list[tuple[list[dict], list[dict]]], name: str) -> list[str]:
 
 
 def protein_table(runs: Runs) -> list[str]:
-    """Correlation of imputed and hidden log counts for each protein, and their mean."""
-    found = {
-        key: [r["proteins"] for r in results if "proteins" in r] for key, results in runs.items()
-    }
-    found = {key: results for key, results in found.items() if results}
+    """Correlation of imputed and hidden log counts for each protein, and their mean.
+
+    Above it the calibration of means of types.
+    """
+    found, calibration = (
+        {key: scored for key, r in runs.items() if (scored := [x[part] for x in r if part in x])}
+        for part in ("proteins", "calibration")
+    )
     if not found:
         return []
     proteins = list(next(iter(found.values()))[0])
@@ -167,6 +170,10 @@ def protein_table(runs: Runs) -> list[str]:
         number([statistics.fmean(r.values()) for r in results], 3) for results in found.values()
     ]
     rows = [["**mean**", *(f"**{mean}**" for mean in means)]]
+    rows += [
+        [name, *(number([c[name] for c in results], 2) for results in calibration.values())]
+        for name in next(iter(calibration.values()))[0]
+    ]
     rows += [
         [protein, *(f"{statistics.fmean(r[protein] for r in found[key]):.3f}" for key in found)]
         for protein in proteins

@@ -1,6 +1,6 @@
 """Run a method without training once: ``python benchmarks/run_baselines.py CONFIG.json``.
 
-Of the configuration: ``baseline``: ``"cca"`` or ``"knn"``.
+Of the configuration: ``baseline``: ``"cca"``, ``"knn"``, ``"knn-cca"`` or ``"types"``.
 """
 
 from __future__ import annotations
@@ -8,18 +8,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from baselines import choose_cca, knn_impute
+import pandas as pd
 from harness import Recorder, read_config
-from inputs import Inputs, joint
+from inputs import LABEL, Inputs
+from mudata import MuData
+from sklearn.neighbors import KNeighborsRegressor
 from watching import quiet
 
-from cantata.metrics import foscttm
+import cantata
 
 if TYPE_CHECKING:
+    from anndata import AnnData
     from harness import Arrays
 
 N_COMPONENTS = 20
-N_NEIGHBORS = 30
+N_NEIGHBORS, N_NEAREST = 30, 10
+"""Neighbours in components, and in canonical variates."""
+
+
+def knn_impute(reference: np.ndarray, values: np.ndarray, query: np.ndarray, k: int) -> np.ndarray:
+    """(m, p) means of the values of the `k` nearest reference cells of each of m cells."""
+    return KNeighborsRegressor(k).fit(reference, values).predict(query)
 
 
 def paired_rows(inputs: Inputs) -> dict[str, np.ndarray]:
@@ -31,34 +40,60 @@ def paired_rows(inputs: Inputs) -> dict[str, np.ndarray]:
     return dict(zip(names, rows, strict=True))
 
 
+def embed_cca(inputs: Inputs, cells: dict[str, AnnData]) -> Arrays:
+    """Canonical variates of the paired training cells, of some cells by modality and of all."""
+    data, seen = MuData(inputs.modalities), pd.Index([])
+    for adata in inputs.training.values():
+        seen = seen.union(adata.obs_names)
+    cantata.tl.canonical_variates(
+        data,
+        use_rep=inputs.reps,
+        n_variates=N_COMPONENTS,
+        batch_key=inputs.batch_key,
+        cells=data.obs_names.isin(seen),
+    )
+    if inputs.kind == "mosaic":
+        return {"joint": data.obsm["X_cca"][data.obs_names.get_indexer(inputs.cells)]}
+    return {m: data[m][a.obs_names].obsm["X_cca"] for m, a in cells.items()}
+
+
 def run_cca(inputs: Inputs, recorder: Recorder) -> None:
-    """Canonical variates of the paired training cells, applied to the cells that are scored."""
-    rows = paired_rows(inputs)
-    fitted = {m: a.obsm[inputs.reps[m]][rows[m]] for m, a in inputs.training.items()}
-    x, y = (values.astype(np.float64) for values in fitted.values())
-    seed = recorder.config["seed"]
+    """Canonical variates of the cells that are scored."""
     recorder.watch.start()
-    left, right, regularisation = choose_cca(x, y, foscttm, N_COMPONENTS, seed)
-    project = dict(zip(inputs.modalities, (left, right), strict=True))
-
-    def embed() -> Arrays:
-        found = {m: project[m](a.obsm[inputs.reps[m]]) for m, a in inputs.scored.items()}
-        return {"joint": joint(inputs, found)} if inputs.kind == "mosaic" else found
-
-    recorder.finish(embed, metric="cosine", regularisation=regularisation)
+    found = embed_cca(inputs, inputs.scored)
+    recorder.finish(lambda: found, metric="cosine")
 
 
 def run_knn(inputs: Inputs, recorder: Recorder) -> None:
-    """Proteins of the nearest paired training cells in RNA principal components."""
-    rows = paired_rows(inputs)
-    key = inputs.reps["rna"]
-    training = inputs.training
-    reference = training["rna"].obsm[key][rows["rna"]]
-    logs = np.log1p(training["adt"].X[rows["adt"]].toarray())
+    """Proteins of the nearest paired training cells, in components of RNA or canonical variates.
+
+    Logarithms are averaged in the former, as before, counts in the latter.
+    """
+    rows, training = paired_rows(inputs), inputs.training
+    counts = training["adt"].X[rows["adt"]].toarray()
     recorder.watch.start()
-    means = knn_impute(reference, logs, inputs.scored["rna"].obsm[key], N_NEIGHBORS)
+    if recorder.config["baseline"] == "knn":
+        key = inputs.reps["rna"]
+        reference, query = training["rna"].obsm[key][rows["rna"]], inputs.scored["rna"].obsm[key]
+        means = np.expm1(knn_impute(reference, np.log1p(counts), query, N_NEIGHBORS))
+    else:
+        own, query = (embed_cca(inputs, cells)["rna"] for cells in (training, inputs.scored))
+        means = knn_impute(own[rows["rna"]], counts, query, N_NEAREST)
     recorder.finish(metric="euclidean")
-    recorder.save("imputation", {"expected": np.expm1(means)})
+    recorder.save("imputation", {"expected": means})
+
+
+def run_types(inputs: Inputs, recorder: Recorder) -> None:
+    """Mean counts of the training cells of each cell's own type: what knowing types would give."""
+    adt = inputs.training["adt"]
+    recorder.watch.start()
+    labels = adt.obs[LABEL].astype(str).to_numpy()
+    means = {t: np.asarray(adt.X[labels == t].mean(axis=0)).ravel() for t in np.unique(labels)}
+    of_cells = inputs.scored["rna"].obs[LABEL].astype(str)
+    everywhere = np.asarray(adt.X.mean(axis=0)).ravel()
+    expected = np.stack([means.get(t, everywhere) for t in of_cells])
+    recorder.finish(metric="euclidean")
+    recorder.save("imputation", {"expected": expected})
 
 
 def main() -> None:
@@ -66,7 +101,8 @@ def main() -> None:
     quiet()
     config = read_config()
     inputs = Inputs.read(config["inputs"])
-    {"cca": run_cca, "knn": run_knn}[config["baseline"]](inputs, Recorder(config))
+    runs = {"cca": run_cca, "types": run_types}
+    runs.get(config["baseline"], run_knn)(inputs, Recorder(config))
 
 
 if __name__ == "__main__":

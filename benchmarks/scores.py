@@ -23,6 +23,9 @@ from cantata.metrics import foscttm, label_transfer_accuracy, matching_score
 
 K = 15
 """Neighbours of label transfer and of the graph that is clustered."""
+MIN_CELLS = 20
+CALIBRATION = ("means within 25 %", "median ratio", "5th percentile", "95th percentile")
+"""What is said of the ratio of imputed to measured means."""
 
 
 def score_halves(arrays: dict[str, np.ndarray], inputs: Inputs, metric: str) -> dict[str, Any]:
@@ -105,6 +108,26 @@ def protein_correlations(expected: np.ndarray, inputs: Inputs) -> dict[str, floa
     }
 
 
+def calibration(expected: np.ndarray, inputs: Inputs) -> dict[str, float]:
+    """Means of imputed counts over those measured, by type and protein.
+
+    Types of at least 20 test cells, proteins with a mean count of at least 1 in them: the share of
+    ratios within a quarter of 1, their median and 5th and 95th percentiles.
+    """
+    hidden = inputs.scored["adt"]
+    counts, labels = hidden.X.toarray(), hidden.obs[columns.LABEL].astype(str).to_numpy()
+    ratios = []
+    for label in np.unique(labels):
+        cells = labels == label
+        if cells.sum() >= MIN_CELLS:
+            measured = counts[cells].mean(axis=0)
+            ratios.append((expected[cells].mean(axis=0) / measured)[measured >= 1])
+    found = np.concatenate(ratios)
+    low, median, high = np.percentile(found, [5, 50, 95])
+    within = np.mean(np.abs(found - 1) <= 0.25)
+    return dict(zip(CALIBRATION, map(float, (within, median, low, high)), strict=True))
+
+
 def score(folder: Path) -> None:
     """Add scores to a result."""
     path = folder / "result.json"
@@ -120,6 +143,7 @@ def score(folder: Path) -> None:
     if imputation.exists():
         with np.load(imputation) as arrays:
             result["proteins"] = protein_correlations(arrays["expected"], inputs)
+            result["calibration"] = calibration(arrays["expected"], inputs)
     result["versions"]["igraph"] = igraph.__version__
     path.write_text(json.dumps(result, indent=1))
 

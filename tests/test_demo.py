@@ -23,7 +23,7 @@ import cantata
 from cantata import datasets, pp
 from cantata.__main__ import main
 from cantata._demo import _data, _images, _output, _scores
-from cantata._mudata.pairing import membership, row_table
+from cantata._mudata.pairing import membership
 
 SMALL = {"n_cells": 300, "n_features": {"rna": 120, "adt": 20}}
 
@@ -410,64 +410,6 @@ def test_contradicting_labels_are_said_and_skipped():
     found = _data._column(mosaic(parts), None, _data.LABEL_NAMES, "--label-key", notes)
     assert found is None
     assert "cell_type" in notes[0]
-
-
-def naive_canonical(x, y, train):
-    """Two modalities, every cell paired: singular vectors of the whitened cross-covariance."""
-    white = []
-    for block in (x, y):
-        centered = block - block[train].mean(axis=0)
-        covariance = centered[train].T @ centered[train] / train.sum()
-        ridge = _scores.RIDGE * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
-        values, vectors = np.linalg.eigh(covariance + ridge)
-        white.append(centered @ vectors @ np.diag(values**-0.5) @ vectors.T)
-    left, s, right = np.linalg.svd(white[0][train].T @ white[1][train] / train.sum())
-    k = len(s)
-    return white[0] @ left[:, :k] * s, white[1] @ right[:k].T * s
-
-
-def test_canonical_embedding_is_classical_for_two_modalities():
-    rng = np.random.default_rng(0)
-    shared = rng.normal(size=(80, 2))
-    x = shared @ rng.normal(size=(2, 5)) + 0.3 * rng.normal(size=(80, 5))
-    y = shared @ rng.normal(size=(2, 4)) + 0.3 * rng.normal(size=(80, 4))
-    train = np.arange(80) < 60
-    rows = {"x": np.arange(80), "y": np.arange(80)}
-    found = _scores.canonical_embedding({"x": x, "y": y}, rows, train)
-    naive = naive_canonical(x, y, train)
-    for name, expected in zip(("x", "y"), naive, strict=True):
-        expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
-        assert np.allclose(found[name] @ found[name].T, expected @ expected.T, atol=1e-8)
-    crossed = found["x"] @ found["y"].T
-    unit = [e / np.linalg.norm(e, axis=1, keepdims=True) for e in naive]
-    assert np.allclose(crossed, unit[0] @ unit[1].T, atol=1e-8)
-
-
-def test_canonical_embedding_does_not_look_at_held_out_cells():
-    data = datasets.simulate_mosaic(150, n_features={"rna": 8, "adt": 6, "atac": 9})
-    rows = row_table(data)
-    reps = {name: data[name].X.toarray().astype(float) for name in data.mod}
-    train = np.random.default_rng(0).random(150) < 0.7
-    first = _scores.canonical_embedding(reps, rows, train)
-    for name, table in rows.items():
-        reps[name] = reps[name].copy()
-        reps[name][table[(table >= 0) & ~train]] += 5
-    second = _scores.canonical_embedding(reps, rows, train)
-    for name, table in rows.items():
-        seen = table[(table >= 0) & train]
-        assert np.allclose(first[name][seen], second[name][seen])
-        assert np.allclose(np.linalg.norm(first[name], axis=1), 1)
-
-
-def test_joint_embedding_is_a_loop_over_cells():
-    rng = np.random.default_rng(0)
-    rows = {"a": np.array([0, 1, -1, 2]), "b": np.array([-1, 1, 0, -1])}
-    own = {"a": rng.normal(size=(3, 4)), "b": rng.normal(size=(2, 4))}
-    found = _scores.joint_embedding(own, rows)
-    for cell in range(4):
-        parts = [own[name][rows[name][cell]] for name in rows if rows[name][cell] >= 0]
-        total = np.sum(parts, axis=0)
-        assert np.allclose(found[cell], total / np.linalg.norm(total))
 
 
 def test_neighbor_means_is_a_loop():

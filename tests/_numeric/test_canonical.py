@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from scipy import linalg
 
-from cantata._numeric.canonical import canonical_variates, mean_correlations
+from cantata._numeric.canonical import (
+    N_FOLDS,
+    RIDGES,
+    canonical_variates,
+    chosen_variates,
+    mean_correlations,
+)
+from cantata.metrics import foscttm
 
 
 def blocks_with(shared, widths, noise=0.5, n=400, seed=0):
@@ -162,6 +169,72 @@ def test_blocks_that_share_some_cells_each():
         rows=[rows[0], np.argsort(order), rows[2]],
     )
     np.testing.assert_allclose(shuffled.correlations, chain.correlations)
+
+
+def test_what_covariates_explain_is_not_found_in_common():
+    """An effect of batches in both blocks is their strongest variate, unless they are told."""
+    x, y = blocks_with(1, (3, 3), n=800, noise=0.3)
+    batch = np.random.default_rng(1).integers(0, 2, 800)
+    for block in (x, y):
+        block += np.outer(batch, np.random.default_rng(2).normal(size=block.shape[1])) * 20
+    names = np.eye(2)[batch]
+    plain = canonical_variates([x, y], 2, ridge=0.1)
+    told = canonical_variates([x, y], 2, ridge=0.1, covariates=names[:, 1:])
+
+    def of_batch(found):
+        variates = found.transform(0, x)
+        return [abs(np.corrcoef(v, batch)[0, 1]) for v in variates.T]
+
+    assert of_batch(plain)[0] > 0.9
+    assert of_batch(told)[0] < 0.3
+    # correlations are those of cells within a batch, pooled
+    a, b = (told.transform(k, block) for k, block in enumerate((x, y)))
+    for v in (a, b):
+        for code in (0, 1):
+            v[batch == code] -= v[batch == code].mean(axis=0)
+    for j in range(2):
+        assert told.correlations[j] == pytest.approx(np.corrcoef(a[:, j], b[:, j])[0, 1])
+
+
+@pytest.mark.parametrize("n_alone", [0, 60])
+def test_left_out_cells_choose_ridge_and_weights(n_alone):
+    """Beside a loop over ridges and folds; cells in one block do not count."""
+    x, y = blocks_with(2, (5, 4), n=100 + n_alone, noise=2.0, seed=1)
+    rows = [np.arange(len(x)), np.arange(len(x))]
+    rows[1][100:] = -1
+    found, weights = chosen_variates([x, y], 4, rows, seed=3)
+    folds = np.array_split(np.random.default_rng(3).permutation(100), N_FOLDS)
+    scores, of_ridge = [], []
+    for ridge in RIDGES:
+        variates, correlations = [], []
+        for fold in folds:
+            kept = np.setdiff1d(np.arange(100), fold)
+            fit = canonical_variates([x[kept], y[kept]], 4, ridge=ridge)
+            variates.append([fit.transform(k, block[fold]) for k, block in enumerate((x, y))])
+            a, b = variates[-1]
+            correlations.append([np.corrcoef(a[:, j], b[:, j])[0, 1] for j in range(4)])
+        mean = np.maximum(np.mean(correlations, axis=0), 0)
+        of_ridge.append(mean)
+        unit = [
+            [v * mean / np.linalg.norm(v * mean, axis=1)[:, None] for v in f] for f in variates
+        ]
+        scores.append(np.mean([foscttm(a, b) for a, b in unit]))
+    best = int(np.argmin(scores))
+    assert best > 0
+    np.testing.assert_allclose(weights, of_ridge[best])
+    expected = canonical_variates([x[:100], y[:100]], 4, ridge=RIDGES[best])
+    np.testing.assert_allclose(found.weights[0], expected.weights[0])
+
+
+def test_weights_of_a_chain_without_a_common_cell():
+    rng = np.random.default_rng(0)
+    common = rng.normal(size=(600, 2))
+    blocks = [np.hstack([common, 0.5 * rng.normal(size=(600, w))]) for w in (3, 0, 4)]
+    rows = [np.arange(600) for _ in blocks]
+    rows[0][300:] = rows[2][:300] = -1
+    found, weights = chosen_variates(blocks, 4, rows)
+    assert (weights[:2] > 0.7).all()
+    assert found.n == len(weights) == 2  # as wide as the narrowest block
 
 
 def test_mean_correlations_equal_a_loop():

@@ -202,7 +202,8 @@ def test_training_a_query_keeps_what_predicts_library_sizes(reference, mods, fre
 def test_early_stopping_does_not_undo_what_a_frozen_query_learns(reference) -> None:
     """Its FOSCTTM cannot change, so that every epoch would be as good as the first."""
     mapped = CLUE.load_query_data(query_of(["rna", "adt"], 300), reference)
-    mapped.train(8, batch_size=16, plan_kwargs={"lr_schedule": "constant"}, **QUIET)
+    options = {"early_stopping": True, "plan_kwargs": {"lr_schedule": "constant"}}
+    mapped.train(8, batch_size=16, **options, **QUIET)
     objective = mapped.history["objective_validation"].to_numpy(dtype=float).ravel()[-8:]
     assert objective.argmin() > 2
     (best,) = (c for c in mapped.trainer.callbacks if isinstance(c, BestWeights))

@@ -56,8 +56,10 @@ def unit(x: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("fusion", ["mean", "poe"])
-@pytest.mark.parametrize("alignment", ["cosine", "mse"])
-def test_objective_is_the_sum_over_cells_and_modalities(fusion: str, alignment: str) -> None:
+@pytest.mark.parametrize(("alignment", "residual"), [("cosine", 0.0), ("mse", 0.6)])
+def test_objective_is_the_sum_over_cells_and_modalities(
+    fusion: str, alignment: str, residual: float
+) -> None:
     net = module(fusion=fusion, alignment=alignment)
     tensors = minibatch()
     weights = LossWeights(
@@ -67,6 +69,7 @@ def test_objective_is_the_sum_over_cells_and_modalities(fusion: str, alignment: 
         lambda_mse=0.9,
         lambda_d=0.4,
         lambda_contrastive=0.0,
+        lambda_residual=residual,
     )
     with torch.no_grad():
         inferred = net.inference(tensors, sample=False)
@@ -122,6 +125,11 @@ def test_objective_is_the_sum_over_cells_and_modalities(fusion: str, alignment: 
         + 0.9 * closeness
         - 0.4 * np.mean([np.mean(v) for v in logits.values()])
     )
+    # without a linear map networks add all there is to means
+    for name, loc in inferred.loc.items():
+        lengths = [float((row**2).sum()) for row in loc]
+        assert len(lengths) == len(tensors[f"{name}_rows"])
+        expected += residual * np.mean(lengths)
     assert float(out.loss) == pytest.approx(expected, abs=1e-4)
 
 
@@ -274,7 +282,7 @@ def test_nan_ends_training_with_advice() -> None:
     CLUE.setup_mudata(mdata)
     clue = CLUE(mdata, **SMALL)
     with torch.no_grad():
-        clue.module.encoders["rna"].head.bias.fill_(torch.nan)
+        clue.module.encoders["rna"].first.bias.fill_(torch.nan)
     with pytest.raises(RuntimeError, match=r"became NaN.*learning rate"):
         clue.train(2, batch_size=16, enable_progress_bar=False, accelerator="cpu")
 

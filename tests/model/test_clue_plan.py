@@ -20,6 +20,7 @@ from cantata import CLUE, pp
 from cantata.metrics import foscttm
 from cantata.model._plan import BestWeights
 from cantata.model.clue import CLUETrainingPlan, LossWeights
+from cantata.model.clue._plan import DEFAULT_SHARE
 from cantata.nn import Covariates
 
 SMALL = {"n_latent": 4, "n_hidden_encoder": 16, "n_hidden_decoder": 8, "n_hidden_discriminator": 8}
@@ -38,7 +39,11 @@ class Minibatches(Callback):
 
 
 def plain_loop(net, batches: list[dict], weights: LossWeights, options: dict[str, Any]) -> None:
-    """Alternating steps of Tu et al. 2022, eq. 15, on three epochs of three minibatches."""
+    """Alternating steps of Tu et al. 2022, eq. 15, on three epochs of three minibatches.
+
+    Where encoders start from canonical variates, what they add counts by a share that is drawn for
+    each cell, and in the last epoch decoders alone learn, from encoders as they are in evaluation.
+    """
     make = {"rmsprop": torch.optim.RMSprop, "adam": torch.optim.Adam}[options["optimizer"]]
     theirs = list(net.discriminator.parameters())
     ours = [p for name, p in net.named_parameters() if not name.startswith("discriminator")]
@@ -48,10 +53,35 @@ def plain_loop(net, batches: list[dict], weights: LossWeights, options: dict[str
         torch.manual_seed(100 + step)
         # noise falls from 1 to 0 over the first 60 % of three epochs
         noise = [1.0, 1 - 1 / 1.8, 0.0][step // 3] if options["noise"] else 0.0
-        rate = 2e-3 * (0.5 * (1 + np.cos(np.pi * step / 9)) if options["cosine"] else 1.0)
+        done = step / 9
+        if options["canonical"]:
+            done = step / 6 if step < 6 else (step - 6) / 3
+        rate = 2e-3 * (0.5 * (1 + np.cos(np.pi * done)) if options["cosine"] else 1.0)
         for group in adversary.param_groups + generator.param_groups:
             group["lr"] = rate
-        inferred = net.inference(batch)
+        if options["canonical"] and step >= 6:
+            for name, part in net.encoders.named_modules():
+                part.train("norm" not in name)
+            with torch.no_grad():
+                inferred = net.inference(batch)
+            nll = net.generative(batch, inferred, real_cross=True)
+            terms = [weights.lambda_self * sum(value.mean() for value in nll["self"].values())]
+            terms += [weights.lambda_cross * value.mean() for value in nll["cross"].values()]
+            terms += [
+                weights.lambda_real_cross * value.mean()
+                for value in nll["real_cross"].values()
+                if len(value)
+            ]
+            generator.zero_grad()
+            sum(terms).backward()
+            generator.step()
+            continue
+        share = None
+        if options["canonical"]:
+            drawn, coin = torch.rand(2, len(batch["cell"]), 1)
+            counts = [1.0 if c < 0.5 else float(a) for a, c in zip(drawn, coin, strict=True)]
+            share = torch.tensor(counts).unsqueeze(1)
+        inferred = net.inference(batch, share=share)
         # 1. the discriminator minimises its cross-entropy on what does not move
         if weights.lambda_d:
             terms = []
@@ -77,7 +107,8 @@ def plain_loop(net, batches: list[dict], weights: LossWeights, options: dict[str
             torch.stack(losses).mean().backward()
             adversary.step()
         # 2. encoders and decoders minimise theirs, minus it
-        nll = net.generative(batch, inferred, weights.lambda_cross > 0)
+        real_cross = weights.lambda_real_cross > 0
+        nll = net.generative(batch, inferred, weights.lambda_cross > 0, real_cross)
         loss = net.loss(batch, inferred, nll, weights, noise).loss
         generator.zero_grad()
         loss.backward()
@@ -93,26 +124,37 @@ def plain_loop(net, batches: list[dict], weights: LossWeights, options: dict[str
         ({"discriminator_batch": True}, {"noise_epochs": 0.0, "lr_schedule": "constant"}),
         ({"discriminator_input": "sample"}, {"optimizer": "adam", "gradient_clip": 0.5}),
         ({"fusion": "poe", "alignment": "mse"}, {"lambda_d": 0.0, "lambda_cross": 0.0}),
+        ({"start": "canonical"}, {}),
+        ({"start": "canonical"}, {"lambda_residual": 0.5}),
     ],
 )
 def test_training_is_the_loop_of_the_paper(model: dict, plan: dict) -> None:
     mdata = counts_mosaic(n_cells=48)
     CLUE.setup_mudata(mdata, batch_key="batch")
-    clue = CLUE(mdata, **SMALL | model)
+    clue = CLUE(mdata, **SMALL | {"start": "random"} | model)
+    canonical = clue.module.start == "canonical"
     start = copy.deepcopy(clue.module)
     callback = Minibatches()
-    given = {"noise_epochs": 0.6} | plan
+    given = {"noise_epochs": 0.6, "decoder_epochs": 0.34 if canonical else 0.0} | plan
     clue.train(3, train_size=1.0, callbacks=[callback], plan_kwargs=given, **QUIET)
     assert len(callback.seen) == 9
     for name in clue.modalities:
         start.input(name).load_state_dict(clue.module.input(name).state_dict())
-    weights = LossWeights(**{k: v for k, v in plan.items() if k.startswith("lambda")})
+        encoder = clue.module.encoders[name]
+        assert clue.module.has_variates == canonical
+        if canonical:
+            start.encoders[name].set_linear(encoder.slope, encoder.offset)
+            start.share.fill_(DEFAULT_SHARE)
+    given = {} if canonical else {"lambda_residual": 0.0}
+    given |= {k: v for k, v in plan.items() if k.startswith("lambda")}
+    weights = LossWeights(**given)
     options = {
         "optimizer": plan.get("optimizer", "rmsprop"),
         "noise": "noise_epochs" not in plan,
         "cosine": "lr_schedule" not in plan,
         "sample": "discriminator_input" in model,
         "clip": plan.get("gradient_clip"),
+        "canonical": canonical,
     }
     plain_loop(start, callback.seen, weights, options)
     trained = clue.module.state_dict()
@@ -207,7 +249,8 @@ def test_held_out_cells_are_judged_at_posterior_means_without_noise() -> None:
         for cells in (held[:16], held[16:]):
             batch = clue.adata_manager.create_torch_dataset()[cells]
             inferred = net.inference(batch, sample=False)
-            out = net.loss(batch, inferred, net.generative(batch, inferred))
+            nll = net.generative(batch, inferred, real_cross=True)
+            out = net.loss(batch, inferred, nll, LossWeights(lambda_residual=0.0))
             for name, value in out.extra_metrics.items():
                 totals[name] = totals.get(name, 0.0) + float(value) * len(cells) / len(held)
     logged = {
@@ -218,15 +261,14 @@ def test_held_out_cells_are_judged_at_posterior_means_without_noise() -> None:
     assert logged == pytest.approx(totals, rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("train_size", "monitor"), [(0.5, "foscttm_validation"), (0.9, "objective_validation")]
-)
-def test_what_training_stops_by(train_size: float, monitor: str) -> None:
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_what_training_stops_by(early_stopping: bool) -> None:
     mdata = counts_mosaic(n_cells=100)
     CLUE.setup_mudata(mdata)
     clue = CLUE(mdata, **SMALL)
-    clue.train(1, train_size=train_size, **QUIET)
-    assert [c.monitor for c in clue.trainer.callbacks if isinstance(c, BestWeights)] == [monitor]
+    clue.train(1, early_stopping=early_stopping, **QUIET)
+    monitors = [c.monitor for c in clue.trainer.callbacks if isinstance(c, BestWeights)]
+    assert monitors == (["objective_validation"] if early_stopping else [])
 
 
 class States(Callback):
@@ -247,6 +289,7 @@ def test_an_epoch_that_is_not_the_last_is_restored() -> None:
     clue.train(
         5,
         train_size=0.5,
+        early_stopping=True,
         early_stopping_monitor="kl_rna_validation",
         callbacks=[states],
         plan_kwargs={"lambda_kl": 0.0, "lr": 1e-2, "lr_schedule": "constant"},
@@ -281,9 +324,9 @@ def test_what_has_no_weight_is_not_decoded() -> None:
     mdata = counts_mosaic()
     CLUE.setup_mudata(mdata)
     for weights, terms in (
-        ({}, {"cross"}),
-        ({"lambda_cross": 0.0}, set()),
-        ({"lambda_real_cross": 0.1}, {"cross", "real_cross"}),
+        ({}, {"cross", "real_cross"}),
+        ({"lambda_cross": 0.0}, {"real_cross"}),
+        ({"lambda_real_cross": 0.0}, {"cross"}),
     ):
         clue = CLUE(mdata, **SMALL)
         clue.train(1, train_size=0.5, plan_kwargs=weights, **QUIET)
@@ -304,6 +347,7 @@ def test_what_has_no_weight_is_not_decoded() -> None:
         ({"lambda_d": np.nan}, ValueError, "lambda_d=nan must be"),
         ({"lambda_d": np.inf}, ValueError, "lambda_d=inf must be .* finite"),
         ({"temperature": 0.0}, ValueError, "temperature=0.0 is not positive"),
+        ({"decoder_epochs": 1.0}, ValueError, r"decoder_epochs=1.0 is not in \[0, 1\)"),
     ],
 )
 def test_bad_plans_are_refused(plan: dict, error: type[Exception], message: str) -> None:
@@ -321,10 +365,11 @@ WEIGHTS = {
     "lambda_self": 1.0,
     "lambda_kl": 1.0,
     "lambda_cross": 2.0,
-    "lambda_real_cross": 0.0,
+    "lambda_real_cross": 1.0,
     "lambda_mse": 1.0,
     "lambda_d": 2.0,
-    "lambda_contrastive": 0.3,
+    "lambda_contrastive": 1.0,
+    "lambda_residual": 0.003,
     "lambda_label": 0.02,
 }
 MODEL = {
@@ -342,12 +387,14 @@ MODEL = {
     "alignment": "cosine",
     "normalize_latent": True,
     "shared_first_layer": False,
+    "start": "canonical",
 }
 PLAN = {
     "lr": 2e-3,
     "optimizer": "rmsprop",
     "lr_schedule": "cosine",
     "noise_epochs": 0.3,
+    "decoder_epochs": 0.25,
     "temperature": 0.1,
     "weight_decay": 0.0,
     "gradient_clip": None,
@@ -373,10 +420,12 @@ PUBLISHED = {
     ("model", "normalize_latent"): (True, True),
     ("model", "library"): ("learned", "learned"),
     ("model", "discriminator_batch"): (True, True),
+    ("model", "start"): ("random", "random"),
     ("train", "plan_kwargs", "lr"): (2e-3, 2e-3),
     ("train", "plan_kwargs", "optimizer"): ("rmsprop", "rmsprop"),
     ("train", "plan_kwargs", "lr_schedule"): ("constant", "constant"),
     ("train", "plan_kwargs", "noise_epochs"): (1 / 6, 1 / 6),
+    ("train", "plan_kwargs", "decoder_epochs"): (0.0, 0.0),
     ("train", "plan_kwargs", "lambda_self"): (1.0, 1.0),
     ("train", "plan_kwargs", "lambda_kl"): (1.0, 0.3),
     ("train", "plan_kwargs", "lambda_d"): (2.0, 0.02),
@@ -389,6 +438,7 @@ PUBLISHED = {
     ("finetune", "plan_kwargs", "noise_epochs"): (0.0, 0.0),
     ("finetune", "plan_kwargs", "optimizer"): ("rmsprop", "rmsprop"),
     ("finetune", "plan_kwargs", "lr_schedule"): ("constant", "constant"),
+    ("finetune", "plan_kwargs", "decoder_epochs"): (0.0, 0.0),
     ("finetune", "plan_kwargs", "lambda_self"): (1.0, 1.0),
     ("finetune", "plan_kwargs", "lambda_kl"): (1.0, 0.3),
     ("finetune", "plan_kwargs", "lambda_d"): (2.0, 0.02),
@@ -409,11 +459,17 @@ def test_defaults_are_those_of_the_docs() -> None:
     assert defaults(CLUE.__init__) == MODEL
     assert defaults(CLUETrainingPlan.__init__) == PLAN
     module = defaults(CLUE._module_cls.__init__)
-    assert {k: v for k, v in MODEL.items() if k != "likelihoods"}.items() <= module.items()
+    assert {
+        k: v for k, v in MODEL.items() if k not in ("likelihoods", "start")
+    }.items() <= module.items()
     assert (module["library"], module["discriminator_batch"]) == ("observed", False)
     assert module["discriminator_input"] == "mean"
     train = defaults(CLUE.train)
-    assert (train["batch_size"], train["early_stopping"], train["train_size"]) == (128, True, None)
+    assert (train["batch_size"], train["early_stopping"], train["train_size"]) == (
+        128,
+        False,
+        None,
+    )
 
 
 def flat(nested: dict[str, Any], path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:

@@ -47,6 +47,21 @@ def test_cross_encoder_is_independent_perceptrons() -> None:
         assert torch.allclose(scale[:, part], nn.functional.softplus(raw) + 1e-7, atol=1e-5)
 
 
+def test_cross_encoder_starts_at_its_linear_map() -> None:
+    encoder = CrossEncoder(7, n_groups=2, n_latent=3, n_hidden=8, linear=True).eval()
+    x, slope, offset = torch.randn(5, 7), torch.randn(7, 6), torch.randn(6)
+    straight, added, _ = encoder.parts(x)
+    assert not straight.any()
+    assert added.all()
+    encoder.set_linear(slope, offset)
+    straight, added, scale = encoder.parts(x)
+    assert torch.allclose(straight, x @ slope + offset, atol=1e-6)
+    assert not added.any()
+    assert float(scale.detach().mean()) == pytest.approx(0.1, rel=0.5)
+    assert torch.equal(encoder(x)[0], straight)
+    assert not {"slope", "offset"} & {name for name, _ in encoder.named_parameters()}
+
+
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("n", [0, 1, 5])
 def test_encoder_takes_any_number_of_rows(n: int, shared: bool) -> None:

@@ -25,6 +25,27 @@ def test_batch_norm_of_one_row_uses_and_keeps_running_statistics() -> None:
     assert torch.allclose(norm(many), reference(many), atol=1e-6)
 
 
+@pytest.mark.parametrize("n", [6, 64, 128, 500])
+def test_running_statistics_of_few_rows_weigh_less(n: int) -> None:
+    """A last minibatch of 6 cells moves them by 6 of 128 parts of what 128 cells do."""
+    torch.manual_seed(0)
+    norm, reference = BatchNorm1d(3), nn.BatchNorm1d(3)
+    full = torch.randn(128, 3) * 2 + 5
+    for layer in (norm, reference):
+        layer(full)
+        assert torch.allclose(layer.running_mean, 0.1 * full.mean(dim=0))
+    few = torch.randn(n, 3) * 9 - 4
+    assert torch.allclose(norm(few), reference(few), atol=1e-6)
+    m = 0.1 * min(1.0, n / 128)
+    mean = (1 - m) * 0.1 * full.mean(dim=0) + m * few.mean(dim=0)
+    variance = (1 - m) * (0.9 + 0.1 * full.var(dim=0)) + m * few.var(dim=0)
+    assert torch.allclose(norm.running_mean, mean, atol=1e-5)
+    assert torch.allclose(norm.running_var, variance, rtol=1e-5)
+    norm.eval()
+    expected = (few - mean) / (variance + 1e-5).sqrt()
+    assert torch.allclose(norm(few), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("use_batch_norm", [False, True])
 def test_covariates_of_every_layer_then_activation_and_norm(use_batch_norm: bool) -> None:
     torch.manual_seed(0)

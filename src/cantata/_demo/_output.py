@@ -224,12 +224,11 @@ def picture(
     title: str,
     batch_key: str | None,
     colors: Sequence[str],
-    kept_epoch: int | None,
 ) -> None:
     """Draw pairing, embedding, training curves and scores, and save them as a PNG.
 
     `batch_key` colors the bars of the pairing patterns, each of `colors` one panel of the UMAP of
-    `mdata`; the curves are marked at `kept_epoch`.
+    `mdata`.
     """
     lower = max(4.4, 1.2 + 0.42 * len(scores))
     size = (4.6 * (1 + len(colors)), 4.6 + lower)
@@ -244,30 +243,18 @@ def picture(
     for ax, color in zip(panels[1:], colors, strict=True):
         ax.set_title(f"UMAP of X_clue by {color}")
     left, right = np.ravel(below.subfigures(1, 2, width_ratios=[1, 1.15]))
-    _draw_curves(left, history, kept_epoch)
+    _draw_curves(left, history)
     draw_scores(right.subplots(), scores)
     figure.savefig(path)
 
 
-def _draw_curves(figure: Any, history: Mapping[str, Any], kept_epoch: int | None) -> None:
-    """Training curves; a line marks the epoch that was kept."""
+def _draw_curves(figure: Any, history: Mapping[str, Any]) -> None:
+    """Training curves."""
     terms = [term for term in CURVES if any(name.startswith(f"{term}_") for name in history)]
     axes = figure.subplots(-(-len(terms) // 2), 2, squeeze=False).ravel()
     for unused in axes[len(terms) :]:
         unused.remove()
-    for ax in pl.history(history, terms, axes=list(axes[: len(terms)])):
-        if kept_epoch is not None:
-            ax.axvline(kept_epoch, color="0.6", lw=1, ls=":", zorder=0)
-            ax.annotate(
-                "kept",
-                (kept_epoch, 1),
-                (3, -2),
-                xycoords=("data", "axes fraction"),
-                textcoords="offset points",
-                va="top",
-                fontsize="small",
-                color="0.4",
-            )
+    pl.history(history, terms, axes=list(axes[: len(terms)]))
 
 
 def draw_scores(ax: Axes, scores: Sequence[Score]) -> None:

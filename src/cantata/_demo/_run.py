@@ -16,7 +16,7 @@ import scvi
 from anndata import AnnData
 from rich.console import Console
 
-from cantata import _keys, pp
+from cantata import _keys, pp, tl
 from cantata._demo._data import DemoError, Mosaic, hold_out, load, training_part
 from cantata._demo._images import run_images
 from cantata._demo._output import (
@@ -38,11 +38,9 @@ from cantata._demo._scores import (
     Embedding,
     Score,
     as_table,
-    canonical_embedding,
     cluster_score,
     embedding_scores,
     imputation_scores,
-    joint_embedding,
     target_modality,
 )
 from cantata._mudata.obs import coalesce_obs
@@ -113,12 +111,12 @@ def run(
             ready = _prepare(mosaic, model, console, seed=seed)
         except (KeyError, TypeError, ValueError) as error:
             raise DemoError(str(error.args[0] if error.args else error)) from error
-        kept_epoch = _train(ready.model, epochs, accelerator, console)
+        _train(ready.model, epochs, accelerator, console)
         ours, simple = _embed(ready, console, seed=seed)
         scores = _score(ready, ours, simple, console, seed=seed)
         _report(ready, scores, console)
         try:
-            _write(ready, scores, out, console, kept_epoch=kept_epoch, seed=seed)
+            _write(ready, scores, out, console, seed=seed)
         except OSError as error:
             raise DemoError(f"--out: cannot write to {out}: {error}") from error
     _done(console, start)
@@ -182,8 +180,7 @@ def _prepare(mosaic: Mosaic, model: str, console: Console, *, seed: int) -> Prep
     return Prepared(mosaic, held_out, CLUE(train), records, target)
 
 
-def _train(model: CLUE, epochs: int | None, accelerator: str, console: Console) -> int | None:
-    """Train, and return the epoch whose weights were kept."""
+def _train(model: CLUE, epochs: int | None, accelerator: str, console: Console) -> None:
     start = time.perf_counter()
     with (
         few_threads(model.adata.n_vars),
@@ -195,14 +192,13 @@ def _train(model: CLUE, epochs: int | None, accelerator: str, console: Console) 
             enable_progress_bar=False,
             callbacks=[EpochBar(console)],
         )
-    n_epochs = len(model.history["train_loss"])
-    detail, kept = f"{n_epochs} epochs", None
+    detail = f"{len(model.history['train_loss'])} epochs"
     if "foscttm_validation" in model.history:
-        curve = model.history["foscttm_validation"].iloc[:, 0].astype(float)
-        kept = int(curve.index[int(np.argmin(curve.to_numpy()))])
-        detail += f", epoch {kept} kept (FOSCTTM {curve.min():.3f} on validation cells)"
+        detail += f", FOSCTTM {model.history['foscttm_validation'].iloc[-1, 0]:.3f}"
+        detail += " on validation cells"
+    if "share" in model.history:
+        detail += f", share of networks {model.history['share'].iloc[-1, 0]:.2f}"
     say(console, "Train", detail, time.perf_counter() - start)
-    return kept
 
 
 def _embed(ready: Prepared, console: Console, *, seed: int) -> tuple[Embedding, Embedding]:
@@ -218,13 +214,14 @@ def _embed(ready: Prepared, console: Console, *, seed: int) -> tuple[Embedding, 
         _leiden(mdata, seed)
         n_clusters = mdata.obs[CLUSTERS].nunique()
         current.detail = f"X_clue of {mdata.n_obs:,} cells, UMAP, {n_clusters} Leiden clusters"
-    rows = row_table(mdata, list(ready.records))
-    reps = {m: np.asarray(mdata[m].obsm[str(r["rep"])]) for m, r in ready.records.items()}
-    axes = canonical_embedding(reps, rows, ~ready.held_out)
-    simple = Embedding(joint_embedding(axes, rows), axes)
-    key = _keys.embedding(ready.model.method)
-    by_modality = {name: np.asarray(mdata[name].obsm[key]) for name in rows}
-    return Embedding(np.asarray(mdata.obsm[key]), by_modality), simple
+    names = list(ready.records)
+    tl.canonical_variates(mdata, names, cells=~ready.held_out)
+
+    def embedding(key: str) -> Embedding:
+        by_modality = {name: np.asarray(mdata[name].obsm[key]) for name in names}
+        return Embedding(np.asarray(mdata.obsm[key]), by_modality)
+
+    return embedding(_keys.embedding(ready.model.method)), embedding("X_cca")
 
 
 def _leiden(data: Any, seed: int) -> None:
@@ -298,7 +295,6 @@ def _write(
     out: Path,
     console: Console,
     *,
-    kept_epoch: int | None,
     seed: int,
 ) -> None:
     """Write the MuData with the scores, and the picture."""
@@ -317,7 +313,6 @@ def _write(
             title=f"CLUE on {mosaic.name}: {mosaic.mdata.n_obs:,} cells, seed {seed}",
             batch_key=mosaic.batch_key,
             colors=["pairing", *batches, mosaic.label_key or CLUSTERS],
-            kept_epoch=kept_epoch,
         )
         current.detail = " and ".join(short(path) for path in paths)
         if replaced:

@@ -32,12 +32,6 @@ MAX_PAIRS = 3
 MAX_FEATURES = 300
 """Of wider modalities, this many of the most abundant features are predicted."""
 
-RIDGE = 0.1
-"""Ridge of the covariances in canonical correlation, relative to their mean variance."""
-
-N_AXES = 20
-"""Most axes of canonical correlation."""
-
 HELD_OUT, SEEN, TRUTH = SECTIONS = ("held-out cells", "training cells", "simulated truth")
 
 CORRELATION, NEIGHBORS = "CCA", "k-NN"
@@ -215,65 +209,6 @@ def cluster_score(cells: Cells, model: np.ndarray, simple: np.ndarray, *, seed: 
         CORRELATION,
         float(np.mean(shuffled)),
     )
-
-
-# Canonical correlation, which the model has to beat ----------------------------------------------
-
-
-def unit_rows(x: np.ndarray) -> np.ndarray:
-    """Rows of length 1; rows of zeros stay."""
-    length = np.linalg.norm(x, axis=1, keepdims=True)
-    return x / np.where(length > 0, length, 1)
-
-
-def canonical_embedding(
-    reps: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], train: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Regularised canonical correlation of any number of modalities with missing cells.
-
-    For two modalities this is the classical method (Hotelling 1936), with axes scaled by their
-    correlation. `reps` are representations (cells of the modality, components), `rows` the row of
-    every cell in them or -1, `train` masks the cells that may be used; returned are unit rows
-    (cells of the modality, axes).
-    """
-    # 1. whiten every modality
-    white = {name: _whiten(x, rows[name][train & (rows[name] >= 0)]) for name, x in reps.items()}
-    # 2. cross-covariances, each from the training cells that have both modalities
-    ends = np.cumsum([0, *(x.shape[1] for x in white.values())])
-    block = {name: slice(*ends[i : i + 2]) for i, name in enumerate(white)}
-    cross = np.zeros((ends[-1], ends[-1]))
-    for a in white:
-        for b in white:
-            both = train & (rows[a] >= 0) & (rows[b] >= 0)
-            if a != b and both.any():
-                x, y = white[a][rows[a][both]], white[b][rows[b][both]]
-                cross[block[a], block[b]] = x.T @ y / both.sum()
-    # 3. their leading eigenvectors, scaled by the eigenvalues
-    values, vectors = np.linalg.eigh((cross + cross.T) / 2)
-    n_axes = min(N_AXES, *(x.shape[1] for x in white.values()))
-    axes = vectors[:, ::-1][:, :n_axes] * np.maximum(values[::-1][:n_axes], 0)
-    return {name: unit_rows(x @ axes[block[name]]) for name, x in white.items()}
-
-
-def _whiten(x: np.ndarray, fit: np.ndarray) -> np.ndarray:
-    """Rows of `x`, whitened by the regularised covariance of the rows `fit`."""
-    centered = x.astype(np.float64) - x[fit].mean(axis=0, dtype=np.float64)
-    covariance = centered[fit].T @ centered[fit] / len(fit)
-    values, vectors = np.linalg.eigh(covariance)
-    ridge = RIDGE * np.trace(covariance) / len(covariance)
-    return centered @ (vectors / np.sqrt(np.maximum(values, 0) + ridge)) @ vectors.T
-
-
-def joint_embedding(
-    embeddings: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray]
-) -> np.ndarray:
-    """Mean over the modalities that a cell has, unit rows (cells, axes)."""
-    width = next(iter(embeddings.values())).shape[1]
-    total = np.zeros((len(next(iter(rows.values()))), width))
-    for name, x in embeddings.items():
-        present = rows[name] >= 0
-        total[present] += x[rows[name][present]]
-    return unit_rows(total)
 
 
 # Imputation --------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cantata._numeric.neighbors import check_rows
+from cantata._numeric.pairing_test import closer_shares
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +19,14 @@ MIN_VARIANCE = 1e-10
 
 MIN_DEVIATION = 1e-12
 """A block that deviates from its means by no more than this share of them is constant."""
+
+RIDGES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""Ridges that left-out cells choose from."""
+N_FOLDS = 5
+MIN_PAIRS = 20
+"""Cells in two blocks below which left-out cells tell nothing."""
+MAX_LEFT_OUT = 1000
+"""Cells of a fold that are compared with each other, at most."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -60,7 +69,7 @@ class CanonicalVariates:
 
     @property
     def _of_pairs(self) -> np.ndarray:
-        return self.pairs[np.triu_indices(len(self.pairs), 1)]
+        return _upper(self.pairs)
 
     def spread(self, blocks: Sequence[int]) -> np.ndarray:
         """Standard deviation of the weighted mean of each variate over some of the blocks.
@@ -118,6 +127,7 @@ def canonical_variates(
     *,
     ridge: float = 1e-3,
     rows: Sequence[np.ndarray] | None = None,
+    covariates: np.ndarray | None = None,
 ) -> CanonicalVariates:
     r"""Directions of two or more blocks along which the same cells agree most.
 
@@ -141,6 +151,10 @@ def canonical_variates(
     rows
         For each block the (m,) row of each of m cells, -1 where it lacks the cell. By default all
         blocks hold the same cells in the same order.
+    covariates
+        (m, q) what cells may differ by that is not to be found in common, such as an indicator
+        of each batch: taken out of the correlations between blocks, while variances keep it, so
+        that directions which tell of it have little weight.
 
     Returns
     -------
@@ -182,7 +196,8 @@ def canonical_variates(
     white = [x @ w for x, w in zip(centered, whitening, strict=True)]
     n = min(int(n), *(z.shape[1] for z in white))
     # 2. leading directions of the correlations between blocks, in each block's own columns
-    axes = _axes_of_two(white, cells, n) if len(white) == 2 else _axes_of_several(white, cells, n)
+    axes_of = _axes_of_two if len(white) == 2 else _axes_of_several
+    axes = axes_of(white, cells, n, covariates)
     weights = [w @ a for w, a in zip(whitening, axes, strict=True)]
     # 3. variance 1, and one sign; a block of several may take no part in a variate (size 0),
     #    while in two blocks every variate has a size of about 1
@@ -195,17 +210,104 @@ def canonical_variates(
     shares = np.where(takes_part, size, 0)
     shares = np.full_like(size, 0.5) if len(white) == 2 else shares / shares.sum(axis=0)
     variates = [x @ w for x, w in zip(centered, weights, strict=True)]
-    return CanonicalVariates(weights, means, pair_correlations(variates, cells), shares)
+    pairs = pair_correlations(variates, cells, covariates)
+    return CanonicalVariates(weights, means, pairs, shares)
 
 
-def pair_correlations(variates: Sequence[np.ndarray], rows: Sequence[np.ndarray]) -> np.ndarray:
+def chosen_variates(
+    blocks: Sequence[np.ndarray],
+    n: int,
+    rows: Sequence[np.ndarray],
+    *,
+    covariates: np.ndarray | None = None,
+    seed: int = 0,
+) -> tuple[CanonicalVariates, np.ndarray]:
+    """Canonical variates whose ridge and weights left-out cells choose.
+
+    Cells in one block alone do not count: with few pairs, variances of the same cells as the
+    correlations do better than those of all. Cells in several blocks are left out by fifths, and
+    the ridge is the one with which these are nearest to their other half, each variate times its
+    correlation over them.
+
+    Parameters
+    ----------
+    blocks, n, rows, covariates
+        As for :func:`canonical_variates`.
+    seed
+        Of the folds.
+
+    Returns
+    -------
+    The variates of all cells, and the (n,) correlations of those of left-out cells, at least 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> common = rng.normal(size=(500, 1))
+    >>> x, y = (np.hstack([common, rng.normal(size=(500, 2))]) for _ in range(2))
+    >>> _, weights = chosen_variates([x, y], 3, [np.arange(500)] * 2)
+    >>> weights.round(1)
+    array([1., 0., 0.])
+    """
+    table = np.stack([np.asarray(r) for r in rows])
+    several = (table >= 0).sum(axis=0) > 1
+    table = table[:, several]
+    covariates = None if covariates is None else covariates[several]
+    folds = np.array_split(np.random.default_rng(seed).permutation(table.shape[1]), N_FOLDS)
+    inside = [[np.where(row >= 0, np.arange(len(f)), -1) for row in table[:, f]] for f in folds]
+    best, weights, ridge = np.inf, np.zeros(0), RIDGES[-1]
+    for candidate in RIDGES:
+        # 1. variates of the cells of each fold, by the others
+        left_out = []
+        for fold in folds:
+            kept = np.setdiff1d(np.arange(table.shape[1]), fold)
+            known = None if covariates is None else covariates[kept]
+            fit = canonical_variates(
+                blocks, n, ridge=candidate, rows=list(table[:, kept]), covariates=known
+            )
+            left_out.append([fit.transform(k, x[table[k, fold]]) for k, x in enumerate(blocks)])
+        # 2. what they correlate, and how near cells are to their other half once weighted by it
+        parts = list(zip(left_out, inside, strict=True))
+        of_folds = [np.nanmean(_upper(pair_correlations(*part)), axis=0) for part in parts]
+        width = min(len(c) for c in of_folds)
+        found = np.clip(np.mean([c[:width] for c in of_folds], axis=0), 0, None)
+        scores = [_foscttm([v[:, :width] * found for v in x], r) for x, r in parts]
+        if np.mean(scores) < best:
+            best, weights, ridge = float(np.mean(scores)), found, candidate
+    fitted = canonical_variates(blocks, n, ridge=ridge, rows=list(table), covariates=covariates)
+    return fitted, np.pad(weights, (0, max(0, fitted.n - len(weights))))[: fitted.n]
+
+
+def _foscttm(variates: Sequence[np.ndarray], rows: Sequence[np.ndarray]) -> float:
+    """FOSCTTM of cells by cosine, the mean over pairs of blocks."""
+    unit = [x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in variates]
+    scores = []
+    for j, k in combinations(range(len(unit)), 2):
+        x, y = _in_both(unit[j], unit[k], rows[j], rows[k])
+        if len(x) > 1:
+            shares = closer_shares(x[:MAX_LEFT_OUT], y[:MAX_LEFT_OUT])
+            scores.append(shares.diagonal().mean())
+    return float(np.mean(scores)) if scores else 0.5
+
+
+def _upper(pairs: np.ndarray) -> np.ndarray:
+    """Pairs of different blocks, each once."""
+    return pairs[np.triu_indices(len(pairs), 1)]
+
+
+def pair_correlations(
+    variates: Sequence[np.ndarray],
+    rows: Sequence[np.ndarray],
+    covariates: np.ndarray | None = None,
+) -> np.ndarray:
     """Correlation of each variate between two blocks, over the cells that are in both.
 
     Parameters
     ----------
     variates
         For each block (cells, variates).
-    rows
+    rows, covariates
         As for :func:`canonical_variates`.
 
     Returns
@@ -216,7 +318,7 @@ def pair_correlations(variates: Sequence[np.ndarray], rows: Sequence[np.ndarray]
     n_blocks, n = len(variates), variates[0].shape[1]
     pairs = np.ones((n_blocks, n_blocks, n))
     for j, k in combinations(range(n_blocks), 2):
-        a, b = _in_both(variates[j], variates[k], rows[j], rows[k])
+        a, b = _in_both(variates[j], variates[k], rows[j], rows[k], covariates)
         if not len(a):
             pairs[j, k] = pairs[k, j] = np.nan
             continue
@@ -238,11 +340,20 @@ def mean_correlations(variates: np.ndarray) -> np.ndarray:
 
 
 def _in_both(
-    a: np.ndarray, b: np.ndarray, rows_a: np.ndarray, rows_b: np.ndarray
+    a: np.ndarray,
+    b: np.ndarray,
+    rows_a: np.ndarray,
+    rows_b: np.ndarray,
+    covariates: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of two blocks that are of the same cells."""
+    """Rows of two blocks that are of the same cells, less what covariates explain linearly."""
     both = (rows_a >= 0) & (rows_b >= 0)
-    return a[rows_a[both]], b[rows_b[both]]
+    a, b = a[rows_a[both]], b[rows_b[both]]
+    if covariates is None or not both.any():
+        return a, b
+    x = np.hstack([covariates[both], np.ones((both.sum(), 1))])
+    explained = np.linalg.lstsq(x, np.hstack([a, b]), rcond=None)[0]
+    return a - x @ explained[:, : a.shape[1]], b - x @ explained[:, a.shape[1] :]
 
 
 def _checked(blocks: Sequence[Any], n: int, ridge: float, *, same_cells: bool) -> list[np.ndarray]:
@@ -281,19 +392,23 @@ def _whitening(k: int, centered: np.ndarray, mean: np.ndarray, ridge: float) -> 
     return vectors / np.sqrt(values + ridge * values.mean()) / largest
 
 
-def _axes_of_two(white: list[np.ndarray], rows: list[np.ndarray], n: int) -> list[np.ndarray]:
+def _axes_of_two(
+    white: list[np.ndarray], rows: list[np.ndarray], n: int, covariates: np.ndarray | None
+) -> list[np.ndarray]:
     """Singular vectors of the correlations between the blocks (Hotelling)."""
-    x, y = _in_both(*white, *rows)
+    x, y = _in_both(white[0], white[1], rows[0], rows[1], covariates)
     left, _, right = np.linalg.svd(x.T @ y, full_matrices=False)
     return [left[:, :n], right[:n].T]
 
 
-def _axes_of_several(white: list[np.ndarray], rows: list[np.ndarray], n: int) -> list[np.ndarray]:
+def _axes_of_several(
+    white: list[np.ndarray], rows: list[np.ndarray], n: int, covariates: np.ndarray | None
+) -> list[np.ndarray]:
     """Eigenvectors of all correlations between blocks (MAXVAR), cut into blocks."""
     ends = np.cumsum([0, *(z.shape[1] for z in white)])
     correlations = np.zeros((ends[-1], ends[-1]))  # identity within blocks up to the ridge
     for j, k in combinations(range(len(white)), 2):
-        x, y = _in_both(white[j], white[k], rows[j], rows[k])
+        x, y = _in_both(white[j], white[k], rows[j], rows[k], covariates)
         if len(x):
             of_pair = x.T @ y / len(x)
             correlations[ends[j] : ends[j + 1], ends[k] : ends[k + 1]] = of_pair

@@ -28,13 +28,16 @@ def pairing_test(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     >>> pairing_test(x, x)
     (0.0, 0.001)
     """
+    closer = closer_shares(x, y)
     n = len(x)
-    # 1. the share of cells that are closer than each, from both sides
-    squares = (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1) - 2 * x @ y.T
-    ranks = [rankdata(d, method="ordinal", axis=1) - 1 for d in (squares, squares.T)]
-    closer = (ranks[0] + ranks[1].T) / (2 * n)
-    # 2. its mean over the pairs, true and shuffled
     rows, rng = np.arange(n), np.random.default_rng(0)
     score = closer[rows, rows].mean()
     shuffled = np.array([closer[rows, rng.permutation(n)].mean() for _ in range(N_PERMUTATIONS)])
     return float(score), float((1 + (shuffled <= score).sum()) / (1 + N_PERMUTATIONS))
+
+
+def closer_shares(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(n, n) share of cells that are closer than each is, the mean from both sides."""
+    squares = (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1) - 2 * x @ y.T
+    ranks = [rankdata(d, method="ordinal", axis=1) - 1 for d in (squares, squares.T)]
+    return (ranks[0] + ranks[1].T) / (2 * len(x))

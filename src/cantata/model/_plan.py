@@ -114,10 +114,10 @@ class MosaicTrainingPlan(LightningModule):
         """Planned epochs; 1 for a trainer without a limit."""
         return self.trainer.max_epochs or 1
 
-    def _progress(self, batch_idx: int) -> float:
-        """Share of the planned epochs that is done."""
+    def _progress(self, batch_idx: int, first: int = 0, last: int | None = None) -> float:
+        """Share that is done of the epochs from `first` to before `last`, by default of all."""
         n_done = self.current_epoch + batch_idx / max(1, self.trainer.num_training_batches)
-        return n_done / self._max_epochs
+        return (n_done - first) / ((last or self._max_epochs) - first)
 
     def _set_learning_rates(self, rates: Iterable[float], progress: float) -> None:
         """Learning rates of the optimisers, by the progress of training.

@@ -508,7 +508,6 @@ class MosaicModelClass(BaseModelClass):
         """
         self._check_training_data()
         batch_size = check_integer("batch_size", batch_size, 1)
-        self._ensure_inputs()
         if max_epochs is None:
             max_epochs = self._planned_epochs(self.adata.n_obs, batch_size)
         splitter = self._data_splitter_cls(
@@ -518,6 +517,8 @@ class MosaicModelClass(BaseModelClass):
             batch_size=batch_size,
             **(datasplitter_kwargs or {}),
         )
+        self._train_cells = np.asarray(splitter.external_indexing[0])
+        self._ensure_inputs()
         self._fit(
             self._training_plan_cls(self.module, **(plan_kwargs or {})),
             splitter,

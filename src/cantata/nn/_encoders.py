@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from cantata.nn._covariates import Covariates
 
 MIN_SCALE = 1e-7
+LINEAR_SCALE = 0.1
+"""Posterior standard deviation that an encoder with a linear map starts from."""
 
 
 class GroupedLinear(nn.Module):
@@ -86,6 +88,9 @@ class CrossEncoder(nn.Module):
         Dropout rate.
     shared_first_layer
         Let the encoders share their first layer.
+    linear
+        Have a linear map beside the network, which is 0 until it is set, and not trained; not in
+        the paper.
 
     Examples
     --------
@@ -94,6 +99,9 @@ class CrossEncoder(nn.Module):
     >>> loc.shape
     torch.Size([5, 6])
     """
+
+    slope: Tensor
+    offset: Tensor
 
     def __init__(
         self,
@@ -104,6 +112,7 @@ class CrossEncoder(nn.Module):
         n_layers: int = 2,
         dropout_rate: float = 0.2,
         shared_first_layer: bool = False,
+        linear: bool = False,
     ) -> None:
         super().__init__()
         self.n_groups, self.n_latent, self.n_hidden = n_groups, n_latent, n_hidden
@@ -117,6 +126,19 @@ class CrossEncoder(nn.Module):
         self.norms = nn.ModuleList(BatchNorm1d(n_groups * n_hidden) for _ in range(n_layers - 1))
         self.head = GroupedLinear(n_groups, n_hidden, 2 * n_latent)
         self.dropout_rate = dropout_rate
+        self.has_linear = linear
+        if linear:
+            self.register_buffer("slope", torch.zeros(n_in, n_groups * n_latent))
+            self.register_buffer("offset", torch.zeros(n_groups * n_latent))
+
+    def set_linear(self, slope: Tensor, offset: Tensor) -> None:
+        """Set the linear map; the network then starts at means of 0 beside it."""
+        self.slope.copy_(slope)
+        self.offset.copy_(offset)
+        with torch.no_grad():
+            for parameter in (self.head.weight, self.head.bias):
+                parameter[..., : self.n_latent] = 0
+            self.head.bias[..., self.n_latent :] = math.log(math.expm1(LINEAR_SCALE))
 
     def _activate(self, x: Tensor, norm: nn.Module) -> Tensor:
         x = norm(functional.leaky_relu(x, 0.2))
@@ -124,6 +146,11 @@ class CrossEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Posterior mean and standard deviation, (n, K * n_latent) each, subspaces in order."""
+        straight, added, scale = self.parts(x)
+        return straight + added, scale
+
+    def parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the linear map and the network say of the mean, and the standard deviation."""
         n = len(x)
         hidden = self._activate(self.first(x), self.first_norm)
         if self.shared_first_layer:
@@ -136,7 +163,9 @@ class CrossEncoder(nn.Module):
         loc, raw = self.head(hidden).float().split(self.n_latent, dim=2)
         scale = functional.softplus(raw) + MIN_SCALE
         width = self.n_groups * self.n_latent
-        return loc.reshape(n, width), scale.reshape(n, width)
+        loc, scale = loc.reshape(n, width), scale.reshape(n, width)
+        straight = x.float() @ self.slope + self.offset if self.has_linear else loc.new_zeros(())
+        return straight, loc, scale
 
 
 class SplitEncoder(nn.Module):

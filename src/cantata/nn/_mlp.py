@@ -18,9 +18,15 @@ if TYPE_CHECKING:
 WeightInit = Literal["torch", "normal"]
 
 
-class BatchNorm1d(nn.BatchNorm1d):
-    """Batch normalisation that also takes a minibatch of one row, or of none.
+FULL_BATCH = 128
+"""Rows from which on a minibatch moves running statistics as much as torch would."""
 
+
+class BatchNorm1d(nn.BatchNorm1d):
+    """Batch normalisation that also takes a minibatch of few rows, of one, or of none.
+
+    Fewer than 128 rows move the running statistics less, in proportion: the last minibatch of an
+    epoch, and the rows that have a modality, may be a handful, and evaluation would rest on them.
     A single row has no variance, so it is normalised with the running statistics and leaves them
     as they are.
 
@@ -36,7 +42,17 @@ class BatchNorm1d(nn.BatchNorm1d):
             return functional.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
-        return super().forward(x)
+        assert self.momentum is not None
+        return functional.batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training,
+            self.momentum * min(1.0, len(x) / FULL_BATCH),
+            self.eps,
+        )
 
 
 class MLP(nn.Module):

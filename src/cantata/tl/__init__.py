@@ -1,6 +1,7 @@
 """What to do with an integration: carry labels over, find corresponding cells, link features."""
 
 from cantata._numeric.knn_labels import knn_labels
+from cantata.tl._canonical_variates import canonical_variates
 from cantata.tl._cluster_correlation import cluster_correlation
 from cantata.tl._dimensions._estimate_dimensions import Dimensions, estimate_dimensions
 from cantata.tl._latent._features_by_space import features_by_space
@@ -18,6 +19,7 @@ __all__ = [
     "Dimensions",
     "FeatureNetwork",
     "LatentInterpretation",
+    "canonical_variates",
     "cluster_correlation",
     "estimate_dimensions",
     "feature_network",

@@ -35,7 +35,7 @@ def _predictors(
     """(n_source, d) predictors in the rows of `source`, the last of them constant."""
     # 1. the unit embedding
     values = module.encoder_input(tensors, source)
-    loc, _ = module.encoders[source](values)
+    loc, _ = module.posterior(source, values)
     unit = torch.nn.functional.normalize(loc, dim=1)
     # 2. what the decoder of the target makes of it, in one batch that has the target, whatever
     #    the cell's, so that sizes do not depend on a batch which the decoder may not know
@@ -175,6 +175,8 @@ def _regress(
     # 2. what this leaves of measured totals; without any of both the mean
     if len(at_x) >= MIN_ROWS:
         weights += _ridge(x[at_x], log_total[at_y] - x[at_x] @ weights)
+        # totals, not their logarithms, are right on average (Duan 1983)
+        weights[-1] += np.log(np.exp(log_total[at_y] - x[at_x] @ weights).mean())
     elif not known.any() and len(log_total):
         weights[-1] = log_total.mean()
     return weights

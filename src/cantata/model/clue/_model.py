@@ -29,9 +29,11 @@ from cantata.model.clue._module import (
     DiscriminatorInput,
     Fusion,
     Library,
+    Start,
 )
 from cantata.model.clue._plan import CLUETrainingPlan
 from cantata.model.clue._presets import PRESETS
+from cantata.model.clue._start import fit_start
 from cantata.nn import LIKELIHOODS, Covariates
 
 if TYPE_CHECKING:
@@ -92,6 +94,10 @@ class CLUE(MosaicModelClass):
     shared_first_layer
         Let the encoders of a modality share their first layer, the paper's remedy for many
         modalities.
+    start
+        ``"canonical"``: beside the network of each encoder stand the canonical variates of what
+        encoders read (:func:`cantata.tl.canonical_variates`), and held-out pairs choose how much
+        networks add; beyond the paper, and better with few pairs. ``"random"``: networks alone.
     **module_kwargs
         Further arguments of :class:`~cantata.model.clue.CLUEModule`, which the published settings
         need.
@@ -145,10 +151,12 @@ class CLUE(MosaicModelClass):
         alignment: Alignment = "cosine",
         normalize_latent: bool = True,
         shared_first_layer: bool = False,
+        start: Start = "canonical",
         **module_kwargs: Any,
     ) -> None:
         init_params = self._get_init_params(locals())
         for argument, value, choices in (
+            ("start", start, get_args(Start)),
             ("fusion", fusion, get_args(Fusion)),
             ("alignment", alignment, get_args(Alignment)),
             ("library", module_kwargs.get("library", "observed"), get_args(Library)),
@@ -192,7 +200,7 @@ class CLUE(MosaicModelClass):
         batch_size: int = 128,
         train_size: float | None = None,
         validation_size: float | None = None,
-        early_stopping: bool = True,
+        early_stopping: bool = False,
         accelerator: str = "auto",
         devices: int | list[int] | str = "auto",
         datasplitter_kwargs: Mapping[str, Any] | None = None,
@@ -211,9 +219,8 @@ class CLUE(MosaicModelClass):
         train_size, validation_size
             Fractions of the cells of each pairing pattern; 0.9 and the rest by default.
         early_stopping
-            Stop when paired held-out cells no longer come closer to each other (their FOSCTTM;
-            the objective where too few cells are paired, and in frozen queries, whose embeddings
-            stay), and restore the best epoch. Without it the last epoch is kept.
+            Stop when the objective of held-out cells no longer falls, and restore the best epoch.
+            By default the last epoch is kept.
         datasplitter_kwargs
             Further arguments of :class:`~cantata.data.MosaicSplitter`.
         plan_kwargs
@@ -232,10 +239,6 @@ class CLUE(MosaicModelClass):
         >>> "nll_rna_validation" in model.history
         True
         """
-        n_paired = int((membership(self.adata, self.modalities).sum(axis=1) > 1).sum())
-        share = validation_size if validation_size is not None else 1 - (train_size or 0.9)
-        if n_paired * share >= MIN_VALIDATION_PAIRS and not self.is_frozen_:
-            kwargs.setdefault("early_stopping_monitor", "foscttm_validation")
         before = None if self.is_frozen_ else deepcopy(self.module)
         super().train(
             max_epochs,
@@ -286,6 +289,8 @@ class CLUE(MosaicModelClass):
                     layer.transform = transform_of_counts(name, adata)
                 values = self.registered_values(name)
                 fit_input(name, layer, values, adata.n_obs, as_preprocess=True)
+        if self.module.start == "canonical":
+            fit_start(self, self._train_cells)
 
     def _planned_epochs(self, n_cells: int, batch_size: int) -> int:
         steps_per_epoch = 0.9 * n_cells / batch_size

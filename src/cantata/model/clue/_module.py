@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from cantata.nn import Transform
 
+Start = Literal["canonical", "random"]
 Fusion = Literal["mean", "poe"]
 Alignment = Literal["cosine", "mse"]
 Library = Literal["observed", "learned"]
@@ -62,14 +63,16 @@ class LossWeights:
     """Divergence from the prior inside the ELBOs (equation 3)."""
     lambda_cross: float = 2.0
     """Cross-linked ELBO (equation 8)."""
-    lambda_real_cross: float = 0.0
+    lambda_real_cross: float = 1.0
     """Decoding a modality from another one alone; not in the paper."""
     lambda_mse: float = 1.0
     """Closeness of a cell's embeddings (equation 9)."""
     lambda_d: float = 2.0
     """Modality discriminator (equation 12)."""
-    lambda_contrastive: float = 0.3
+    lambda_contrastive: float = 1.0
     """Finding a cell among those of another modality; not in the paper."""
+    lambda_residual: float = 0.003
+    """Squared length of what networks add to canonical variates; not in the paper."""
     lambda_label: float = 0.02
     """Label classifier, where labels are registered."""
 
@@ -82,6 +85,8 @@ class Inference:
     """For each modality (n_m, K * d) posterior means."""
     scale: dict[str, Tensor]
     """For each modality (n_m, K * d) posterior standard deviations."""
+    added: dict[str, Tensor]
+    """For each modality (n_m, K * d) what its network says of the means, before its share."""
     samples: dict[str, Tensor]
     """For each modality (n_m, K * d) samples, unit vectors where the latent is normalised."""
     rows: dict[str, Tensor]
@@ -147,6 +152,7 @@ class CLUEModule(BaseModuleClass):
         normalize_latent: bool = True,
         library: Library = "observed",
         shared_first_layer: bool = False,
+        start: Start = "canonical",
         discriminator_batch: bool = False,
         discriminator_input: DiscriminatorInput = "mean",
     ) -> None:
@@ -157,7 +163,7 @@ class CLUEModule(BaseModuleClass):
         self.n_batch, self.n_latent = n_batch, n_latent
         self.fusion, self.alignment, self.library = fusion, alignment, library
         self.normalize_latent = normalize_latent
-        self.discriminator_batch = discriminator_batch
+        self.start, self.discriminator_batch = start, discriminator_batch
         self.discriminator_input = discriminator_input
         covariates = n_categories or []
         k = len(self.modalities)
@@ -174,6 +180,9 @@ class CLUEModule(BaseModuleClass):
                 width = min(n_components, p - 1)
             layer = EncoderInput(p, transform, width, total=RNA_TOTAL, invertible=False)
             self.inputs[name], widths[name] = layer, layer.n_out
+        # of what encoders' networks say beside their linear maps, the share that counts
+        self.share: Tensor
+        self.register_buffer("share", torch.ones(()))
         self.encoders, self.decoders, self.heads = (nn.ModuleDict() for _ in range(3))
         for name, p in n_features.items():
             self.encoders[name] = CrossEncoder(
@@ -184,6 +193,7 @@ class CLUEModule(BaseModuleClass):
                 n_layers_encoder,
                 dropout_rate,
                 shared_first_layer,
+                linear=start == "canonical",
             )
             decoder = MLP(
                 n_latent,
@@ -225,9 +235,20 @@ class CLUEModule(BaseModuleClass):
         """What the encoder of a modality without a representation reads."""
         return cast("EncoderInput", self.inputs[modality])
 
+    def encoder(self, modality: str) -> CrossEncoder:
+        """Encoders of a modality."""
+        return cast("CrossEncoder", self.encoders[modality])
+
     def head(self, modality: str) -> LikelihoodHead:
         """Likelihood head of a modality."""
         return cast("LikelihoodHead", self.heads[modality])
+
+    @property
+    def has_variates(self) -> bool:
+        """Whether encoders have canonical variates beside their network."""
+        return self.start == "canonical" and any(
+            bool(self.encoder(name).slope.any()) for name in self.modalities
+        )
 
     def subspace(self, modality: str) -> slice:
         """Columns of the embedding that the decoder of `modality` reads."""
@@ -253,17 +274,34 @@ class CLUEModule(BaseModuleClass):
         """Posterior means and standard deviations of each modality's rows, and their positions."""
         loc, scale, rows = {}, {}, {}
         for name in self.modalities:
-            loc[name], scale[name] = self.encoders[name](self.encoder_input(tensors, name))
+            loc[name], scale[name] = self.posterior(name, self.encoder_input(tensors, name))
             rows[name] = tensors[rows_key(name)]
         return loc, scale, rows
+
+    def posterior(self, modality: str, values: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, K * d) means and standard deviations from what the encoder of a modality reads."""
+        straight, added, scale = self.encoder(modality).parts(values)
+        return straight + self.share * added, scale
 
     def _get_inference_input(self, tensors: Mapping[str, Tensor], **kwargs: Any) -> dict[str, Any]:
         return {"tensors": tensors}
 
-    def inference(self, tensors: Mapping[str, Tensor], sample: bool = True) -> Inference:
-        """Posteriors of a minibatch, with samples (or, for validation, means) and their fusion."""
-        loc, scale, rows = self.encode(tensors)
+    def inference(
+        self, tensors: Mapping[str, Tensor], sample: bool = True, share: Tensor | None = None
+    ) -> Inference:
+        """Posteriors of a minibatch, with samples (or, for validation, means) and their fusion.
+
+        What networks say beside linear maps counts by the (n, 1) `share` of each cell, by default
+        :attr:`share`.
+        """
+        loc, scale, added, rows = {}, {}, {}, {}
         n = len(tensors[CELL])
+        for name in self.modalities:
+            rows[name] = tensors[rows_key(name)]
+            values = self.encoder_input(tensors, name)
+            straight, added[name], scale[name] = self.encoder(name).parts(values)
+            of_rows = self.share if share is None else share[rows[name]]
+            loc[name] = straight + of_rows * added[name]
 
         def draw(mean: Tensor, std: Tensor) -> Tensor:
             return self._unit(mean + std * torch.randn_like(std) if sample else mean)
@@ -275,7 +313,7 @@ class CLUEModule(BaseModuleClass):
             fused = draw(fused_loc, fused_scale)
         else:
             fused = fuse_mean(samples, rows, n, unit=self.normalize_latent)
-        return Inference(loc, scale, samples, rows, fused, fused_loc, fused_scale)
+        return Inference(loc, scale, added, samples, rows, fused, fused_loc, fused_scale)
 
     def fuse(
         self,
@@ -481,6 +519,9 @@ class CLUEModule(BaseModuleClass):
             terms["real_cross"] = torch.stack(real_cross).sum()
         if weights.lambda_contrastive:
             terms["contrastive"] = contrastive(inferred.samples, inferred.rows, temperature)
+        if weights.lambda_residual:
+            lengths = [x.square().sum(dim=1).mean() for x in inferred.added.values() if len(x)]
+            terms["residual"] = torch.stack(lengths).sum()
         if self.classifier is not None:
             terms["label"] = self._label_loss(tensors, inferred, noise)
         terms["discriminator"] = self.discriminator_loss(tensors, inferred, noise, detach=False)
@@ -490,6 +531,7 @@ class CLUEModule(BaseModuleClass):
             "alignment": weights.lambda_mse,
             "real_cross": weights.lambda_real_cross,
             "contrastive": weights.lambda_contrastive,
+            "residual": weights.lambda_residual,
             "label": weights.lambda_label,
         }
         self_elbo = torch.stack([self_nll[m] + weights.lambda_kl * kl[m] for m in self_nll]).sum()

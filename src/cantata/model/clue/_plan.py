@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Literal
 
@@ -11,18 +12,28 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cantata._keys import CELL
-from cantata.losses import paired_rows
 from cantata.metrics import foscttm
 from cantata.model._plan import MosaicTrainingPlan, Schedule, loss_weights
 from cantata.model.clue._module import CLUEModule, LossWeights
+from cantata.nn import BatchNorm1d
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch.optim import Optimizer
 
     from cantata.model.clue._module import Inference
 
 OPTIMIZERS = {"rmsprop": torch.optim.RMSprop, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 MAX_VALIDATION_PAIRS = 2000
+MIN_VALIDATION_PAIRS = 20
+"""Paired held-out cells below which nothing is chosen by them."""
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Shares of encoders' networks beside canonical variates that held-out pairs choose from."""
+DEFAULT_SHARE = 0.25
+"""That share unless held-out cells show another to be better."""
+BLOCK = 256
+"""Cells that are compared with all others at once."""
 
 
 class CLUETrainingPlan(MosaicTrainingPlan):
@@ -31,6 +42,11 @@ class CLUETrainingPlan(MosaicTrainingPlan):
     Each minibatch is encoded once. The discriminator steps on the detached posterior means; the
     encoders and decoders step against the discriminator so updated. Gaussian noise on what the
     discriminator sees falls linearly to 0 over the first `noise_epochs`.
+
+    Beyond the paper, where encoders start from canonical variates: what their networks add counts
+    by a share that is drawn for each cell, 1 for half of them and else uniform on (0, 1). After
+    each epoch held-out pairs choose the share that brings them nearest to each other, which the
+    model then uses. In the last `decoder_epochs` decoders alone are trained, with that share.
 
     Parameters
     ----------
@@ -44,6 +60,8 @@ class CLUETrainingPlan(MosaicTrainingPlan):
         ``"cosine"`` decay to 0 over the planned steps, or ``"constant"``.
     noise_epochs
         Fraction of the planned epochs with annealed noise.
+    decoder_epochs
+        Fraction of the planned epochs, the last ones, in which encoders stay as they are.
     temperature
         Of the contrastive term.
     weight_decay
@@ -71,6 +89,7 @@ class CLUETrainingPlan(MosaicTrainingPlan):
         optimizer: Literal["rmsprop", "adam", "adamw"] = "rmsprop",
         lr_schedule: Schedule = "cosine",
         noise_epochs: float = 0.3,
+        decoder_epochs: float = 0.25,
         temperature: float = 0.1,
         weight_decay: float = 0.0,
         gradient_clip: float | None = None,
@@ -80,14 +99,21 @@ class CLUETrainingPlan(MosaicTrainingPlan):
         self.weights = loss_weights(LossWeights, lambdas)
         if optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer={optimizer!r} is not one of {list(OPTIMIZERS)}.")
+        if not 0 <= decoder_epochs < 1:
+            raise ValueError(f"decoder_epochs={decoder_epochs} is not in [0, 1).")
         if not temperature > 0:
             raise ValueError(f"temperature={temperature} is not positive.")
         self.lr, self.optimizer_name, self.weight_decay = lr, optimizer, weight_decay
-        self.noise_epochs, self.temperature = noise_epochs, temperature
+        self.noise_epochs, self.decoder_epochs = noise_epochs, decoder_epochs
+        self.temperature = temperature
         self.gradient_clip = gradient_clip
         # in a frozen model the discriminator neither learns nor steps
         self._adversary_learns = any(p.requires_grad for p in module.discriminator.parameters())
-        self._validation_pairs: list[dict[str, tuple[Tensor, Tensor]]] = []
+        encoders_learn = any(p.requires_grad for p in module.encoders.parameters())
+        self._draws_share = module.has_variates and encoders_learn
+        if not module.has_variates:
+            self.weights = replace(self.weights, lambda_residual=0.0)
+        self._held_out: dict[str, list[tuple[np.ndarray, ...]]] = {}
 
     def configure_optimizers(self) -> list[Optimizer]:
         """One optimiser for encoders and decoders, one for the discriminator."""
@@ -119,11 +145,37 @@ class CLUETrainingPlan(MosaicTrainingPlan):
             real_cross=self.weights.lambda_real_cross > 0,
         )
 
+    @property
+    def _encoders_move(self) -> bool:
+        """Whether encoders are trained in this epoch."""
+        return self.current_epoch < self._n_joint_epochs
+
+    @property
+    def _n_joint_epochs(self) -> int:
+        """Epochs in which encoders are trained."""
+        return max(1, self._max_epochs - round(self.decoder_epochs * self._max_epochs))
+
+    def on_train_start(self) -> None:
+        """Start from the default share."""
+        super().on_train_start()
+        if self._draws_share and self.current_epoch == 0:
+            self.module.share.fill_(DEFAULT_SHARE)
+
+    def _drawn_share(self, batch: dict[str, Tensor]) -> Tensor | None:
+        """(n, 1) share of each cell, 1 for half of them; None: that of the module."""
+        if not self._draws_share:
+            return None
+        share, whole = torch.rand(2, len(batch[CELL]), 1, device=batch[CELL].device)
+        return torch.where(whole < 0.5, torch.ones_like(share), share)
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """One step of the discriminator, then one of the encoders and decoders."""
-        self._set_learning_rates([self.lr, self.lr], self._progress(batch_idx))
+        if not self._encoders_move:
+            return self._decoder_step(batch, batch_idx)
+        n_epochs = self._n_joint_epochs
+        self._set_learning_rates([self.lr, self.lr], self._progress(batch_idx, 0, n_epochs))
         generator, adversary = self._optimizers()
-        inferred, noise = self.module.inference(batch), self.noise
+        inferred, noise = self.module.inference(batch, share=self._drawn_share(batch)), self.noise
         if self._plays_adversary:
             self._step(
                 adversary, self.module.discriminator_loss(batch, inferred, noise, detach=True)
@@ -136,29 +188,97 @@ class CLUETrainingPlan(MosaicTrainingPlan):
         self._train_terms.add(output.extra_metrics, output.n_obs_minibatch)
         return {"loss": output.loss.detach()}
 
+    def _decoder_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """One step of the decoders, from embeddings that stay."""
+        first, last = self._n_joint_epochs, self._max_epochs
+        self._set_learning_rates([self.lr, self.lr], self._progress(batch_idx, first, last))
+        for part in self.module.encoders.modules():
+            if isinstance(part, BatchNorm1d):
+                part.eval()
+        with torch.no_grad():
+            inferred = self.module.inference(batch)
+        output = self.module.loss(
+            batch, inferred, self._decoded(batch, inferred), self.weights, 0.0, self.temperature
+        )
+        self._step(self._optimizers()[0], output.loss, self.gradient_clip)
+        self._train_terms.add(output.extra_metrics, output.n_obs_minibatch)
+        return {"loss": output.loss.detach()}
+
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """All terms at the posterior means, without noise."""
         inferred = self.module.inference(batch, sample=False)
         nll = self._decoded(batch, inferred)
         output = self.module.loss(batch, inferred, nll, self.weights, 0.0, self.temperature)
         self._validation_terms.add(output.extra_metrics, len(batch[CELL]))
-        pairs = {}
-        for first, second in combinations(self.module.modalities, 2):
-            a, b = paired_rows(inferred.rows[first], inferred.rows[second])
-            pairs[f"{first} {second}"] = (inferred.loc[first][a], inferred.loc[second][b])
-        self._validation_pairs.append(pairs)
+        for name, rows in inferred.rows.items():
+            straight = inferred.loc[name] - self.module.share * inferred.added[name]
+            parts = batch[CELL][rows], straight, inferred.added[name]
+            self._held_out.setdefault(name, []).append(tuple(x.cpu().numpy() for x in parts))
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means of the terms, and the FOSCTTM of paired cells over pairs of modalities."""
+        """Log the means of the terms, and the FOSCTTM of paired cells over pairs of modalities.
+
+        While encoders are trained, held-out pairs choose the share of their networks.
+        """
         super().on_validation_epoch_end()
-        minibatches, self._validation_pairs = self._validation_pairs, []
-        scores = []
-        for key in minibatches[0] if minibatches else {}:
-            first, second = (
-                torch.cat([pairs[key][side] for pairs in minibatches]) for side in (0, 1)
-            )
-            if len(first) > 1:
-                x, y = (normalize(z, dim=1)[:MAX_VALIDATION_PAIRS] for z in (first, second))
-                scores.append(foscttm(x.cpu().numpy(), y.cpu().numpy()))
+        held_out, self._held_out = self._held_out, {}
+        cells, straight, added = (
+            {name: np.concatenate([part[k] for part in parts]) for name, parts in held_out.items()}
+            for k in range(3)
+        )
+        pairs = []
+        for names in combinations(cells, 2):
+            first, second = (cells[name] for name in names)
+            _, *rows = np.intersect1d(first, second, return_indices=True)
+            if len(rows[0]) > 1:
+                pairs.append((names, [r[:MAX_VALIDATION_PAIRS] for r in rows]))
+
+        def unit(name: str, share: float) -> np.ndarray:
+            loc = torch.from_numpy(straight[name] + share * added[name])
+            return normalize(loc, dim=1).numpy()
+
+        n_pairs = sum(len(rows[0]) for _, rows in pairs)
+        if self._draws_share and self._encoders_move and n_pairs >= MIN_VALIDATION_PAIRS:
+            self.module.share.fill_(_best_share(pairs, unit))
+        share = float(self.module.share)
+        scores = [
+            foscttm(*(unit(m, share)[r] for m, r in zip(names, rows, strict=True)))
+            for names, rows in pairs
+        ]
         if scores:
             self.log("foscttm_validation", float(np.mean(scores)), prog_bar=True, batch_size=1)
+        if self.module.has_variates:
+            self.log("share", share, batch_size=1)
+
+
+def _best_share(
+    pairs: list[tuple[tuple[str, str], list[np.ndarray]]], unit: Callable[[str, float], np.ndarray]
+) -> float:
+    """Share with which paired cells are nearest to each other among all held-out cells.
+
+    It is the default, unless another one is better by more than the standard error of the
+    difference. `pairs` are names of two modalities with the rows of cells that have both, and
+    `unit` makes the embeddings of all cells of a modality at a share.
+    """
+    closer = {}
+    for share in SHARES:
+        parts = []
+        for names, rows in pairs:
+            x, y = (unit(name, share) for name in names)
+            parts += [_closer_share(x[rows[0]], y, rows[1]), _closer_share(y[rows[1]], x, rows[0])]
+        closer[share] = np.concatenate(parts)
+    best = min(SHARES, key=lambda share: closer[share].mean())
+    gain = closer[DEFAULT_SHARE] - closer[best]
+    is_better = gain.mean() > gain.std() / np.sqrt(len(gain))
+    return best if is_better else DEFAULT_SHARE
+
+
+def _closer_share(x: np.ndarray, y: np.ndarray, partner: np.ndarray) -> np.ndarray:
+    """(n,) share of the rows of `y` that are closer to a row of `x` than its partner is."""
+    found = np.empty(len(x))
+    for start in range(0, len(x), BLOCK):
+        block = slice(start, start + BLOCK)
+        similarity = x[block] @ y.T
+        own = np.take_along_axis(similarity, partner[block, None], axis=1)
+        found[block] = (similarity > own).mean(axis=1)
+    return found

@@ -9,7 +9,7 @@ def _preset(
     seed: int, preprocess: dict[str, int], sizes: dict[str, int], weights: dict[str, float]
 ) -> dict[str, Any]:
     """A preset from what differs between the two data sets of the competition."""
-    plan = {"optimizer": "rmsprop", "lr_schedule": "constant", **weights}
+    plan = {"optimizer": "rmsprop", "lr_schedule": "constant", "decoder_epochs": 0.0, **weights}
     return {
         "seed": seed,
         "preprocess": {**preprocess, "n_components": 100},
@@ -25,6 +25,7 @@ def _preset(
             "normalize_latent": True,
             "library": "learned",
             "discriminator_batch": True,
+            "start": "random",
             **sizes,
         },
         "train": {"plan_kwargs": {"lr": 2e-3, "noise_epochs": 12 / 72, **plan}},

@@ -1,0 +1,106 @@
+"""Where CLUE's encoders start: canonical variates of what they read, beyond the paper."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from cantata._keys import CELL, rows_key
+from cantata._mudata.pairing import row_table
+from cantata._numeric.batches import sample_cells
+from cantata._numeric.canonical import MIN_PAIRS, chosen_variates
+from cantata.data import MosaicLoader
+from cantata.nn import Covariates
+
+if TYPE_CHECKING:
+    from cantata.model.base import MosaicModelClass
+    from cantata.model.clue._module import CLUEModule
+
+logger = logging.getLogger(__name__)
+
+MAX_CELLS = 20_000
+"""Cells that variates are fitted on; more are sampled."""
+MAX_WIDTH = 512
+"""Inputs that are wider have no variates: these are of components, not of features."""
+
+
+def fit_start(model: MosaicModelClass, cells: np.ndarray) -> None:
+    """Set the linear map of each encoder to the canonical variates of what encoders read.
+
+    Every subspace starts from the same leading variates, each times its correlation over left-out
+    cells. Nothing is set where fewer than 20 of the training `cells` have several modalities, or
+    where an input is wider than 512 columns.
+    """
+    module: CLUEModule = model.module
+    names = module.modalities
+    # 1. inputs and covariates of the training cells that have several modalities
+    table = np.stack([row_table(model.adata, names)[name] for name in names])
+    has = table[:, cells] >= 0
+    pairs = has.astype(np.int64) @ has.T
+    together = pairs[np.triu_indices(len(names), 1)]
+    widest = max(module.encoder(name).first.in_features for name in names)
+    if len(names) < 2 or together.max() < MIN_PAIRS or widest > MAX_WIDTH:
+        return
+    several = cells[has.sum(axis=0) > 1]
+    blocks, rows, design = _inputs(model, several[sample_cells(len(several), MAX_CELLS)])
+    # 2. their variates, in every subspace
+    variates, weights = chosen_variates(
+        [blocks[name] for name in names],
+        module.n_latent,
+        [rows[name] for name in names],
+        covariates=design,
+    )
+    logger.info("Correlations of left-out cells: %s.", np.round(weights[:10], 2))
+    for k, name in enumerate(names):
+        slope = torch.as_tensor(variates.weights[k] * weights, dtype=torch.float32)
+        offset = -torch.as_tensor(variates.means[k], dtype=torch.float32) @ slope
+        slope, offset = (
+            functional.pad(x, (0, module.n_latent - x.shape[-1])).tile(len(names))
+            for x in (slope, offset)
+        )
+        module.encoder(name).set_linear(slope, offset)
+
+
+@torch.inference_mode()
+def _inputs(
+    model: MosaicModelClass, cells: np.ndarray
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray | None]:
+    """For each modality what its encoder reads of some cells and the row of each cell in it.
+
+    The third is what covariates say of the cells, None where there is none.
+    """
+    module: CLUEModule = model.module
+    names = module.modalities
+    blocks: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    designs, n_cells = [], 0
+    sizes = [model.n_batch, *model.n_categories]
+    for tensors in MosaicLoader(
+        model.adata_manager, cells.tolist(), batch_size=1024, num_workers=0
+    ):
+        minibatch = {key: value.to(model.device) for key, value in tensors.items()}
+        for name in names:
+            blocks[name].append(module.encoder_input(minibatch, name).double().cpu().numpy())
+            rows[name].append(n_cells + tensors[rows_key(name)].numpy())
+        n_cells += len(tensors[CELL])
+        designs.append(_design(Covariates.of(tensors), sizes))
+    stacked = {name: np.concatenate(parts) for name, parts in blocks.items()}
+    of_cells = {}
+    for name, parts in rows.items():
+        of_cells[name] = np.full(n_cells, -1)
+        of_cells[name][np.concatenate(parts)] = np.arange(len(stacked[name]))
+    design = np.concatenate(designs)
+    return stacked, of_cells, design if design.shape[1] else None
+
+
+def _design(covariates: Covariates, sizes: list[int]) -> np.ndarray:
+    """(n, q) indicators of categories but for the first of each, and continuous covariates."""
+    assert covariates.codes is not None
+    codes = covariates.codes.clamp(min=0)
+    parts = [functional.one_hot(codes[:, c], size)[:, 1:] for c, size in enumerate(sizes)]
+    parts += [] if covariates.values is None else [covariates.values]
+    return torch.cat([part.double() for part in parts], dim=1).numpy()
