@@ -11,7 +11,6 @@ from torch import Tensor
 
 from cantata._keys import CELL, rows_key
 from cantata.losses import mean_over_modalities
-from cantata.model.clue._module import MAX_READ
 from cantata.nn import Covariates
 
 if TYPE_CHECKING:
@@ -33,21 +32,19 @@ def _predictors(
     module: CLUEModule, tensors: Mapping[str, Tensor], source: str, target: str
 ) -> Tensor:
     """(n_source, d) predictors in the rows of `source`, the last of them constant."""
-    # 1. the unit embedding
-    values = module.encoder_input(tensors, source)
-    loc, _ = module.posterior(source, values)
+    # 1. what the decoder of the target makes of the unit embedding, in one batch that has the
+    #    target, whatever the cell's, so that sizes do not depend on a batch which the decoder may
+    #    not know
+    loc, _ = module.posterior(source, module.encoder_input(tensors, source))
     unit = torch.nn.functional.normalize(loc, dim=1)
-    # 2. what the decoder of the target makes of it, in one batch that has the target, whatever
-    #    the cell's, so that sizes do not depend on a batch which the decoder may not know
     batch = module.library_batch[module.modalities.index(target)]
     covariates = Covariates.of(tensors).rows(slice(len(unit))).zeros().with_batch(batch)
     hidden = module.decoders[target](unit[:, module.subspace(target)], covariates)
-    # 3. the encoder's input where it is narrow, and the log total of counts
-    narrow = [values] if values.shape[1] <= MAX_READ else []
+    # 2. the log total of counts
     total = unit.new_zeros(len(unit), 1)
     if module.head(source).requires_counts:
         total = module.head(source).observed_library(tensors[source]).log().unsqueeze(1)
-    return torch.cat([unit, hidden, *narrow, total, torch.ones_like(total)], dim=1)
+    return torch.cat([hidden, total, torch.ones_like(total)], dim=1)
 
 
 def predict_log_library(

@@ -47,8 +47,6 @@ Library = Literal["observed", "learned"]
 DiscriminatorInput = Literal["mean", "sample"]
 
 ALIGNMENTS = {"cosine": cosine_to_fused, "mse": squared_to_fused}
-MAX_READ = 512
-"""Encoder inputs up to this width take part in predicting library sizes."""
 MIN_FEATURES = 3
 """A modality with no more features is read as it is, not by components."""
 
@@ -222,11 +220,9 @@ class CLUEModule(BaseModuleClass):
         # the regressions of library sizes, which are fitted once the model is trained
         self.library_batch: Tensor
         self.register_buffer("library_batch", torch.zeros(k, dtype=torch.long))
-        for i, source in enumerate(self.modalities):
-            for j, target in enumerate(self.modalities):
-                n_read = widths[source] if widths[source] <= MAX_READ else 0
-                n_hidden = self.head(target).output.in_features
-                n_predictors = k * n_latent + n_hidden + n_read + 2
+        for j, target in enumerate(self.modalities):
+            n_predictors = self.head(target).output.in_features + 2
+            for i in range(k):
                 self.register_buffer(f"library_{i}_{j}", torch.zeros(n_predictors))
 
     # Parts --------------------------------------------------------------------------------------
