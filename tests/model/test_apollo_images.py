@@ -8,6 +8,7 @@ from typing import Any
 import h5py
 import mudata
 import numpy as np
+import pandas as pd
 import pytest
 import scvi
 import torch
@@ -191,6 +192,26 @@ def test_imputed_images_are_in_the_layout_of_images(apollo: APOLLO) -> None:
     )
 
 
+def test_decoding_of_given_latents(apollo: APOLLO) -> None:
+    z = apollo.get_latent_representation(modality="dna")
+    own = apollo.get_latent_representation(modality="dna", space="specific")
+    decoded = apollo.decode_latents("protein", z)
+    close(pictures(decoded), pictures(apollo.impute("protein", source="dna")))
+    named = pd.DataFrame(z[:9], index=range(-4, 5))
+    whole = apollo.decode_latents("dna", named, own[:9], batch_size=4)
+    assert list(whole.obs_names) == [str(k) for k in range(-4, 5)]
+    close(pictures(whole), pictures(apollo.get_reconstruction("dna"))[:9])
+    assert apollo.decode_latents("dna", z[:0]).shape == (0, 1)
+    with pytest.raises(ValueError, match=r"shapes \[\(54, 4\)\] in place of \[\(54, 6\)\]"):
+        apollo.decode_latents("dna", own)
+    with pytest.raises(ValueError, match=r"shapes .* in place of \[\(54, 6\), \(54, 4\)\]"):
+        apollo.decode_latents("dna", z, own[:3])
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        apollo.decode_latents("dna", z * np.nan)
+    with pytest.raises(KeyError, match="'lamin'"):
+        apollo.decode_latents("lamin", z)
+
+
 def test_imputed_images_on_disk(apollo: APOLLO, tmp_path) -> None:
     path = tmp_path / "protein.zarr"
     apollo.impute("protein", out=path, batch_size=7)
@@ -349,6 +370,10 @@ def test_batches_of_images() -> None:
     assert not np.allclose(pictures(one), pictures(two), atol=1e-5)
     both = model.impute("protein", source="dna", transform_batch=["b0", "b1"])
     close(pictures(both), (pictures(one) + pictures(two)) / 2, 1e-5)
+    z = model.get_latent_representation(modality="dna")
+    for batch, expected in (("b1", two), (None, both)):
+        decoded = model.decode_latents("protein", z, transform_batch=batch)
+        close(pictures(decoded), pictures(expected), 1e-5)
 
 
 def test_groups_are_held_out_whole() -> None:
