@@ -22,6 +22,7 @@ from torch.nn import functional
 import cantata
 from cantata import APOLLO, CLUE
 from cantata.model.apollo._checkpoint import StageCheckpoint
+from cantata.model.apollo._training import image_components
 from cantata.nn import Covariates, turned
 
 SMALL = {"n_shared": 6, "n_specific": 4, "image_widths": (4, 6, 8, 8)}
@@ -258,6 +259,14 @@ def test_a_query_finds_its_stains_by_name(apollo: APOLLO) -> None:
     close(pictures(apollo.impute("protein", mudata.MuData({"dna": adata}))), pictures(expected))
     mapped = APOLLO.load_query_data(mudata.MuData({"dna": query}), apollo)
     close(pictures(mapped.impute("protein")), pictures(expected))
+
+
+def test_components_of_several_views_are_those_of_turned_images(apollo: APOLLO) -> None:
+    layer, images = apollo.module.components("dna"), apollo.registered_values("dna")
+    found = image_components(layer, images, (0, 3, 6))
+    for components, view in zip(found, (0, 3, 6), strict=True):
+        whole = turned(torch.from_numpy(images[np.arange(len(images))]), view)
+        close(components, layer(whole).numpy(), 1e-5)
 
 
 def test_images_on_disk_are_read_as_they_are_needed(tmp_path) -> None:
