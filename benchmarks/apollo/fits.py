@@ -146,7 +146,7 @@ def read(mdata: MuData, config: dict[str, Any]) -> tuple[dict[str, np.ndarray], 
     arguments, train = settings(config)
     cantata.APOLLO.setup_mudata(mdata)
     model = cantata.APOLLO(mdata, **arguments)
-    parts = split(model, train.get("train_size"), train.get("validation_size"))
+    parts = split(model, train.get("train_size"), train.get("validation_size"), None)
     model._train_cells = parts[0]
     model._fit_inputs()
     inputs = cached_inputs(model, progress=False)

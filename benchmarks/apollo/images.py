@@ -147,16 +147,16 @@ def of_network(net_cls: Any, steps: int, lr: float) -> Any:
 # APOLLO -----------------------------------------------------------------------------------------
 
 
-def mdata_of(images: dict[str, np.ndarray]) -> Any:
-    """MuData of one stain a modality."""
+def mdata_of(images: dict[str, Any]) -> Any:
+    """MuData of one stain a modality, from (cells, 1, side, side) images."""
     import mudata
     from anndata import AnnData
 
     parts = {}
     for name, values in images.items():
-        obs = pd.DataFrame(index=[f"cell{i}" for i in range(len(values))])
+        obs = pd.DataFrame(index=[f"cell{i}" for i in range(values.shape[0])])
         parts[name] = AnnData(obs=obs, var=pd.DataFrame(index=[name]))
-        parts[name].obsm["single_cell_images"] = values[:, None]
+        parts[name].obsm["single_cell_images"] = values
     return mudata.MuData(parts)
 
 
@@ -169,11 +169,11 @@ def of_apollo(n_specific: int) -> Any:
         import cantata
 
         scvi.settings.seed = seed
-        mdata = mdata_of({"source": x, "target": y})
+        mdata = mdata_of({"source": x[:, None], "target": y[:, None]})
         cantata.APOLLO.setup_mudata(mdata)
         model = cantata.APOLLO(mdata, n_shared=N_LATENT, n_specific=n_specific)
         model.train(enable_progress_bar=False)
-        query = mdata_of({"source": test, "target": truth})
+        query = mdata_of({"source": test[:, None], "target": truth[:, None]})
         key = "single_cell_images"
         own = model.get_reconstruction("target", query).obsm[key][:, 0]
         return model.impute("target", query, source="source").obsm[key][:, 0], own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from typing import Any
 
 import h5py
@@ -13,6 +14,7 @@ from image_mosaics import KEY, blobs, of_images
 
 from cantata._mudata.images import (
     StainImages,
+    check_chunks,
     check_images,
     image_layout,
     image_stats,
@@ -157,6 +159,21 @@ def test_a_stain_that_is_black_throughout(images: np.ndarray) -> None:
     stats = image_stats(StainImages(images, layout), whole(images).obs_names)
     with pytest.raises(ValueError, match=r"2 cells have a stain that is 0.*'c1'"):
         check_images("img", stats)
+
+
+@pytest.mark.parametrize(("size", "warns"), [(40, True), (1, False)])
+def test_chunks_of_many_cells_are_warned_of(tmp_path, size: int, warns: bool) -> None:
+    group = zarr.open_group(tmp_path / "images.zarr", mode="w")
+    shape = (1200, 1, 16, 16)
+    array = group.create_array("a", shape=shape, chunks=(size, 1, 16, 16), dtype="u1")
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        check_chunks("dna", array)
+        check_chunks("dna", array[:])
+    assert [
+        str(w.message).startswith("Images of modality 'dna' are stored in chunks of 40")
+        for w in found
+    ] == [True] * warns
 
 
 def test_blobs_are_images() -> None:

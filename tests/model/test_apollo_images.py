@@ -8,6 +8,7 @@ from typing import Any
 import h5py
 import mudata
 import numpy as np
+import pandas as pd
 import pytest
 import scvi
 import torch
@@ -21,6 +22,7 @@ from torch.nn import functional
 import cantata
 from cantata import APOLLO, CLUE
 from cantata.model.apollo._checkpoint import StageCheckpoint
+from cantata.model.apollo._training import image_components
 from cantata.nn import Covariates, turned
 
 SMALL = {"n_shared": 6, "n_specific": 4, "image_widths": (4, 6, 8, 8)}
@@ -191,6 +193,26 @@ def test_imputed_images_are_in_the_layout_of_images(apollo: APOLLO) -> None:
     )
 
 
+def test_decoding_of_given_latents(apollo: APOLLO) -> None:
+    z = apollo.get_latent_representation(modality="dna")
+    own = apollo.get_latent_representation(modality="dna", space="specific")
+    decoded = apollo.decode_latents("protein", z)
+    close(pictures(decoded), pictures(apollo.impute("protein", source="dna")))
+    named = pd.DataFrame(z[:9], index=range(-4, 5))
+    whole = apollo.decode_latents("dna", named, own[:9], batch_size=4)
+    assert list(whole.obs_names) == [str(k) for k in range(-4, 5)]
+    close(pictures(whole), pictures(apollo.get_reconstruction("dna"))[:9])
+    assert apollo.decode_latents("dna", z[:0]).shape == (0, 1)
+    with pytest.raises(ValueError, match=r"shapes \[\(54, 4\)\] in place of \[\(54, 6\)\]"):
+        apollo.decode_latents("dna", own)
+    with pytest.raises(ValueError, match=r"shapes .* in place of \[\(54, 6\), \(54, 4\)\]"):
+        apollo.decode_latents("dna", z, own[:3])
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        apollo.decode_latents("dna", z * np.nan)
+    with pytest.raises(KeyError, match="'lamin'"):
+        apollo.decode_latents("lamin", z)
+
+
 def test_imputed_images_on_disk(apollo: APOLLO, tmp_path) -> None:
     path = tmp_path / "protein.zarr"
     apollo.impute("protein", out=path, batch_size=7)
@@ -237,6 +259,14 @@ def test_a_query_finds_its_stains_by_name(apollo: APOLLO) -> None:
     close(pictures(apollo.impute("protein", mudata.MuData({"dna": adata}))), pictures(expected))
     mapped = APOLLO.load_query_data(mudata.MuData({"dna": query}), apollo)
     close(pictures(mapped.impute("protein")), pictures(expected))
+
+
+def test_components_of_several_views_are_those_of_turned_images(apollo: APOLLO) -> None:
+    layer, images = apollo.module.components("dna"), apollo.registered_values("dna")
+    found = image_components(layer, images, (0, 3, 6))
+    for components, view in zip(found, (0, 3, 6), strict=True):
+        whole = turned(torch.from_numpy(images[np.arange(len(images))]), view)
+        close(components, layer(whole).numpy(), 1e-5)
 
 
 def test_images_on_disk_are_read_as_they_are_needed(tmp_path) -> None:
@@ -349,6 +379,10 @@ def test_batches_of_images() -> None:
     assert not np.allclose(pictures(one), pictures(two), atol=1e-5)
     both = model.impute("protein", source="dna", transform_batch=["b0", "b1"])
     close(pictures(both), (pictures(one) + pictures(two)) / 2, 1e-5)
+    z = model.get_latent_representation(modality="dna")
+    for batch, expected in (("b1", two), (None, both)):
+        decoded = model.decode_latents("protein", z, transform_batch=batch)
+        close(pictures(decoded), pictures(expected), 1e-5)
 
 
 def test_groups_are_held_out_whole() -> None:

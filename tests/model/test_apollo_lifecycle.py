@@ -36,6 +36,18 @@ def apollo() -> APOLLO:
 # Latents ----------------------------------------------------------------------------------------
 
 
+def test_decoded_latents_are_what_cells_are_imputed_by(apollo) -> None:
+    for name in apollo.modalities:
+        z, batch = apollo.get_latent_representation(), apollo.batch_categories[:1]
+        for calibrate in (True, False) if apollo.module.losses[name] == "bce" else (True,):
+            options = {"transform_batch": batch, "calibrate": calibrate}
+            decoded = apollo.decode_latents(name, z, **options)
+            imputed = apollo.impute(name, **options)
+            np.testing.assert_allclose(decoded.X, imputed.X, rtol=1e-4, atol=1e-5)
+            assert decoded.uns["cantata"]["units"] == imputed.uns["cantata"]["units"]
+            assert list(decoded.var_names) == list(imputed.var_names)
+
+
 def test_embeddings_follow_the_order_of_the_data(apollo) -> None:
     data = apollo.adata
     joint = apollo.get_latent_representation()

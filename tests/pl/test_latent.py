@@ -276,6 +276,12 @@ def test_images_along_a_component(latent):
     ax = pl.latent_traversal(data, "img", images=made, **USE)
     tiles = [np.ma.getmaskarray(image.get_array()).all() for image in ax.images]
     np.testing.assert_array_equal(tiles, np.tile(np.arange(11) > 4, 4))
+    # one image of each bin, as a decoder makes it of its mean latents
+    decoded = AnnData(np.zeros((11, 1)), obsm={"single_cell_images": images[:11, :1]})
+    decoded.obs_names, decoded.var_names = [str(k) for k in range(-5, 6)], ["dna"]
+    ax = pl.latent_traversal(data, "img", images=decoded, **USE)
+    np.testing.assert_array_equal([image.get_array() for image in ax.images], images[:11, 0])
+    assert labels(ax.get_yticklabels()) == ["decoded"]
     with pytest.raises(KeyError, match=r"name one of the stains \['dna', 'actin'\]"):
         pl.latent_traversal(data, "img", images=True, **USE)
     with pytest.raises(ValueError, match="images holds none of the cells in the center"):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cantata._keys import CHANNEL_MAPPING, CHANNEL_NAMES, CHANNELS, IMAGE_CHANNEL, IMAGES, MASK
-from cantata._mudata.checks import MatrixStats
+from cantata._mudata.checks import MatrixStats, warn_user
 from cantata._mudata.values import MatrixReader
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ MULTIPLE = 16
 """Sides of images are multiples of it: they are halved four times."""
 MAX_BLOCK = 2**22
 """Pixels that are read at once where all images are."""
+MAX_CHUNK, MANY = 16, 1_000
+"""Cells in a chunk of a file, and in all, above which random minibatches are slow to read."""
 RANGE_CELLS, RANGE_PERCENTILES = 500, (0.5, 99.9)
 """Cells whose pixels tell the range of a stain that is stored as integers, and its ends."""
 
@@ -288,6 +290,21 @@ def check_images(modality: str, stats: MatrixStats) -> None:
             f"{where}: {stats.n_empty_cells} cells have a stain that is 0 in every pixel, e.g. "
             f"{stats.empty_cell_example!r}. They were not imaged; leave them out of the modality: "
             "mdata = cantata.pp.split_stains(adata, drop_empty=True)."
+        )
+
+
+def check_chunks(modality: str, array: Any) -> None:
+    """Warn where images are stored in chunks of many cells: minibatches read whole chunks."""
+    chunks = getattr(array, "chunks", None)
+    if chunks is None:
+        return
+    size = int(np.max(chunks[0]))  # dask lists those of all chunks
+    if size > MAX_CHUNK and array.shape[0] > MANY:
+        warn_user(
+            f"Images of modality {modality!r} are stored in chunks of {size} cells, all of which "
+            "are read for any one of them: training will wait for the file. Store each cell in a "
+            "chunk of its own: anndata.io.write_elem(zarr.open_group('images.zarr'), "
+            f"{modality!r}, images, dataset_kwargs={{'chunks': (1, *images.shape[1:])}})."
         )
 
 

@@ -14,6 +14,7 @@ from cantata._keys import BATCH, LABELS, rep_key
 from cantata._mudata.checks import MatrixStats, check_finite, check_like_source, matrix_stats
 from cantata._mudata.images import (
     StainImages,
+    check_chunks,
     check_images,
     holds_integers,
     image_layout,
@@ -126,7 +127,9 @@ class MosaicImagesField(MuDataObsmField):
                 f"mask_background=True: modality {self.mod_key!r} has no mask. Channels are masks "
                 "where .var['channel_mapping'] says 'mask'."
             )
-        limits = stain_limits(mdata[self.mod_key].obsm[self.attr_key], layout)
+        array = mdata[self.mod_key].obsm[self.attr_key]
+        check_chunks(self.mod_key, array)
+        limits = stain_limits(array, layout)
         return self._state(mdata, layout, limits, self._mask_background)
 
     def _state(self, mdata: MuData, layout: Any, limits: Any, masked: bool) -> dict[str, Any]:

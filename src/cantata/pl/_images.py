@@ -182,7 +182,8 @@ def draw_bins(
 ) -> Axes:
     """Draw the mean image of each bin of cells, and below it some cells of the bin.
 
-    `bins` holds ordered categories by name of cell; `features` names the stain.
+    `bins` holds ordered categories by name of cell; `features` names the stain. Images of bins, by
+    their numbers, are drawn alone.
     """
     if not isinstance(adata, AnnData) or IMAGES not in adata.obsm:
         raise ValueError(f"images: modality {modality!r} has none in .obsm[{IMAGES!r}].")
@@ -190,27 +191,33 @@ def draw_bins(
     wanted = list(stains) if features is None else name_list("features", features)
     if len(wanted) != 1 or wanted[0] not in stains:
         raise KeyError(f"features={features!r}: name one of the stains {list(stains)}.")
+    numbers, n_examples = bins.cat.categories, N_EXAMPLES
+    if adata.obs_names.equals(numbers.astype(str)):
+        bins, n_examples = pd.Series(pd.Categorical(numbers), adata.obs_names), 0
     rows = pd.Series(adata.obs_names.get_indexer(bins.index), bins.index)
     tiles: list[list[np.ndarray | None]] = []
-    for number in bins.cat.categories:
+    for number in numbers:
         members = rows[(bins == number) & (rows >= 0)].to_numpy()
         found = stains[wanted[0]][members][:, 0]
-        at = np.linspace(0, len(found) - 1, min(N_EXAMPLES, len(found))).round().astype(int)
+        at = np.linspace(0, len(found) - 1, min(n_examples, len(found))).round().astype(int)
         mean = [found.mean(axis=0)] if len(found) else [None]
-        tiles.append([*mean, *found[at], *[None] * (N_EXAMPLES - len(at))])
+        tiles.append([*mean, *found[at], *[None] * (n_examples - len(at))])
     drawn = [tile.ravel() for column in tiles for tile in column if tile is not None]
     if not drawn:
         raise ValueError("images holds none of the cells in the center of the other components.")
     colors = _colors(cmap or STAIN_MAPS[0], *np.percentile(np.concatenate(drawn), PERCENTILES))
     if ax is None:
-        size = (TILE * len(tiles) + MARGINS, TILE * (N_EXAMPLES + 1) + 1)
+        size = (TILE * len(tiles) + MARGINS, TILE * (n_examples + 1) + 1)
         ax = plt.subplots(figsize=size, layout="compressed")[1]
     draw_tiles(ax, list(zip(*tiles, strict=True)), colors)
-    middles = np.arange(max(len(tiles), N_EXAMPLES + 1)) * (1 + GAP) + 0.5
+    middles = np.arange(max(len(tiles), n_examples + 1)) * (1 + GAP) + 0.5
     ax.set_xticks(middles[: len(tiles)], labels)
-    ax.set_yticks(middles[[0, 1 + N_EXAMPLES // 2]], ["mean", "cells"])
+    if n_examples:
+        ax.set_yticks(middles[[0, 1 + n_examples // 2]], ["mean", "cells"])
+    else:
+        ax.set_yticks(middles[:1], ["decoded"])
     ax.tick_params(length=0)
-    _color_bar(ax, colors, wanted[0], height=1 / (N_EXAMPLES + 1))
+    _color_bar(ax, colors, wanted[0], height=1 / (n_examples + 1))
     return ax
 
 

@@ -214,7 +214,8 @@ def latent_traversal(
         As in :func:`cantata.tl.latent_traversal`, which computes what is drawn.
     images
         Draw, in place of features, the mean image of each bin and below it some of its cells. Or
-        other images of the modality's cells, such as ``model.get_reconstruction`` returns.
+        other images of the modality's cells, such as ``model.get_reconstruction`` returns; or one
+        of each bin, named by its number: ``model.decode_latents`` at the mean latents of the bins.
     cmap
         Colour map. None: ``"RdBu_r"``, or ``"viridis"`` without `scale`, ``"gray"`` of images.
         Bins with fewer than 5 cells do not set its ends.

@@ -188,6 +188,9 @@ def mix_encoders(
     and for the mean over modalities, and they are trained on the result. Which cells are in the
     same state is told by the tables, where states are further apart than in encodings.
 
+    Not where there are images: these cannot be held in memory, and their encoders would lose what
+    decoding has taught them in the second stage. Tables are mixed there as everywhere.
+
     Parameters
     ----------
     module

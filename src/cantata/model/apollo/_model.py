@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 import numpy as np
 import pandas as pd
 import torch
+from anndata import AnnData
+from mudata import MuData
 from scvi import settings
 
 from cantata import _keys
@@ -18,7 +20,7 @@ from cantata._mudata.pairing import check_connected, membership, row_table
 from cantata._mudata.values import MatrixReader
 from cantata._numeric.batches import sample_cells
 from cantata._numeric.normalise import row_sums
-from cantata.model._imputation import values_of
+from cantata.model._imputation import ImputationWriter, batch_codes, values_of
 from cantata.model._inputs import BLOCK_ROWS, fit_input, resolve_transforms, sampled_rows
 from cantata.model.apollo._batches import mix_encoders
 from cantata.model.apollo._checkpoint import Stage, StageCheckpoint, StageRecord, digest
@@ -51,8 +53,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from anndata import AnnData
-    from mudata import MuData
     from torch import Tensor, nn
 
 N_STEPS, MIN_EPOCHS, MAX_EPOCHS = 400, 15, 60
@@ -790,6 +790,112 @@ class APOLLO(MosaicModelClass):
             calibration=self._calibration(modality, calibrate),
             shared_only=space == "shared",
         )
+
+    def decode_latents(
+        self,
+        modality: str,
+        shared: np.ndarray | pd.DataFrame,
+        specific: np.ndarray | pd.DataFrame | None = None,
+        *,
+        transform_batch: Batches = None,
+        calibrate: bool = True,
+        batch_size: int | None = None,
+    ) -> AnnData:
+        """What a modality looks like at given latents, of cells or of none, in registered units.
+
+        For instance at the mean latents of the bins along a component, which
+        :func:`cantata.pl.latent_traversal` draws.
+
+        Parameters
+        ----------
+        modality
+            Modality to decode.
+        shared
+            (n, n_shared) shared latents; the index of a table names the rows of the result.
+        specific
+            (n, n_specific) specific latents of the modality. None: from shared latents alone, as
+            :meth:`impute`.
+        transform_batch
+            Batch to decode for, or batches to average over. None: all that have the modality.
+            Other covariates are at their first category, or at their mean.
+        calibrate
+            As for :meth:`impute`.
+        batch_size
+            Rows per minibatch.
+
+        Returns
+        -------
+        AnnData, rows x features, in the units of :meth:`impute`.
+
+        Raises
+        ------
+        KeyError
+            If the modality or a batch is unknown.
+        ValueError
+            If latents have another shape or are not finite, or the model is not trained.
+
+        Examples
+        --------
+        >>> import cantata
+        >>> mdata = cantata.datasets.simulate_mosaic(n_cells=200, pairing="full")
+        >>> cantata.APOLLO.setup_mudata(mdata)
+        >>> model = cantata.APOLLO(mdata, n_shared=8, n_specific=4)
+        >>> model.train(max_epochs=2, encoder_epochs=2, enable_progress_bar=False)
+        >>> z = model.get_latent_representation(modality="rna")
+        >>> model.decode_latents("adt", z[:2] + 1).shape == (2, mdata["adt"].n_vars)
+        True
+        """
+        self._check_modality("modality", modality)
+        self._check_if_trained(warn=True)
+        parts, widths = [shared], [self.module.n_shared]
+        if specific is not None:
+            parts, widths = [shared, specific], [*widths, self.module.n_specific[modality]]
+        arrays = [np.asarray(part, dtype=np.float32) for part in parts]
+        found, wanted = [x.shape for x in arrays], [(len(arrays[0]), width) for width in widths]
+        if found != wanted:
+            raise ValueError(f"Latents of {modality!r} have shapes {found} in place of {wanted}.")
+        z = torch.from_numpy(np.hstack(arrays))
+        if not torch.isfinite(z).all():
+            raise ValueError("Latents hold NaN or infinity.")
+        batches = batch_codes(transform_batch, self.batch_categories)
+        if batches is None and self.n_batch > 1:
+            batches = np.flatnonzero(self.measured_batches_[modality]).tolist()
+        names = shared.index.astype(str) if isinstance(shared, pd.DataFrame) else np.arange(len(z))
+        frame = MuData({modality: AnnData(obs=pd.DataFrame(index=names.astype(str)))})
+        calibration = self._calibration(modality, calibrate)
+        units, side = (
+            self._units(modality, calibration=calibration),
+            self.image_sides.get(modality),
+        )
+        features = self.feature_names(modality)
+        writer = ImputationWriter(frame, np.arange(len(z)), features, None, units, side)
+        size = self._library_size(modality, None)
+        self.module.eval()
+        with torch.inference_mode():
+            for part in z.to(self.device).split(batch_size or settings.batch_size):
+                values = self._decode_batches(
+                    self._covariates_of_none(len(part)),
+                    modality,
+                    part,
+                    batches,
+                    None if size is None else part.new_full((len(part),), float(size)),
+                    calibration=calibration,
+                    shared_only=specific is None,
+                )
+                if side is not None:
+                    values = values.unflatten(1, (len(features), side, side))
+                writer.add(values, None, None)
+        return writer.finish()
+
+    def _covariates_of_none(self, n: int) -> dict[str, Tensor]:
+        """Minibatch of n rows that are no cells: first categories, and mean values."""
+        whole = torch.zeros(n, dtype=torch.int64, device=self.device)
+        tensors = {_keys.CELL: whole, _keys.BATCH: whole}
+        if self.n_categories:
+            tensors[_keys.CATEGORICAL] = whole.new_zeros(n, len(self.n_categories))
+        if self.n_continuous:
+            tensors[_keys.CONTINUOUS] = torch.zeros(n, self.n_continuous, device=self.device)
+        return tensors
 
     def _expected(
         self,

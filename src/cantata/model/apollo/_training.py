@@ -32,7 +32,7 @@ from cantata.model.apollo._start import canonical_start, random_start
 from cantata.nn import N_VIEWS, Covariates, turned
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -132,7 +132,8 @@ def cached_inputs(model: MosaicModelClass, *, progress: bool) -> dict[str, np.nd
     for name in model.modalities:
         values, n_obs = model.registered_values(name), model.adata[name].n_obs
         if name in module.image_sides:
-            inputs[name] = image_components(module.components(name), values, progress=progress)
+            layer = module.components(name)
+            (inputs[name],) = image_components(layer, values, progress=progress)
             continue
         read = training_reader(module.input(name), values, n_obs, progress=progress)
         inputs[name] = read(np.arange(n_obs))
@@ -141,15 +142,20 @@ def cached_inputs(model: MosaicModelClass, *, progress: bool) -> dict[str, np.nd
 
 @torch.inference_mode()
 def image_components(
-    layer: ImageComponents, images: StainImages, view: int = 0, *, progress: bool = False
+    layer: ImageComponents,
+    images: StainImages,
+    views: Sequence[int] = (0,),
+    *,
+    progress: bool = False,
 ) -> np.ndarray:
-    """(n, d) components of all images of a modality in one of their views, read block by block."""
+    """(views, n, d) components of all images of a modality in some of their views, read once."""
     device = layer.mean.device
-    components = np.empty((len(images), layer.n_out), dtype=np.float32)
+    components = np.empty((len(views), len(images), layer.n_out), dtype=np.float32)
     blocks = track(images.blocks(), description="Reading images", disable=not progress)
     for start, block in blocks:
-        values = turned(torch.from_numpy(block).to(device), view)
-        components[start : start + len(block)] = layer(values).cpu().numpy()
+        values = torch.from_numpy(block).to(device)
+        for of_view, view in zip(components, views, strict=True):
+            of_view[start : start + len(block)] = layer(turned(values, view)).cpu().numpy()
     return components
 
 
@@ -220,9 +226,9 @@ def set_start(
             has = rows[name] >= 0
             design = _design(covariates.rows(torch.from_numpy(train[has])))
             views = [x]
-            if name in module.image_sides:
+            if name in module.image_sides and n_views > 1:
                 layer, images = module.components(name), model.registered_values(name)
-                views += [image_components(layer, images, v) for v in range(1, n_views)]
+                views += list(image_components(layer, images, range(1, n_views)))
             corrected[name] = np.vstack(
                 [
                     without_covariates(views[v % len(views)][rows[name][has]], design)
