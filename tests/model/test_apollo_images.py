@@ -81,10 +81,9 @@ def test_second_stage_is_a_plain_loop(loss: str) -> None:
         train_size=1.0,
     )
     net, table_rows = stage.start
-    trained_parts = [*net.encoders.parameters(), *net.shared_only.parameters()]
-    optimizer = torch.optim.Adam(trained_parts, lr=2e-3)
+    parts = net.encoders, net.shared_only, net.full
+    optimizer = torch.optim.Adam([p for part in parts for p in part.parameters()], lr=2e-3)
     net.train()
-    net.full.eval()
     for step, (batch, rng) in enumerate(stage.seen):
         torch.set_rng_state(rng)
         view = torch.randint(8, batch["cell"].shape)
@@ -120,12 +119,14 @@ def test_second_stage_is_a_plain_loop(loss: str) -> None:
 
         for target, source in (("dna", "protein"), ("protein", "dna")):
             none = Covariates.of(batch).rows(batch[f"{target}_rows"])
-            full = net.decoder(target).location(torch.cat(z[target], dim=1), none)
+            shared, specific = z[target]
+            both_parts = torch.cat([shared.detach(), specific], dim=1)
+            full = net.decoder(target).location(both_parts, none)
             both = [c for c in cells[target] if c in cells[source]]
             at = [cells[source].index(c) for c in both]
             own_rows = [cells[target].index(c) for c in both]
-            shared = net.decoder(target, shared_only=True)
-            predicted = shared.location(z[source][0][at], none.rows(torch.tensor(own_rows)))
+            decoder = net.decoder(target, shared_only=True)
+            predicted = decoder.location(z[source][0][at], none.rows(torch.tensor(own_rows)))
             total = total + 100 * decoded(full, images[target])
             total = total + 100 * decoded(predicted, images[target][own_rows])
         for group in optimizer.param_groups:
@@ -142,6 +143,12 @@ def test_rows_of_other_modalities_are_regressed_whatever_the_view() -> None:
     stage = Second()
     trained(mdata, callbacks=[stage], early_stopping=False, train_size=1.0)
     net, table_rows = stage.start
+    # linear maps of counts are kept, those of pixels are not
+    assert net.encoder("rna").slope.abs().sum() > 0
+    assert not net.encoder("dna").slope.any()
+    # encoders whose heads are at 0 say the same of everything
+    for head in net.encoder("dna").heads:
+        head.reset_parameters()
     net.eval()
     batch = stage.seen[0][0]
     inputs = {m: net.read(m, batch[m].to_dense()) for m in net.modalities}
@@ -157,12 +164,44 @@ def test_rows_of_other_modalities_are_regressed_whatever_the_view() -> None:
     assert "encoded_shared_dna" not in none.extra_metrics
 
 
-def test_full_decoders_stay_as_the_first_stage_left_them(apollo: APOLLO) -> None:
+def test_what_a_stain_has_for_itself_moves_its_specific_latents_alone() -> None:
+    """Decoding a stain from all its latents gives its shared ones no gradient."""
     stage = Second()
-    model = trained(image_mosaic(), callbacks=[stage])
-    for key, value in stage.start[0].full.state_dict().items():
-        assert torch.equal(value, model.module.full.state_dict()[key])
-    assert all(p.requires_grad for p in model.module.parameters())
+    trained(image_mosaic(), callbacks=[stage], early_stopping=False, train_size=1.0)
+    net, batch = stage.start[0], stage.seen[0][0]
+    encoded: tuple[dict, dict] = ({}, {})
+    for name in net.modalities:
+        both = net.encode(name, batch[name], Covariates.of(batch).rows(batch[f"{name}_rows"]))
+        for part, z in zip(encoded, both, strict=True):
+            part[name] = z.detach().requires_grad_()
+    is_plain = torch.ones_like(batch["cell"], dtype=torch.bool)
+    terms = net._decoded_terms(batch, *encoded, is_plain)
+    shared, specific = (part["dna"] for part in encoded)
+    of_all = torch.autograd.grad(terms["decoded_full_dna"], [shared, specific], allow_unused=True)
+    assert [gradient is None for gradient in of_all] == [True, False]
+    predicted = terms["predicted_protein_from_dna"]
+    of_other = torch.autograd.grad(predicted, [shared, specific], allow_unused=True)
+    assert [gradient is None for gradient in of_other] == [False, True]
+
+
+@pytest.mark.parametrize("weight", [0.0, 100.0])
+def test_decoders_are_trained_along_where_they_decode(weight: float) -> None:
+    stage = Second()
+    options = {"encoder_plan_kwargs": {"lambda_decoded": weight}, "early_stopping": False}
+    model = trained(image_mosaic(), callbacks=[stage], **options)
+    for name in ("full", "shared_only"):
+        before, after = (getattr(net, name).state_dict() for net in (stage.start[0], model.module))
+        assert {torch.equal(before[k], after[k]) for k in before if "weight" in k} == {not weight}
+
+
+def test_widths_of_latents_unless_given() -> None:
+    """Images have fewer, beside counts as well; a modality that a mapping leaves out has them."""
+    mdata = image_mosaic()
+    APOLLO.setup_mudata(mdata)
+    module = APOLLO(mdata, n_specific={"dna": 3}).module
+    assert module.n_shared == 16
+    assert module.n_specific == {"dna": 3, "protein": 8}
+    assert APOLLO(mdata).module.n_specific == {"dna": 8, "protein": 8}
 
 
 # What a user does -------------------------------------------------------------------------------

@@ -320,8 +320,8 @@ WEIGHTS = {
     "lambda_noise": 1e-3,
 }
 MODEL = {
-    "n_shared": 50,
-    "n_specific": 20,
+    "n_shared": None,  # 50, and 16 of images
+    "n_specific": None,  # 20, and 8 of images
     "losses": "bce",
     "transforms": "auto",
     "n_components": 100,

@@ -32,7 +32,7 @@ SIMULATION: dict[str, Any] = {"n_cells": 600}
 
 HELD_OUT_SHARE = 0.2
 
-EPOCHS, ENCODER_EPOCHS, BATCH_SIZE = 15, 25, 64
+EPOCHS, ENCODER_EPOCHS, BATCH_SIZE = 8, 36, 64
 """Fewer than by default, so that the demo ends within a minute."""
 
 SHARED_IN = "shared, {}"

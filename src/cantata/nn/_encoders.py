@@ -232,6 +232,10 @@ class SplitEncoder(nn.Module):
                 for parameter in last.parameters():
                     parameter.zero_()
 
+    def clear_linear(self) -> None:
+        """Take out the linear map; the heads start at 0."""
+        self.set_linear(torch.zeros_like(self.slope), torch.zeros_like(self.offset))
+
     def forward(
         self, x: Tensor, covariates: Covariates | None = None, linear: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:

@@ -44,7 +44,6 @@ from cantata.model.apollo._training import (
     set_start,
     split,
     table_rows_of,
-    without_gradient,
 )
 from cantata.model.base import Batches, Cells, Indices, MosaicModelClass
 from cantata.nn import LOSSES, Covariates
@@ -55,9 +54,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+WIDTHS, IMAGE_WIDTHS = (50, 20), (16, 8)
+"""Shared and specific latents, and as many where there are images."""
 N_STEPS, MIN_EPOCHS, MAX_EPOCHS = 400, 15, 60
 """Steps of the default schedule of each stage, and bounds on its epochs."""
-IMAGE_STEPS, IMAGE_ENCODER_STEPS, MIN_IMAGE_EPOCHS = 300, 900, 5
+IMAGE_STEPS, IMAGE_ENCODER_STEPS, MIN_IMAGE_EPOCHS = 200, 1200, 5
 """The same of images, whose encoders learn what is not linear."""
 BATCH_SIZE, IMAGE_BATCH_SIZE = 256, 64
 MAX_POS_WEIGHT = 50.0
@@ -86,9 +87,10 @@ class APOLLO(MosaicModelClass):
     mdata
         MuData registered with :meth:`setup_mudata`.
     n_shared
-        Width of the shared latents.
+        Width of the shared latents. None: 50, and 16 where there are images.
     n_specific
-        Width of the specific latents, of all modalities or of each; 0 for none.
+        Width of the specific latents, of all modalities or of each; 0 for none. None: 20, and 8
+        where there are images.
     losses
         Loss of all modalities or of each: ``"bce"``, the cross-entropy of every cell's log counts
         scaled to [0, 1] (of its values, where some are negative); ``"mse"``, the squared error of
@@ -159,8 +161,8 @@ class APOLLO(MosaicModelClass):
     def __init__(
         self,
         mdata: MuData,
-        n_shared: int = 50,
-        n_specific: int | Mapping[str, int] = 20,
+        n_shared: int | None = None,
+        n_specific: int | Mapping[str, int] | None = None,
         losses: str | Mapping[str, str] = "bce",
         transforms: str | Mapping[str, str | None] | None = "auto",
         *,
@@ -183,7 +185,10 @@ class APOLLO(MosaicModelClass):
             raise ValueError(f"start={start!r} is neither 'canonical' nor 'normal'.")
         super().__init__(mdata)
         named = per_modality("losses", losses, self.modalities, "bce")
-        widths = per_modality("n_specific", n_specific, self.modalities, 20)
+        widths_of = IMAGE_WIDTHS if self.image_sides else WIDTHS
+        n_shared = widths_of[0] if n_shared is None else n_shared
+        n_specific = widths_of[1] if n_specific is None else n_specific
+        widths = per_modality("n_specific", n_specific, self.modalities, widths_of[1])
         _check_widths(n_shared, widths)
         self._check_losses(named)
         modalities = {m: mdata[m] for m in self.modalities if m not in self.image_sides}
@@ -192,8 +197,10 @@ class APOLLO(MosaicModelClass):
         resolved = resolve_transforms(given, modalities, self._matrix_stats, n_components)
         # a query, or data that a model is loaded with, may tell less than the reference did
         self.init_params_ = init_params
-        init_params["non_kwargs"]["transforms"] = {
-            name: None if value == "identity" else value for name, value in resolved.items()
+        init_params["non_kwargs"] |= {
+            "n_shared": n_shared,
+            "n_specific": n_specific,
+            "transforms": {m: None if v == "identity" else v for m, v in resolved.items()},
         }
         arguments = self._init_arguments
         self.start_ = arguments.pop("start")
@@ -261,9 +268,9 @@ class APOLLO(MosaicModelClass):
         ----------
         max_epochs
             Epochs of the first stage: latents and decoders. By default 400 steps, but at least 15
-            and at most 60 epochs; of images 300 steps, but at least 5 epochs.
+            and at most 60 epochs; of images 200 steps, but at least 5 epochs.
         encoder_epochs
-            Epochs of the second stage: encoders. By default as many; of images 900 steps, but at
+            Epochs of the second stage: encoders. By default as many; of images 1,200 steps, but at
             least 5 epochs.
         batch_size
             Cells per minibatch; 256 by default, 64 where there are images.
@@ -281,7 +288,7 @@ class APOLLO(MosaicModelClass):
         linear_encoders
             Add to each encoder the least-squares map from its input to the latents, so that its
             layers learn the rest; where held-out cells gain less than 1 % by these, the map alone
-            is kept.
+            is kept. Encoders of images learn without it.
         plan_kwargs, encoder_plan_kwargs
             Arguments of :class:`~cantata.model.apollo.LatentPlan` and of
             :class:`~cantata.model.apollo.EncoderPlan`: learning rates, weights of the loss terms.
@@ -384,6 +391,9 @@ class APOLLO(MosaicModelClass):
             latents.mix()
             if linear_inputs is not None:
                 fit_linear_encoders(self.module, linear_inputs, table_rows)
+                for name in self.image_sides:
+                    # as pixels of few cells also tell of chance, which layers do not unlearn
+                    self.module.encoder(name).clear_linear()
         # 3. encoders; linear ones are kept where held-out cells gain nothing by more
         if "encoder" in n_epochs:
             further = dict(encoder_plan_kwargs or {})
@@ -393,8 +403,7 @@ class APOLLO(MosaicModelClass):
             ):
                 cached = {m: x for m, x in inputs.items() if m not in self.image_sides}
             encoders = EncoderPlan(self.module, table_rows, cached=cached or (), **further)
-            with without_gradient(self.module.full):
-                run("encoder", encoders, cached, validates)
+            run("encoder", encoders, cached, validates)
             if linear_inputs is not None and validates and not is_better_than_linear(best):
                 fit_linear_encoders(self.module, linear_inputs, table_rows)
             # 4. what a registered batch still changes in what they say is taken out

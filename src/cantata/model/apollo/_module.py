@@ -644,6 +644,8 @@ class APOLLOModule(BaseModuleClass):
     ) -> dict[str, Tensor]:
         """Losses of decoding encodings: of a modality from its own, and from each other's shared.
 
+        Only the specific ones of its own move by the former.
+
         Only cells of which `is_plain` says that their images are not turned tell images from a
         modality that is none, and the reverse.
         """
@@ -652,7 +654,8 @@ class APOLLOModule(BaseModuleClass):
         for target in shared:
             rows = tensors[rows_key(target)]
             data, of_rows = self.data(target, tensors[target]), covariates.rows(rows)
-            z = torch.cat([shared[target], specific[target]], dim=1)
+            # shared latents are given: else they would take on what is specific
+            z = torch.cat([shared[target].detach(), specific[target]], dim=1)
             terms[f"decoded_full_{target}"] = self.decoder(target).loss(z, of_rows, *data)
             for source in shared if self.has_shared_decoders else ():
                 if source == target:

@@ -211,7 +211,7 @@ class LatentPlan(_StagePlan):
 
 
 class EncoderPlan(_StagePlan):
-    """Second stage: encoders regressed on the latents, with everything else fixed.
+    """Second stage: encoders regressed on the latents, which are fixed.
 
     Parameters
     ----------
@@ -227,8 +227,8 @@ class EncoderPlan(_StagePlan):
         L2 penalty in the gradient.
     lambda_decoded
         Weight of the loss of decoding what encoders infer, of a modality by its own encoder and by
-        those of the others; decoders of shared latents are trained with it, the others are fixed.
-        Not in the paper. None: 100 where there are images, else 0.
+        those of the others, which alone moves shared latents; decoders are trained along. Not in
+        the paper. None: 100 where there are images, else 0.
     views
         Flip and turn the images of cells at random, all stains of a cell alike.
     augment
@@ -270,7 +270,7 @@ class EncoderPlan(_StagePlan):
         """One optimiser for the encoders, and for decoders that learn to read them."""
         trained = [self.module.encoders]
         if self.lambda_decoded:
-            trained.append(self.module.shared_only)
+            trained += [self.module.shared_only, self.module.full]
         parameters = [p for part in trained for p in part.parameters() if p.requires_grad]
         return [torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay)]
 
@@ -298,8 +298,8 @@ class EncoderPlan(_StagePlan):
 
     def on_train_epoch_start(self) -> None:
         """Decoders that are not trained keep their statistics."""
-        self.module.full.eval()
         if not self.lambda_decoded:
+            self.module.full.eval()
             self.module.shared_only.eval()
 
     def on_train_epoch_end(self) -> None:

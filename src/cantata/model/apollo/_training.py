@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,9 +31,9 @@ from cantata.model.apollo._start import canonical_start, random_start
 from cantata.nn import N_VIEWS, Covariates, turned
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from cantata._mudata.images import StainImages
     from cantata.model.base import MosaicModelClass
@@ -265,19 +264,6 @@ def _design(covariates: Covariates) -> np.ndarray:
     if covariates.codes is not None:
         columns += [np.eye(int(code.max()) + 1)[code] for code in covariates.codes.numpy().T]
     return np.hstack(columns)
-
-
-@contextmanager
-def without_gradient(part: nn.Module) -> Iterator[None]:
-    """While it lasts, gradients go through a part of the network and are not kept for it."""
-    trained = [p for p in part.parameters() if p.requires_grad]
-    try:
-        for parameter in trained:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
 
 
 def is_better_than_linear(least: Mapping[str, float]) -> bool:
