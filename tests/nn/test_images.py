@@ -9,6 +9,7 @@ from torch import nn
 
 from cantata.nn import (
     N_VIEWS,
+    BatchNorm2d,
     ConvDecoder,
     ConvEncoder,
     Covariates,
@@ -102,3 +103,17 @@ def test_a_network_of_ones_own() -> None:
     assert not trunk.train().network.training
     with pytest.raises(ValueError, match="returns a tensor"):
         Featurizer(nn.Conv1d(4, 3, 1), (4, 9))
+
+
+@pytest.mark.parametrize("n", [3, 64])
+def test_running_statistics_of_few_images_weigh_less(n: int) -> None:
+    """A last minibatch of 3 images moves them by 3 of 64 parts of what 64 do."""
+    torch.manual_seed(0)
+    norms = [m for m in ConvEncoder(1, 16, (2, 4)).modules() if isinstance(m, BatchNorm2d)]
+    (norm,) = norms
+    x = torch.randn(n, 4, 5, 5) * 3 + 2
+    norm(x)
+    share = 0.1 * n / 64
+    assert torch.allclose(norm.running_mean, share * x.mean(dim=(0, 2, 3)), atol=1e-5)
+    variance = 1 - share + share * x.var(dim=(0, 2, 3))
+    assert torch.allclose(norm.running_var, variance, atol=1e-4)

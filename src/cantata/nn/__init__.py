@@ -12,7 +12,7 @@ from cantata.nn._likelihoods import (
     ScaledHead,
     SquaredHead,
 )
-from cantata.nn._mlp import MLP, BatchNorm1d, WeightInit, initialize_weights
+from cantata.nn._mlp import MLP, BatchNorm1d, BatchNorm2d, WeightInit, initialize_weights
 
 __all__ = [
     "ARCSINH_COFACTOR",
@@ -22,6 +22,7 @@ __all__ = [
     "MLP",
     "N_VIEWS",
     "BatchNorm1d",
+    "BatchNorm2d",
     "ConvDecoder",
     "ConvEncoder",
     "CovariateEffects",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cantata.nn._covariates import CovariateEffects
+from cantata.nn._mlp import BatchNorm2d
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,7 +97,7 @@ class ConvEncoder(nn.Module):
         layers: list[nn.Module] = []
         for number, (a, b) in enumerate(pairwise([n_stains, *widths])):
             layers.append(nn.Conv2d(a, b, 4, stride=2, padding=1, bias=False))
-            layers += [nn.BatchNorm2d(b)] if number else []
+            layers += [BatchNorm2d(b)] if number else []
             layers.append(nn.LeakyReLU(SLOPE))
         self.layers = nn.Sequential(*layers, nn.Flatten())
         self.n_out = widths[-1] * inner**2
@@ -145,7 +146,7 @@ class ConvDecoder(nn.Module):
         layers: list[nn.Module] = [nn.ReLU(), nn.Unflatten(1, (widths[-1], inner, inner))]
         for a, b in pairwise(reversed(widths)):
             layers.append(nn.ConvTranspose2d(a, b, 4, stride=2, padding=1, bias=False))
-            layers += [nn.BatchNorm2d(b), nn.LeakyReLU(SLOPE)]
+            layers += [BatchNorm2d(b), nn.LeakyReLU(SLOPE)]
         self.layers = nn.Sequential(
             *layers, nn.ConvTranspose2d(widths[0], n_stains, 4, stride=2, padding=1)
         )

@@ -18,11 +18,25 @@ if TYPE_CHECKING:
 WeightInit = Literal["torch", "normal"]
 
 
-FULL_BATCH = 128
-"""Rows from which on a minibatch moves running statistics as much as torch would."""
+class _BatchNorm(nn.modules.batchnorm._BatchNorm):
+    full_batch: int
+    """Rows from which on a minibatch moves running statistics as much as torch would."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.momentum is not None
+        return functional.batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training and len(x) > 1,
+            self.momentum * min(1.0, len(x) / self.full_batch),
+            self.eps,
+        )
 
 
-class BatchNorm1d(nn.BatchNorm1d):
+class BatchNorm1d(_BatchNorm, nn.BatchNorm1d):
     """Batch normalisation that also takes a minibatch of few rows, of one, or of none.
 
     Fewer than 128 rows move the running statistics less, in proportion: the last minibatch of an
@@ -37,22 +51,20 @@ class BatchNorm1d(nn.BatchNorm1d):
     torch.Size([1, 3])
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and len(x) < 2:
-            return functional.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
-        assert self.momentum is not None
-        return functional.batch_norm(
-            x,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            self.training,
-            self.momentum * min(1.0, len(x) / FULL_BATCH),
-            self.eps,
-        )
+    full_batch = 128
+
+
+class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
+    """The same for images (n, channels, height, width), of which 64 count as many.
+
+    Examples
+    --------
+    >>> import torch
+    >>> BatchNorm2d(3)(torch.ones(1, 3, 4, 4)).shape
+    torch.Size([1, 3, 4, 4])
+    """
+
+    full_batch = 64
 
 
 class MLP(nn.Module):
