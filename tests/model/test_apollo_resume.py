@@ -59,7 +59,7 @@ STOPPING = {
     "max_epochs": 6,
     "encoder_epochs": 6,
     "early_stopping_patience": 1,
-    "early_stopping_min_delta": 0.2,
+    "early_stopping_min_delta": 1e3,
     "plan_kwargs": {"lr": 1.0, "lr_latents": 0.3, "lr_covariates": 1.0},
     "encoder_plan_kwargs": {"lr": 0.1},
 }

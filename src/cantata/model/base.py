@@ -510,6 +510,7 @@ class MosaicModelClass(BaseModelClass):
         batch_size = check_integer("batch_size", batch_size, 1)
         if max_epochs is None:
             max_epochs = self._planned_epochs(self.adata.n_obs, batch_size)
+        max_epochs = check_integer("max_epochs", max_epochs, 1)
         splitter = self._data_splitter_cls(
             self.adata_manager,
             train_size,

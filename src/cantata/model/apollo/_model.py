@@ -186,8 +186,10 @@ class APOLLO(MosaicModelClass):
         super().__init__(mdata)
         named = per_modality("losses", losses, self.modalities, "bce")
         widths_of = IMAGE_WIDTHS if self.image_sides else WIDTHS
-        n_shared = widths_of[0] if n_shared is None else n_shared
-        n_specific = widths_of[1] if n_specific is None else n_specific
+        if n_shared is None:
+            n_shared = init_params["non_kwargs"]["n_shared"] = widths_of[0]
+        if n_specific is None:
+            n_specific = init_params["non_kwargs"]["n_specific"] = widths_of[1]
         widths = per_modality("n_specific", n_specific, self.modalities, widths_of[1])
         _check_widths(n_shared, widths)
         self._check_losses(named)
@@ -197,10 +199,8 @@ class APOLLO(MosaicModelClass):
         resolved = resolve_transforms(given, modalities, self._matrix_stats, n_components)
         # a query, or data that a model is loaded with, may tell less than the reference did
         self.init_params_ = init_params
-        init_params["non_kwargs"] |= {
-            "n_shared": n_shared,
-            "n_specific": n_specific,
-            "transforms": {m: None if v == "identity" else v for m, v in resolved.items()},
+        init_params["non_kwargs"]["transforms"] = {
+            name: None if value == "identity" else value for name, value in resolved.items()
         }
         arguments = self._init_arguments
         self.start_ = arguments.pop("start")
