@@ -59,13 +59,19 @@ def test_with_networks_training_moves_embeddings_and_not_the_variates() -> None:
     assert torch.equal(encoder.slope, before[0])
 
 
-@pytest.mark.parametrize("case", ["few pairs", "wide input", "one modality", "random"])
+CASES = ["few pairs", "few pairs of a third", "wide input", "one modality", "random"]
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_where_there_is_no_start_networks_count_fully(case: str) -> None:
     member = np.ones((80, 2), dtype=bool)
     sizes: dict[str, int] | None = None
     model: dict[str, str | None] = {}
     if case == "few pairs":
         member[15:50, 0] = member[50:, 1] = False
+    elif case == "few pairs of a third":
+        sizes, member = {"rna": 12, "adt": 6, "atac": 9}, np.ones((80, 3), dtype=bool)
+        member[15:60, 2] = member[60:, :2] = False
     elif case == "wide input":
         sizes, model = {"rna": 600, "adt": 6}, {"n_components": None}
     elif case == "one modality":

@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.sparse.csgraph import connected_components
 
 from cantata._numeric.neighbors import check_rows
 from cantata._numeric.pairing_test import closer_shares
@@ -24,7 +25,7 @@ RIDGES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Ridges that left-out cells choose from."""
 N_FOLDS = 5
 MIN_PAIRS = 20
-"""Cells in two blocks below which left-out cells tell nothing."""
+"""Cells in two blocks below which they tell nothing."""
 MAX_LEFT_OUT = 1000
 """Cells of a fold that are compared with each other, at most."""
 
@@ -212,6 +213,20 @@ def canonical_variates(
     variates = [x @ w for x, w in zip(centered, weights, strict=True)]
     pairs = pair_correlations(variates, cells, covariates)
     return CanonicalVariates(weights, means, pairs, shares)
+
+
+def are_connected(rows: Sequence[np.ndarray], least: int = MIN_PAIRS) -> bool:
+    """Whether at least 20 cells in both connect any two blocks, directly or by a chain.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rows = [np.arange(40), np.where(np.arange(40) < 25, np.arange(40), -1)]
+    >>> are_connected(rows), are_connected(rows, least=30)
+    (True, False)
+    """
+    has = (np.stack(rows) >= 0).astype(np.int64)
+    return connected_components(has @ has.T >= least, directed=False)[0] == 1
 
 
 def chosen_variates(

@@ -13,7 +13,7 @@ from cantata._mudata.embeddings import modality_rep
 from cantata._mudata.obs import category_names, coalesce_obs
 from cantata._mudata.pairing import row_table
 from cantata._mudata.values import saved_record
-from cantata._numeric.canonical import MIN_PAIRS, chosen_variates
+from cantata._numeric.canonical import MIN_PAIRS, are_connected, chosen_variates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -67,7 +67,7 @@ def canonical_variates(
     KeyError
         If a modality, a representation or the batches are not found.
     ValueError
-        If fewer than 20 cells have several modalities.
+        If fewer than 20 cells connect some of the modalities.
 
     Examples
     --------
@@ -88,10 +88,11 @@ def canonical_variates(
     # 1. the variates, from the cells to fit on
     rows = [table[name][fit_on] for name in names]
     n_paired = int(((np.stack(rows) >= 0).sum(axis=0) > 1).sum())
-    if len(names) < 2 or n_paired < MIN_PAIRS:
+    if len(names) < 2 or not are_connected(rows):
         raise ValueError(
             f"{n_paired} cells have several of the modalities {names}; canonical variates need "
-            f"{MIN_PAIRS}. Where no cell is paired use cantata.SCMODAL."
+            f"{MIN_PAIRS} that connect any two of them, directly or by a chain. Where no cell is "
+            "paired use cantata.SCMODAL."
         )
     design = None
     if batch_key is not None:

@@ -12,7 +12,7 @@ from torch.nn import functional
 from cantata._keys import CELL, rows_key
 from cantata._mudata.pairing import row_table
 from cantata._numeric.batches import sample_cells
-from cantata._numeric.canonical import MIN_PAIRS, chosen_variates
+from cantata._numeric.canonical import are_connected, chosen_variates
 from cantata.data import MosaicLoader
 from cantata.nn import Covariates
 
@@ -32,20 +32,17 @@ def fit_start(model: MosaicModelClass, cells: np.ndarray) -> None:
     """Set the linear map of each encoder to the canonical variates of what encoders read.
 
     Every subspace starts from the same leading variates, each times its correlation over left-out
-    cells. Nothing is set where fewer than 20 of the training `cells` have several modalities, or
-    where an input is wider than 512 columns.
+    cells. Nothing is set where fewer than 20 of the training `cells` connect some of the
+    modalities, or where an input is wider than 512 columns.
     """
     module: CLUEModule = model.module
     names = module.modalities
     # 1. inputs and covariates of the training cells that have several modalities
     table = np.stack([row_table(model.adata, names)[name] for name in names])
-    has = table[:, cells] >= 0
-    pairs = has.astype(np.int64) @ has.T
-    together = pairs[np.triu_indices(len(names), 1)]
     widest = max(module.encoder(name).first.in_features for name in names)
-    if len(names) < 2 or together.max() < MIN_PAIRS or widest > MAX_WIDTH:
+    if len(names) < 2 or not are_connected(list(table[:, cells])) or widest > MAX_WIDTH:
         return
-    several = cells[has.sum(axis=0) > 1]
+    several = cells[(table[:, cells] >= 0).sum(axis=0) > 1]
     blocks, rows, design = _inputs(model, several[sample_cells(len(several), MAX_CELLS)])
     # 2. their variates, in every subspace
     variates, weights = chosen_variates(
