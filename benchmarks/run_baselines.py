@@ -5,8 +5,6 @@ Of the configuration: ``baseline``: ``"cca"``, ``"knn"``, ``"knn-cca"`` or ``"ty
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pandas as pd
 from harness import Recorder, read_config
@@ -16,10 +14,6 @@ from sklearn.neighbors import KNeighborsRegressor
 from watching import quiet
 
 import cantata
-
-if TYPE_CHECKING:
-    from anndata import AnnData
-    from harness import Arrays
 
 N_COMPONENTS = 20
 N_NEIGHBORS, N_NEAREST = 30, 10
@@ -40,8 +34,8 @@ def paired_rows(inputs: Inputs) -> dict[str, np.ndarray]:
     return dict(zip(names, rows, strict=True))
 
 
-def embed_cca(inputs: Inputs, cells: dict[str, AnnData]) -> Arrays:
-    """Canonical variates of the paired training cells, of some cells by modality and of all."""
+def with_variates(inputs: Inputs) -> MuData:
+    """All cells, with canonical variates that the paired training cells fit."""
     data, seen = MuData(inputs.modalities), pd.Index([])
     for adata in inputs.training.values():
         seen = seen.union(adata.obs_names)
@@ -52,15 +46,17 @@ def embed_cca(inputs: Inputs, cells: dict[str, AnnData]) -> Arrays:
         batch_key=inputs.batch_key,
         cells=data.obs_names.isin(seen),
     )
-    if inputs.kind == "mosaic":
-        return {"joint": data.obsm["X_cca"][data.obs_names.get_indexer(inputs.cells)]}
-    return {m: data[m][a.obs_names].obsm["X_cca"] for m, a in cells.items()}
+    return data
 
 
 def run_cca(inputs: Inputs, recorder: Recorder) -> None:
     """Canonical variates of the cells that are scored."""
     recorder.watch.start()
-    found = embed_cca(inputs, inputs.scored)
+    data = with_variates(inputs)
+    if inputs.kind == "mosaic":
+        found = {"joint": data.obsm["X_cca"][data.obs_names.get_indexer(inputs.cells)]}
+    else:
+        found = {m: data[m][a.obs_names].obsm["X_cca"] for m, a in inputs.scored.items()}
     recorder.finish(lambda: found, metric="cosine")
 
 
@@ -77,7 +73,10 @@ def run_knn(inputs: Inputs, recorder: Recorder) -> None:
         reference, query = training["rna"].obsm[key][rows["rna"]], inputs.scored["rna"].obsm[key]
         means = np.expm1(knn_impute(reference, np.log1p(counts), query, N_NEIGHBORS))
     else:
-        own, query = (embed_cca(inputs, cells)["rna"] for cells in (training, inputs.scored))
+        rna = with_variates(inputs)["rna"]
+        own, query = (
+            rna[cells["rna"].obs_names].obsm["X_cca"] for cells in (training, inputs.scored)
+        )
         means = knn_impute(own[rows["rna"]], counts, query, N_NEAREST)
     recorder.finish(metric="euclidean")
     recorder.save("imputation", {"expected": means})
