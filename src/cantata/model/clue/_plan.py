@@ -174,16 +174,22 @@ class CLUETrainingPlan(MosaicTrainingPlan):
             return self._decoder_step(batch, batch_idx)
         n_epochs = self._n_joint_epochs
         self._set_learning_rates([self.lr, self.lr], self._progress(batch_idx, 0, n_epochs))
-        generator, adversary = self._optimizers()
+        _, adversary = self._optimizers()
         inferred, noise = self.module.inference(batch, share=self._drawn_share(batch)), self.noise
         if self._plays_adversary:
             self._step(
                 adversary, self.module.discriminator_loss(batch, inferred, noise, detach=True)
             )
+        return self._generator_step(batch, inferred, noise)
+
+    def _generator_step(
+        self, batch: dict[str, Tensor], inferred: Inference, noise: float
+    ) -> dict[str, Tensor]:
+        """One step of all but the discriminator, as far as `inferred` has gradients."""
         nll = self._decoded(batch, inferred)
         self.module.discriminator.requires_grad_(False)
         output = self.module.loss(batch, inferred, nll, self.weights, noise, self.temperature)
-        self._step(generator, output.loss, self.gradient_clip)
+        self._step(self._optimizers()[0], output.loss, self.gradient_clip)
         self.module.discriminator.requires_grad_(self._adversary_learns)
         self._train_terms.add(output.extra_metrics, output.n_obs_minibatch)
         return {"loss": output.loss.detach()}
@@ -197,12 +203,7 @@ class CLUETrainingPlan(MosaicTrainingPlan):
                 part.eval()
         with torch.no_grad():
             inferred = self.module.inference(batch)
-        output = self.module.loss(
-            batch, inferred, self._decoded(batch, inferred), self.weights, 0.0, self.temperature
-        )
-        self._step(self._optimizers()[0], output.loss, self.gradient_clip)
-        self._train_terms.add(output.extra_metrics, output.n_obs_minibatch)
-        return {"loss": output.loss.detach()}
+        return self._generator_step(batch, inferred, noise=0.0)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """All terms at the posterior means, without noise."""
