@@ -63,6 +63,11 @@ def imputed(method: str, modality: str) -> str:
     return f"{method}_imputed_{modality}"
 
 
+def counterpart(method: str) -> str:
+    """Column of ``mdata[m].obs`` with probabilities of counterparts, ``"clue_counterpart"``."""
+    return f"{method}_counterpart"
+
+
 def match(method: str) -> str:
     """Key in ``mdata.obsp`` of row-normalised matching probabilities, e.g. ``"clue_match"``."""
     return f"{method}_match"

@@ -35,6 +35,7 @@ CALLS = {
         m, "kind", use_rep="X_demo", source="rna", target="adt"
     ),
     "match_cells": lambda m: tl.match_cells(m, use_rep="X_demo", source="rna", target="adt"),
+    "counterparts": lambda m: tl.counterparts(m, use_rep="X_demo"),
     "cluster_correlation": lambda m: tl.cluster_correlation(m, "kind", "rna", "adt"),
     "infer_links": lambda m: tl.infer_links(m, "rna", "adt"),
     "feature_network": lambda m: tl.feature_network(m, "rna"),

@@ -7,6 +7,7 @@ import pytest
 from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
+from scipy.optimize import linear_sum_assignment
 
 from cantata.metrics import matching_matrix
 from cantata.tl import match_cells
@@ -58,7 +59,7 @@ def test_entries_stand_at_the_cells_of_the_mudata(mosaic, source, target, batch_
 
 
 def test_cells_of_both_modalities_match_themselves(mosaic):
-    match_cells(mosaic, use_rep="X_clue", source="rna", target="adt")
+    match_cells(mosaic, use_rep="X_clue", source="rna", target="adt", k=1)
     both = mosaic.obs_names.isin(mosaic["rna"].obs_names) & mosaic.obs_names.isin(
         mosaic["adt"].obs_names
     )
@@ -66,6 +67,58 @@ def test_cells_of_both_modalities_match_themselves(mosaic):
     diagonal = mosaic.obsp["clue_match"].diagonal()
     assert (diagonal[both] >= 0.25).all()
     assert (diagonal[~both] == 0).all()
+
+
+@pytest.mark.parametrize("batch_key", [None, "batch"])
+def test_neighbours_are_20_or_all_of_the_smallest_batch(mosaic, batch_key):
+    options = {"use_rep": "X_clue", "source": "rna", "target": "adt", "batch_key": batch_key}
+    smallest = min(mosaic[m].obs["batch"].value_counts().min() for m in mosaic.mod)
+    assert smallest < 20
+    expected = match_cells(mosaic, **options, k=20 if batch_key is None else int(smallest))
+    assert (match_cells(mosaic, **options) != expected).nnz == 0
+
+
+@pytest.mark.parametrize(("source", "target"), [("rna", "adt"), ("adt", "rna")])
+def test_one_to_one_is_the_best_assignment(mosaic, source, target):
+    options = {"use_rep": "X_clue", "source": source, "target": target, "k": 8}
+    soft = match_cells(mosaic, **options).toarray()
+    hard = match_cells(mosaic, **options, one_to_one=True).toarray()
+    assert ((hard > 0).sum(axis=0) <= 1).all()
+    assert ((hard > 0).sum(axis=1) <= 1).all()
+    np.testing.assert_array_equal(hard[hard > 0], soft[hard > 0])
+    best = linear_sum_assignment(soft, maximize=True)
+    assert hard.sum() == pytest.approx(soft[best].sum())
+    assert (hard > 0).sum() == min(mosaic[source].n_obs, mosaic[target].n_obs)
+
+
+def test_cells_that_find_none_are_left_over(mosaic):
+    # all cells of one batch are nearest to one cell
+    for name in mosaic.mod:
+        is_first = (mosaic[name].obs["batch"] == "b0").to_numpy()
+        mosaic[name].obsm["X_clue"][is_first] = 1 + np.arange(5) * 1e-3
+        mosaic[name].obsm["X_clue"][is_first] += np.linspace(0, 1e-6, is_first.sum())[:, None]
+    hard = match_cells(mosaic, use_rep="X_clue", source="rna", target="adt", k=1, one_to_one=True)
+    assert hard.nnz < mosaic["rna"].n_obs
+    assert (np.diff(hard.indptr) <= 1).all()
+
+
+def test_matches_are_right_about_as_often_as_they_say():
+    rng = np.random.default_rng(1)
+    cells = [f"c{i}" for i in range(1500)]
+    position = rng.normal(size=(1500, 6))
+    mods = {}
+    for name in ("rna", "adt"):
+        mods[name] = AnnData(np.ones((1500, 1)), obs=pd.DataFrame(index=cells))
+        mods[name].obsm["X_clue"] = position + 0.8 * rng.normal(size=position.shape)
+    mdata = MuData(mods)
+    shares = {}
+    for k in (1, None):
+        matched = match_cells(mdata, use_rep="X_clue", source="rna", target="adt", k=k)
+        best = np.asarray(matched.argmax(axis=1)).ravel()
+        confidence = matched.max(axis=1).toarray().ravel().mean()
+        shares[k] = abs(confidence - (best == np.arange(1500)).mean())
+    assert shares[None] < 0.05
+    assert shares[1] > 0.5
 
 
 @pytest.mark.parametrize(("options", "key"), [({}, "clue_match"), ({"key_added": "mine"}, "mine")])

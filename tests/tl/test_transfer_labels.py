@@ -6,7 +6,7 @@ import pytest
 from anndata import AnnData
 from mudata import MuData
 
-from cantata.tl import knn_labels, transfer_labels
+from cantata.tl import counterparts, knn_labels, transfer_labels
 
 
 @pytest.fixture
@@ -58,7 +58,53 @@ def test_one_modality_labels_another(mosaic, source, target):
         k=3,
         query_names=mosaic[target].obs_names,
     )
-    pd.testing.assert_frame_equal(table, expected)
+    assert (table["counterpart"] == 1).all()  # too few cells to tell
+    pd.testing.assert_frame_equal(table.drop(columns="counterpart"), expected)
+
+
+@pytest.fixture
+def orphans() -> MuData:
+    """Three populations of RNA, of which proteins have two."""
+    rng = np.random.default_rng(3)
+    mods = {}
+    for name, types in (("rna", "BTX"), ("adt", "BT")):
+        kinds = np.repeat(list(types), 120)
+        mods[name] = AnnData(np.ones((len(kinds), 1)), obs=pd.DataFrame({"kind": kinds}))
+        mods[name].obs_names = [f"{name}{i}" for i in range(len(kinds))]
+        centers = {"B": [0.0, 5, 0], "T": [5.0, 0, 0], "X": [4.0, 4, 4]}
+        mods[name].obsm["X_clue"] = np.array([centers[k] for k in kinds])
+        mods[name].obsm["X_clue"] += rng.normal(size=(len(kinds), 3)) * 0.5
+    return MuData(mods)
+
+
+def test_cells_without_counterpart_are_not_believed(orphans):
+    options = {"use_rep": "X_clue", "source": "adt", "target": "rna"}
+    table = transfer_labels(orphans, "kind", **options)
+    lacks = (orphans["rna"].obs["kind"] == "X").to_numpy()
+    assert (table["confidence"][lacks] < 0.5).mean() > 0.95
+    assert (table["confidence"][~lacks] > 0.5).mean() > 0.95
+    votes = knn_labels(
+        orphans["adt"].obsm["X_clue"], orphans["adt"].obs["kind"], orphans["rna"].obsm["X_clue"]
+    )
+    np.testing.assert_array_equal(table["label"], votes["label"])
+    np.testing.assert_allclose(
+        table["confidence"], votes["confidence"].to_numpy() * table["counterpart"]
+    )
+
+
+def test_they_can_be_a_class_of_their_own(orphans):
+    options = {"use_rep": "X_clue", "source": "adt", "target": "rna"}
+    table = transfer_labels(orphans, "kind", **options, unknown="none of these")
+    counterparts(orphans, use_rep="X_clue")
+    column = orphans["rna"].obs["clue_counterpart"].to_numpy()
+    np.testing.assert_array_equal(table["counterpart"], column)
+    assert table["label"].cat.categories.tolist() == ["B", "T", "none of these"]
+    np.testing.assert_array_equal(table["label"] == "none of these", column < 0.5)
+    # what was written is what is used
+    orphans["rna"].obs["clue_counterpart"] = 0.25
+    again = transfer_labels(orphans, "kind", **options, unknown="B")
+    assert (again["counterpart"] == 0.25).all()
+    assert (again["label"] == "B").all()
 
 
 def test_labelled_cells_label_the_others(mosaic):

@@ -193,6 +193,45 @@ def check_library_size(
     return np.broadcast_to(sizes, (n_cells,))
 
 
+def check_interval(
+    interval: float | None, modality: str, source: str | None, *, is_image: bool
+) -> None:
+    """Refuse intervals that nothing could be calibrated on.
+
+    Raises
+    ------
+    ValueError
+        If `interval` is no share between 0 and 1, there is no single other source, or values are
+        images.
+    """
+    if interval is None:
+        return
+    if isinstance(interval, bool) or not 0 < interval < 1:
+        raise ValueError(f"interval={interval!r} is the share of values within it, such as 0.9.")
+    if source is None or source == modality:
+        raise ValueError(
+            f"interval= holds for values of {modality!r} that are inferred from one other "
+            f"modality, as this is what held-out cells are compared by; got source={source!r}."
+        )
+    if is_image:
+        raise ValueError(f"interval= is for tables; {modality!r} holds images.")
+
+
+def check_own_totals(interval: float | None, library_size: float | np.ndarray | None) -> None:
+    """Refuse intervals of values at another total than cells would have.
+
+    Raises
+    ------
+    ValueError
+        If both are given.
+    """
+    if interval is not None and library_size is not None:
+        raise ValueError(
+            "interval= is of values as they would be measured, library_size= asks for another "
+            "total; leave one out."
+        )
+
+
 def spatial_coordinates(mdata: MuData) -> np.ndarray | None:
     """``obsm["spatial"]`` of every cell, or None where there is none.
 
@@ -239,6 +278,8 @@ class ImputationWriter:
     side
         Height and width of images, where values are such: they go to ``.obsm``, and their means
         to ``.X``.
+    interval
+        What bounds of values rest on, for ``.uns["cantata"]["interval"]``.
 
     Raises
     ------
@@ -256,6 +297,7 @@ class ImputationWriter:
         out: str | Path | None,
         units: str,
         side: int | None = None,
+        interval: Mapping[str, Any] | None = None,
     ) -> None:
         if out is not None:
             out = os.fspath(out)
@@ -266,6 +308,8 @@ class ImputationWriter:
         obs = mdata.obs.iloc[chosen].copy()
         self.adata = AnnData(obs=obs, var=pd.DataFrame(index=pd.Index(names, dtype=str)))
         self.adata.uns[UNS] = {"units": units}
+        if interval is not None:
+            self.adata.uns[UNS]["interval"] = dict(interval)
         places = spatial_coordinates(mdata)
         if places is not None:
             self.adata.obsm["spatial"] = places[chosen]
@@ -280,8 +324,8 @@ class ImputationWriter:
         if out is not None:
             self.adata.write_zarr(out)
 
-    def add(self, values: Tensor, std: Tensor | None, library: Tensor | None) -> None:
-        """Add the next cells: (n, p) values, their standard deviations, (n,) library sizes.
+    def add(self, values: Tensor, library: Tensor | None, layers: Mapping[str, Any]) -> None:
+        """Add the next cells: (n, p) values, (n,) library sizes, and (n, p) further layers.
 
         Of images (n, p, side, side) values.
         """
@@ -289,9 +333,8 @@ class ImputationWriter:
         if self._side is not None:
             self._array(IMAGES)[part] = values.cpu().numpy()
             values = values.mean(dim=(2, 3))
-        for key, block in (("X", values), ("std", std)):
-            if block is not None:
-                self._array(key)[part] = block.cpu().numpy()
+        for key, block in {"X": values, **layers}.items():
+            self._array(key)[part] = torch.as_tensor(block).cpu().numpy()
         if library is not None:
             self._library_sizes.append(library.cpu().numpy())
         self.start = part.stop
@@ -327,8 +370,8 @@ class ImputationWriter:
                 warnings.filterwarnings("ignore", message=".*[Cc]onsolidated metadata.*")
                 zarr.consolidate_metadata(self._out)
         self.adata.X = values
-        if "std" in self._arrays:
-            self.adata.layers["std"] = self._arrays["std"]
+        for key in self._arrays.keys() - {"X", IMAGES}:
+            self.adata.layers[key] = self._arrays[key]
         if self._side is not None:
             self.adata.obsm[IMAGES] = self._array(IMAGES)
         return self.adata

@@ -42,10 +42,12 @@ from cantata._mudata.checks import (
 )
 from cantata._mudata.images import feature_names_of, recorded_images
 from cantata._mudata.obs import coalesce_obs
-from cantata._mudata.pairing import modality_cells
+from cantata._mudata.pairing import modality_cells, row_table
 from cantata._mudata.panels import panel_of_batches, report_panel, without_nan
 from cantata._mudata.parts import mudata_of_parts, parts_of_mudata
-from cantata._mudata.values import matrix_of, recorded_reps
+from cantata._mudata.values import MatrixReader, matrix_of, recorded_reps
+from cantata._numeric.batches import sample_cells
+from cantata._numeric.conformal import ConformalIntervals, n_needed
 from cantata.data import (
     MosaicLoader,
     MosaicManager,
@@ -58,6 +60,7 @@ from cantata.model._imputation import (
     ImputationWriter,
     batch_codes,
     batch_weights,
+    check_interval,
     check_library_size,
     feature_columns,
     mean_over_batches,
@@ -80,6 +83,8 @@ Batches = str | int | Sequence[str] | Sequence[int] | None
 """Batch or batches to decode for, by name; None for a cell's own."""
 MODULE_NAMES = {*dir(torch.nn.ModuleDict()), "shared"}
 """Names that no part of a network can have, and that of APOLLO's shared latents."""
+MAX_CALIBRATION_ENTRIES = 20_000_000
+"""Values, of cells by features, that intervals rest on at most."""
 MAX_CHANGE = 1e-5
 """Largest relative change of a row's fingerprint that is rounding."""
 
@@ -824,6 +829,7 @@ class MosaicModelClass(BaseModelClass):
         indices: Indices = None,
         transform_batch: Batches = None,
         library_size: float | np.ndarray | None = None,
+        interval: float | None = None,
         batch_size: int | None = None,
         out: str | Path | None = None,
     ) -> AnnData:
@@ -846,6 +852,10 @@ class MosaicModelClass(BaseModelClass):
             lacks the modality, the mean over the batches that have it.
         library_size
             Total per cell, one number or one per returned cell, for models that have a use for it.
+        interval
+            Share of new measurements, e.g. 0.9, that are to lie between ``layers["lower"]`` and
+            ``layers["upper"]``, by the errors for held-out cells that have both `source` and
+            `modality`; conformal, so it holds whatever the model, for cells as those.
         batch_size
             Cells per minibatch.
         out
@@ -863,7 +873,8 @@ class MosaicModelClass(BaseModelClass):
         KeyError
             If a modality, feature or batch is unknown.
         ValueError
-            If cells lack the source, or are of an unknown batch without `transform_batch`.
+            If cells lack the source, or are of an unknown batch without `transform_batch`, or
+            too few held-out cells have both modalities for an `interval`.
         FileExistsError
             If `out` exists.
         """
@@ -875,6 +886,7 @@ class MosaicModelClass(BaseModelClass):
             indices=indices,
             transform_batch=transform_batch,
             library_size=library_size,
+            interval=interval,
             batch_size=batch_size,
             out=out,
         )
@@ -891,6 +903,7 @@ class MosaicModelClass(BaseModelClass):
         transform_batch: Batches = None,
         library_size: str | float | np.ndarray | None = None,
         library_names: tuple[str, ...] = (),
+        interval: float | None = None,
         batch_size: int | None,
         out: str | Path | None,
         **options: Any,
@@ -900,14 +913,23 @@ class MosaicModelClass(BaseModelClass):
         self._check_modality("modality", modality)
         self._check_modality("source", source)
         names = self.feature_names(modality)
+        is_image = modality in self.image_sides
+        check_interval(interval, modality, source, is_image=is_image)
         columns = feature_columns(modality, names, features)
         cells = self._cells(mdata)
         chosen = self._imputed_cells(cells, source, indices)
         batches = batch_codes(transform_batch, self.batch_categories)
         sizes = check_library_size(library_size, len(chosen), library_names)
-        # 2. minibatch by minibatch, into memory or to disk
         units, side = self._units(modality, **options), self.image_sides.get(modality)
-        writer = ImputationWriter(cells.mdata, chosen, names[columns], out, units, side)
+        # 2. how far values may be off
+        intervals, about = None, None
+        if interval is not None and source is not None:
+            totals = sizes if isinstance(sizes, str) else self._typical_library(modality)
+            intervals, about = self._intervals(
+                modality, source, columns, interval, totals, **options
+            )
+        # 3. minibatch by minibatch, into memory or to disk
+        writer = ImputationWriter(cells.mdata, chosen, names[columns], out, units, side, about)
         for tensors in self._minibatches(cells, chosen, batch_size):
             library: Any = sizes
             if isinstance(sizes, np.ndarray):
@@ -918,8 +940,65 @@ class MosaicModelClass(BaseModelClass):
             )
             if side is not None:
                 values = values.unflatten(1, (len(names), side, side))
-            writer.add(values[:, columns], None if std is None else std[:, columns], library)
+            layers: dict[str, Any] = {} if std is None else {"std": std[:, columns]}
+            if intervals is not None:
+                bounds = intervals.bounds(values[:, columns].cpu().numpy())
+                layers |= dict(zip(("lower", "upper"), bounds, strict=True))
+            writer.add(values[:, columns], library, layers)
         return writer.finish()
+
+    def _intervals(
+        self,
+        modality: str,
+        source: str,
+        columns: np.ndarray,
+        interval: float,
+        totals: str | float | None,
+        **options: Any,
+    ) -> tuple[ConformalIntervals, dict[str, Any]]:
+        """Intervals of values inferred from `source`, and what they rest on."""
+        # 1. cells whose values are known
+        cells, rows, what = self._calibration_cells(modality, source)
+        if len(cells) < n_needed(interval):
+            raise ValueError(
+                f"interval={interval} needs {n_needed(interval)} {what} with {source!r} and "
+                f"{modality!r}; there are {len(cells)}. Hold out more, train(train_size=...), or "
+                "ask for a smaller share."
+            )
+        chosen = sample_cells(len(cells), max(MAX_CALIBRATION_ENTRIES // len(columns), 500))
+        cells, rows = cells[chosen], rows[chosen]
+        # 2. what is inferred for them
+        of_model, predicted = self._cells(None), []
+        for tensors in self._minibatches(of_model, cells, None):
+            library: Any = totals
+            if isinstance(totals, float):
+                library = torch.full((len(tensors[CELL]),), totals, device=self.module.device)
+            values = self._expected(tensors, modality, source, None, library, **options)[0]
+            predicted.append(values[:, columns].double().cpu().numpy())
+        # 3. and what was measured, at the same total
+        measured = MatrixReader(self.registered_values(modality))(rows).astype(np.float64)
+        if isinstance(totals, float):
+            sums = measured.sum(axis=1, keepdims=True)
+            measured *= totals / np.where(sums > 0, sums, 1)
+        measured = measured[:, columns]
+        in_panel = np.asarray(self.panels_[modality]["measured"])[:, columns]
+        measured[~in_panel[self._batch_codes(modality)[rows]]] = np.nan
+        fitted = ConformalIntervals(np.concatenate(predicted), measured, interval)
+        return fitted, {"coverage": interval, "n_cells": len(cells), "calibrated_on": what}
+
+    def _calibration_cells(self, modality: str, source: str) -> tuple[np.ndarray, np.ndarray, str]:
+        """Cells with `source`, the rows of `modality` to compare them with, and what they are.
+
+        Cells are positions in the model's own data, whose values the weights have not seen.
+        """
+        cells = np.asarray(self.validation_indices, dtype=np.int64)
+        table = row_table(self.adata, [modality, source])
+        paired = cells[(table[modality][cells] >= 0) & (table[source][cells] >= 0)]
+        return paired, table[modality][paired], "held-out cells"
+
+    def _typical_library(self, modality: str) -> float | None:
+        """Total that imputed values have by default, where that is one number."""
+        return None
 
     def _units(self, modality: str, **options: Any) -> str:
         """What imputed values mean; `options` are those of :meth:`_expected`."""

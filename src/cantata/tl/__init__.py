@@ -3,6 +3,7 @@
 from cantata._numeric.knn_labels import knn_labels
 from cantata.tl._canonical_variates import canonical_variates
 from cantata.tl._cluster_correlation import cluster_correlation
+from cantata.tl._counterparts import counterparts
 from cantata.tl._dimensions._estimate_dimensions import Dimensions, estimate_dimensions
 from cantata.tl._latent._features_by_space import features_by_space
 from cantata.tl._latent._interpret_latent import interpret_latent
@@ -21,6 +22,7 @@ __all__ = [
     "LatentInterpretation",
     "canonical_variates",
     "cluster_correlation",
+    "counterparts",
     "estimate_dimensions",
     "feature_network",
     "features_by_space",

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
+from cantata import _keys
 from cantata._mudata.embeddings import joint_rep, modality_rep
 from cantata._mudata.obs import coalesce_obs
-from cantata._mudata.pairing import modality_cells
+from cantata._mudata.pairing import modality_cells, row_table
+from cantata._numeric.counterparts import MIN_CELLS, counterpart_probability
 from cantata._numeric.knn_labels import Metric, Weights, knn_labels
 
 if TYPE_CHECKING:
-    import numpy as np
     from mudata import MuData
 
 
@@ -26,14 +28,16 @@ def transfer_labels(
     k: int = 15,
     metric: Metric = "euclidean",
     weights: Weights = "uniform",
+    unknown: str | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Label cells by a vote of their nearest labelled neighbours in an embedding.
 
     With `source` and `target`, cells of one modality label all cells of another, by
-    ``mdata[source].obsm[use_rep]`` and ``mdata[target].obsm[use_rep]``. Without, labelled cells
-    label the cells without a label, by the joint ``mdata.obsm[use_rep]``. Nothing is written; for
-    plain arrays use :func:`cantata.tl.knn_labels`.
+    ``mdata[source].obsm[use_rep]`` and ``mdata[target].obsm[use_rep]``, and are believed as far
+    as a cell has a counterpart in `source`. Without, labelled cells label the cells without a
+    label, by the joint ``mdata.obsm[use_rep]``. Nothing is written; for plain arrays use
+    :func:`cantata.tl.knn_labels`.
 
     Parameters
     ----------
@@ -51,6 +55,9 @@ def transfer_labels(
         Modality whose cells are labelled, each one, also those that `source` holds as well.
     k, metric, weights, seed
         As in :func:`cantata.tl.knn_labels`.
+    unknown
+        Label of cells that probably have no counterpart in `source`; by default they keep the
+        label of the most votes, with little confidence.
 
     Returns
     -------
@@ -59,13 +66,18 @@ def transfer_labels(
     without a label in theirs. Its index are the cell names, so that
     ``mdata["adt"].obs["predicted"] = table["label"]`` lines up.
 
+    With `source` and `target` there is also ``counterpart``, the probability that `source` has
+    cells like this one, from ``mdata[target].obs`` where :func:`cantata.tl.counterparts` wrote it
+    for `use_rep`, else computed (1 with fewer than 40 cells); ``confidence`` is multiplied by it.
+
     Raises
     ------
     KeyError
         If a modality, the embedding or the labels are not found.
     TypeError, ValueError
-        If only one of `source` and `target` is given, sources of the labels contradict each other,
-        there is no labelled or no unlabelled cell, and as :func:`cantata.tl.knn_labels`.
+        If only one of `source` and `target` is given, or `unknown` without them, sources of the
+        labels contradict each other, there is no labelled or no unlabelled cell, and as
+        :func:`cantata.tl.knn_labels`.
 
     Examples
     --------
@@ -80,9 +92,9 @@ def transfer_labels(
     >>> cantata.tl.transfer_labels(
     ...     mdata, "cell_type", use_rep="X_clue", source="rna", target="adt", k=1
     ... )
-      label  confidence
-    c     T         1.0
-    d     B         1.0
+      label  confidence  counterpart
+    c     T         1.0          1.0
+    d     B         1.0          1.0
     """
     if (source is None) != (target is None):
         raise ValueError(
@@ -93,6 +105,8 @@ def transfer_labels(
         reference = modality_rep(mdata, source, use_rep)
         labels = _labels(mdata, labels_key, source)
         query, names = modality_rep(mdata, target, use_rep), mdata[target].obs_names
+    elif unknown is not None:
+        raise ValueError("unknown= is for cells without a counterpart: give source and target.")
     else:
         embedding, every_label = joint_rep(mdata, use_rep), _labels(mdata, labels_key, None)
         known = ~pd.isna(every_label)
@@ -106,7 +120,7 @@ def transfer_labels(
         raise ValueError(
             f"No cell{'' if source is None else f' of {source!r}'} has a label in {labels_key!r}."
         )
-    return knn_labels(
+    table = knn_labels(
         reference,
         labels,
         query,
@@ -116,6 +130,37 @@ def transfer_labels(
         query_names=names,
         seed=seed,
     )
+    if source is None or target is None:
+        return table
+    has = _counterpart(mdata, source, target, use_rep, reference, query, seed)
+    table["confidence"] *= has
+    table["counterpart"] = has
+    if unknown is not None:
+        table["label"] = table["label"].cat.add_categories(
+            [unknown] if unknown not in table["label"].cat.categories else []
+        )
+        table.loc[has < 0.5, "label"] = unknown
+    return table
+
+
+def _counterpart(
+    mdata: MuData,
+    source: str,
+    target: str,
+    use_rep: str,
+    reference: np.ndarray,
+    query: np.ndarray,
+    seed: int,
+) -> np.ndarray:
+    """Probability that each cell of `target` has a counterpart in `source`."""
+    key = _keys.counterpart(use_rep.removeprefix("X_"))
+    if key in mdata[target].obs:
+        return mdata[target].obs[key].to_numpy(dtype=float)
+    if min(len(reference), len(query)) < MIN_CELLS:
+        return np.ones(len(query))
+    rows = row_table(mdata, [source])[source]
+    paired = rows[modality_cells(mdata, target)] >= 0
+    return counterpart_probability(query, reference, paired, seed=seed)
 
 
 def _labels(mdata: MuData, key: str, modality: str | None) -> np.ndarray:

@@ -20,7 +20,12 @@ from cantata._mudata.pairing import check_connected, membership, row_table
 from cantata._mudata.values import MatrixReader
 from cantata._numeric.batches import sample_cells
 from cantata._numeric.normalise import row_sums
-from cantata.model._imputation import ImputationWriter, batch_codes, values_of
+from cantata.model._imputation import (
+    ImputationWriter,
+    batch_codes,
+    check_own_totals,
+    values_of,
+)
 from cantata.model._inputs import BLOCK_ROWS, fit_input, resolve_transforms, sampled_rows
 from cantata.model.apollo._batches import mix_encoders
 from cantata.model.apollo._checkpoint import Stage, StageCheckpoint, StageRecord, digest
@@ -659,6 +664,7 @@ class APOLLO(MosaicModelClass):
         transform_batch: Batches = None,
         library_size: float | np.ndarray | None = None,
         calibrate: bool = True,
+        interval: float | None = None,
         batch_size: int | None = None,
         out: str | Path | None = None,
     ) -> AnnData:
@@ -692,6 +698,10 @@ class APOLLO(MosaicModelClass):
             With the loss ``"bce"``: map each feature back from [0, 1] to registered units, by a
             monotone function that agrees with the training cells of the modality on the mean.
             False: leave it in [0, 1], the scale of its cell.
+        interval
+            Share of new measurements, e.g. 0.9, that are to lie between ``layers["lower"]`` and
+            ``layers["upper"]``, by the errors for held-out cells that have both `source` and
+            `modality` (conformal: it holds whatever the model, on average over cells as those).
         batch_size
             Cells per minibatch.
         out
@@ -710,7 +720,8 @@ class APOLLO(MosaicModelClass):
         ValueError
             If cells lack the source, or are of an unknown batch without `transform_batch`, or if
             `library_size` or `calibrate` do not fit the modality's loss, or the model is not
-            trained.
+            trained; if an `interval` has no `source`, a `library_size`, values that are not
+            calibrated, or too few held-out cells with both modalities.
 
         Examples
         --------
@@ -722,6 +733,9 @@ class APOLLO(MosaicModelClass):
         >>> model.impute("adt", source="rna").shape == (200, mdata["adt"].n_vars)
         True
         """
+        check_own_totals(interval, library_size)
+        if interval is not None and not calibrate:
+            raise ValueError("interval= is of values in registered units; leave out calibrate.")
         return self._impute(
             modality,
             mdata,
@@ -730,6 +744,7 @@ class APOLLO(MosaicModelClass):
             indices=indices,
             transform_batch=transform_batch,
             library_size=self._library_size(modality, library_size),
+            interval=interval,
             batch_size=batch_size,
             out=out,
             calibration=self._calibration(modality, calibrate),
@@ -893,7 +908,7 @@ class APOLLO(MosaicModelClass):
                 )
                 if side is not None:
                     values = values.unflatten(1, (len(features), side, side))
-                writer.add(values, None, None)
+                writer.add(values, None, {})
         return writer.finish()
 
     def _covariates_of_none(self, n: int) -> dict[str, Tensor]:
@@ -964,16 +979,21 @@ class APOLLO(MosaicModelClass):
         self._check_modality("modality", modality)
         loss, has_library = self.module.losses[modality], self.module.has_library(modality)
         if library_size is None:
-            return self.typical_totals_[modality] if has_library else None
-        scales_cells = modality not in self.image_sides and (
-            loss == "mse" and self.module.input(modality).scales_cells
-        )
-        if not (has_library or scales_cells):
+            return self._typical_library(modality) if has_library else None
+        if self._typical_library(modality) is None:
             raise ValueError(
                 f"library_size={library_size!r}: modality {modality!r} has loss {loss!r}. Give a "
                 "number, or one per cell, for count likelihoods; leave it out otherwise."
             )
         return library_size
+
+    def _typical_library(self, modality: str) -> float | None:
+        if self.module.has_library(modality):
+            return float(self.typical_totals_[modality])
+        if modality in self.image_sides or self.module.losses[modality] != "mse":
+            return None
+        layer = self.module.input(modality)
+        return float(layer.library) if layer.scales_cells else None
 
     def _calibration(self, modality: str, calibrate: bool) -> Calibration | None:
         self._check_modality("modality", modality)

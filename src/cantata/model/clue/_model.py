@@ -20,6 +20,7 @@ from cantata._mudata.obs import coalesce_obs
 from cantata._mudata.pairing import check_connected, membership, row_table
 from cantata._mudata.parts import no_pull
 from cantata._numeric.pairing_test import pairing_test
+from cantata.model._imputation import check_own_totals
 from cantata.model._inputs import fit_input, transform_of_counts
 from cantata.model.base import Batches, Indices, MosaicModelClass
 from cantata.model.clue._library import fit_library_weights, imputed_library
@@ -392,6 +393,7 @@ class CLUE(MosaicModelClass):
         | np.ndarray
         | None = "auto",
         n_samples: int = 0,
+        interval: float | None = None,
         batch_size: int | None = None,
         out: str | Path | None = None,
     ) -> AnnData:
@@ -420,6 +422,10 @@ class CLUE(MosaicModelClass):
         n_samples
             Samples from the posterior; their mean replaces the value at the posterior mean, and
             their standard deviation is in ``layers["std"]``. 0 for none.
+        interval
+            Share of new measurements, e.g. 0.9, that are to lie between ``layers["lower"]`` and
+            ``layers["upper"]``, by the errors for held-out cells that have both `source` and
+            `modality` (conformal: it holds whatever the model, on average over cells as those).
         batch_size
             Cells per minibatch.
         out
@@ -437,7 +443,8 @@ class CLUE(MosaicModelClass):
             If a modality, feature or batch is unknown.
         ValueError
             If cells lack the source or the library sizes that are asked for, or are of an unknown
-            batch without `transform_batch`.
+            batch without `transform_batch`; if an `interval` has no `source`, a number for
+            `library_size`, or too few held-out cells with both modalities.
 
         Examples
         --------
@@ -450,6 +457,7 @@ class CLUE(MosaicModelClass):
         >>> proteins.n_obs == mdata["rna"].n_obs
         True
         """
+        check_own_totals(interval, None if isinstance(library_size, str) else library_size)
         return self._impute(
             modality,
             mdata,
@@ -459,6 +467,7 @@ class CLUE(MosaicModelClass):
             transform_batch=transform_batch,
             library_size="auto" if library_size is None else library_size,
             library_names=("auto", "observed", "predicted"),
+            interval=interval,
             batch_size=batch_size,
             out=out,
             n_samples=n_samples,

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 
 from cantata import _keys
+from cantata._mudata.pairing import modality_cells
 from cantata._mudata.values import MatrixReader
 from cantata._numeric.batches import sample_cells
-from cantata._numeric.neighbors import check_k
+from cantata._numeric.neighbors import check_k, nearest_neighbors
 from cantata.data import STEPS_PER_EPOCH, UnpairedDataModule, UnpairedDataset
+from cantata.model._imputation import check_own_totals
 from cantata.model._inputs import fit_batches, fit_input, resolve_transforms
 from cantata.model.base import Batches, Indices, MosaicModelClass
 from cantata.model.scmodal._impute import MAX_CALIBRATION_CELLS, NearestCells, make_unbiased
@@ -374,6 +376,7 @@ class SCMODAL(MosaicModelClass):
         transform_batch: Batches = None,
         library_size: float | np.ndarray | None = None,
         n_anchors: int = 0,
+        interval: float | None = None,
         batch_size: int | None = None,
         out: str | Path | None = None,
     ) -> AnnData:
@@ -411,6 +414,11 @@ class SCMODAL(MosaicModelClass):
             Average the measured values of the modality's cells that are nearest in the embedding,
             as many as this, in place of the decoder's output; their standard deviation is in
             ``layers["std"]``. 0: the decoder, as in the paper.
+        interval
+            Share of new measurements, e.g. 0.9, that are to lie between ``layers["lower"]`` and
+            ``layers["upper"]``, as far as the modality's cells that are nearest in the embedding
+            stand for the same cells: no pair tells, so take it as what varies among cells that
+            are alike, to which errors of the alignment come.
         batch_size
             Cells per minibatch.
         out
@@ -428,7 +436,8 @@ class SCMODAL(MosaicModelClass):
         ValueError
             If cells lack the source, or are of an unknown batch without `transform_batch`, if
             there are fewer cells than `n_anchors`, if `library_size` does not fit the transform,
-            or if both `n_anchors` and `transform_batch` are given.
+            if an `interval` has no `source` or a `library_size`, or if both `n_anchors` and
+            `transform_batch` are given.
 
         Examples
         --------
@@ -456,8 +465,9 @@ class SCMODAL(MosaicModelClass):
                 f"Modality {modality!r} has transform {layer.transform!r}, which does not scale "
                 "cells to a total; leave out library_size."
             )
-        if library_size is None and layer.scales_cells:
-            library_size = float(layer.library)
+        check_own_totals(interval, library_size)
+        if library_size is None:
+            library_size = self._typical_library(modality)
         nearest = None
         if n_anchors:
             reference = self.get_latent_representation(modality=modality)
@@ -472,11 +482,24 @@ class SCMODAL(MosaicModelClass):
             indices=indices,
             transform_batch=transform_batch,
             library_size=library_size,
+            interval=interval,
             batch_size=batch_size,
             out=out,
             via=via,
             nearest=nearest,
         )
+
+    def _typical_library(self, modality: str) -> float | None:
+        layer = self.module.input(modality)
+        return float(layer.library) if layer.scales_cells else None
+
+    def _calibration_cells(self, modality: str, source: str) -> tuple[np.ndarray, np.ndarray, str]:
+        cells = modality_cells(self.adata, source)
+        rows = sample_cells(len(cells), MAX_CALIBRATION_CELLS)
+        z = self.get_latent_representation(modality=source)[rows].astype(np.float64)
+        reference = self.get_latent_representation(modality=modality).astype(np.float64)
+        nearest = nearest_neighbors(reference, z, 1)[0][:, 0]
+        return cells[rows], nearest, "nearest cells of the other modality"
 
     def _expected(
         self,

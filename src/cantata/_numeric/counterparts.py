@@ -1,0 +1,156 @@
+"""Which cells of one set have counterparts in another, from embeddings in one space."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import expit
+from sklearn.cluster import KMeans
+from sklearn.linear_model import LogisticRegression
+
+from cantata._numeric.batches import sample_cells
+from cantata._numeric.neighbors import nearest_neighbors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MIN_CELLS = 40
+"""Cells of either set below which neighbourhoods tell nothing."""
+N_NEAREST = 30
+"""Cells of the other set, and of its own, whose distances to a cell are compared."""
+N_NEIGHBORS = 100
+"""Cells of its own set among which known counterparts of a cell are counted."""
+MAX_SHARE = 20
+"""At most one of so many cells is a neighbour."""
+N_CLUSTERS, MIN_CLUSTERS = 15, 5
+MIN_PER_CLUSTER = 100
+N_ROUNDS = 5
+MAX_FITTED = 20_000
+"""Cells that clusters and regressions are fitted to."""
+
+
+def counterpart_probability(
+    x: np.ndarray, y: np.ndarray, is_paired: np.ndarray, *, seed: int = 0
+) -> np.ndarray:
+    """Probability that each cell of `x` has a counterpart among those of `y`.
+
+    Two things tell: how far the nearest cells of `y` are beside the nearest of `x`, averaged over
+    near cells of `x`, and how many of these are known to have a counterpart. What either says of
+    a cell without one is learned by leaving out, for each of 15 clusters, the cells of `y` and
+    the known counterparts in it. The prior is the share of cells without.
+
+    Parameters
+    ----------
+    x, y
+        (n, q) and (m, q) embeddings in one space.
+    is_paired
+        (n,) whether a cell of `x` is known to have a counterpart.
+    seed
+        Seed of the clusters, and of the approximate search above 50,000 cells.
+
+    Returns
+    -------
+    (n,) probabilities; 1 where `is_paired`.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> x, y = rng.normal(size=(400, 2)), rng.normal(size=(300, 2))
+    >>> x[:100] += 20  # which y does not have
+    >>> p = counterpart_probability(x, y, np.zeros(400, bool))
+    >>> bool(p[:100].max() < 0.01), bool(np.median(p[100:]) > 0.8)
+    (True, True)
+    """
+    lacks = _lacking(*_evidence(x, y, is_paired, seed))
+    return np.where(is_paired, 1.0, 1 - lacks)
+
+
+def _evidence(
+    x: np.ndarray, y: np.ndarray, is_paired: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(n, 1 or 2) evidence against counterparts: as it is, and with a cell's cluster left out.
+
+    The third array, (n,), is how much of a cluster there was to leave out, at most 1.
+    """
+    smaller = min(len(x), len(y))
+    n_nearest = max(1, min(N_NEAREST, smaller // MAX_SHARE))
+    n_own = max(n_nearest, min(N_NEIGHBORS, len(x) // MAX_SHARE))
+    # 1. neighbourhoods that are left out, of x and of what of y is nearest to them
+    n_clusters = max(MIN_CLUSTERS, min(N_CLUSTERS, smaller // MIN_PER_CLUSTER))
+    clusters = KMeans(n_clusters, n_init=1, random_state=seed)
+    clusters.fit(x[sample_cells(len(x), MAX_FITTED)])
+    of_x, of_y = clusters.predict(x), clusters.predict(y)
+    shares = [np.bincount(c, minlength=n_clusters) / len(c) for c in (of_x, of_y)]
+    balance = np.minimum(shares[1] / np.maximum(shares[0], 1 / len(x)), 1)[of_x]
+    # 2. nearest cells of the own set, without the cell itself, which is the first unless it has
+    #    copies
+    own, distances = nearest_neighbors(x, x, n_own + 1, seed=seed)
+    own, distances = own[:, 1:], distances[:, 1:]
+    scale = _log_mean(distances[:, :n_nearest])
+    # 3. how much farther those of the other set are
+    ratio = _log_mean(nearest_neighbors(y, x, n_nearest, seed=seed)[1]) - scale
+    without = ratio.copy()
+    for cluster in np.unique(of_x):
+        rows, others = of_x == cluster, y[of_y != cluster]
+        if len(others) >= n_nearest:
+            far = nearest_neighbors(others, x[rows], n_nearest, seed=seed)[1]
+            without[rows] = _log_mean(far) - scale[rows]
+    near = own[:, :n_nearest]
+    same = of_x[near] == of_x[:, None]
+    here = [ratio[near].mean(axis=1)]
+    left_out = [np.where(same, without[near], ratio[near]).mean(axis=1)]
+    # 4. how few of a cell's neighbours are known to have a counterpart
+    if is_paired.any():
+        known = is_paired[own]
+        here.append(-known.mean(axis=1))
+        left_out.append(-(known & (of_x[own] != of_x[:, None])).mean(axis=1))
+    return np.column_stack(here), np.column_stack(left_out), balance
+
+
+def _log_mean(distances: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(distances.mean(axis=1), np.finfo(float).tiny))
+
+
+def _lacking(here: np.ndarray, left_out: np.ndarray, balance: np.ndarray) -> np.ndarray:
+    """(n,) probability that a cell has no counterpart, from evidence of either kind.
+
+    Cells are a mixture of those that have one and those that do not, the latter like those whose
+    cluster was left out: logistic regression and shares of the mixture in turn.
+    """
+    n = len(here)
+    fitted = sample_cells(n, MAX_FITTED)
+    # cells that are farther off than any whose cluster was left out would turn regressions round
+    informative = left_out[balance > 0.5] if (balance > 0.5).any() else left_out
+    highest = np.quantile(informative, 0.95, axis=0)
+    x, without = (np.minimum(part[fitted], highest) for part in (here, left_out))
+    center, scale = x.mean(axis=0), np.maximum(x.std(axis=0), np.finfo(float).tiny)
+    x, without, every = ((part - center) / scale for part in (x, without, here))
+    lacks = np.zeros(len(x))
+    for _ in range(N_ROUNDS + 1):
+        # 1. log odds at even priors; either kind as a whole has the same weight
+        has_none = np.repeat([0, 1, 1], len(x))
+        weights = np.concatenate([1 - lacks, lacks, balance[fitted]])
+        for kind in (0, 1):
+            weights[has_none == kind] /= weights[has_none == kind].sum()
+        log_odds = _fitted_log_odds(np.concatenate([x, x, without]), has_none, weights * len(x))
+        # 2. the share of cells for which lacking one is the likelier
+        share = np.clip((log_odds(x) > 0).mean(), 1 / n, 1 - 1 / n)
+        prior = np.log(share / (1 - share))
+        lacks = expit(log_odds(x) + prior)
+    return expit(log_odds(every) + prior)
+
+
+def _fitted_log_odds(
+    evidence: np.ndarray, has_none: np.ndarray, weights: np.ndarray
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Log odds of having no counterpart by logistic regression, never falling with evidence."""
+    used = np.arange(evidence.shape[1])
+    while len(used):
+        fit = LogisticRegression().fit(evidence[:, used], has_none, sample_weight=weights)
+        if (fit.coef_[0] > 0).all():
+            break
+        used = used[fit.coef_[0] > 0]
+    else:
+        return lambda x: np.zeros(len(x))
+    return lambda x: np.asarray(fit.decision_function(x[:, used]))

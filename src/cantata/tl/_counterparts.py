@@ -1,0 +1,144 @@
+"""Which cells of a modality, or of a batch, have counterparts in the others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cantata import _keys
+from cantata._mudata.checks import check_mudata
+from cantata._mudata.embeddings import joint_rep, modality_rep
+from cantata._mudata.obs import category_names, coalesce_obs
+from cantata._mudata.pairing import modality_cells, row_table
+from cantata._numeric.counterparts import MIN_CELLS, counterpart_probability
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mudata import MuData
+
+
+def counterparts(
+    mdata: MuData,
+    *,
+    use_rep: str,
+    modalities: Sequence[str] | None = None,
+    batch_key: str | None = None,
+    key_added: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Probability that a cell has a counterpart in another modality, or in another batch.
+
+    Models bring modalities together, also where one of them has a population that the others
+    lack: it then lies on the cells of another one, whose labels and values it is given. How much
+    farther its nearest cells of the other modalities are than those of its own tells, and, in
+    mosaic data, how few of its neighbours were measured in several modalities. What both are
+    where there is no counterpart is learned by leaving out neighbourhoods in turn, without labels.
+
+    Parameters
+    ----------
+    mdata
+        Any MuData with embeddings in one space, e.g. after ``model.write_results(mdata)``.
+    use_rep
+        Key of the embedding in ``mdata[m].obsm``, or in ``mdata.obsm`` with `batch_key`, e.g.
+        ``"X_clue"``.
+    modalities
+        Modalities to compare; all with this embedding by default.
+    batch_key
+        Compare the batches of this annotation, each with all others, by the joint embedding, in
+        place of modalities.
+    key_added
+        Name of the column; by default the method of `use_rep` with ``_counterpart`` behind, e.g.
+        ``"clue_counterpart"`` for ``"X_clue"``.
+    seed
+        Seed of the neighbourhoods, and of the approximate search above 50,000 cells.
+
+    Returns
+    -------
+    Nothing. ``mdata[m].obs[key_added]`` of every modality, or ``mdata.obs[key_added]`` with
+    `batch_key`, are probabilities in [0, 1]; 1 for cells with several of the modalities.
+
+    Raises
+    ------
+    KeyError
+        If a modality, the embedding or the batches are not found.
+    ValueError
+        If there is one modality or batch alone, one has fewer than 40 cells, or a cell has no
+        batch.
+
+    Examples
+    --------
+    >>> import cantata, mudata, numpy as np
+    >>> from anndata import AnnData
+    >>> rng = np.random.default_rng(0)
+    >>> rna, adt = AnnData(np.ones((300, 1))), AnnData(np.ones((200, 1)))
+    >>> rna.obs_names, adt.obs_names = "r" + rna.obs_names, "a" + adt.obs_names
+    >>> rna.obsm["X_clue"] = rng.normal(size=(300, 2)) + 5
+    >>> adt.obsm["X_clue"] = rng.normal(size=(200, 2)) + 5
+    >>> rna.obsm["X_clue"][:100] -= 20  # a population that proteins lack
+    >>> mdata = mudata.MuData({"rna": rna, "adt": adt})
+    >>> cantata.tl.counterparts(mdata, use_rep="X_clue")
+    >>> bool(mdata["rna"].obs["clue_counterpart"].iloc[:100].max() < 0.1)
+    True
+    """
+    check_mudata(mdata)
+    key = key_added or _keys.counterpart(use_rep.removeprefix("X_"))
+    # 1. what is compared, and which cells have a counterpart for certain
+    if batch_key is None:
+        if modalities is None:
+            modalities = [name for name in mdata.mod if use_rep in mdata[name].obsm]
+        z = {name: modality_rep(mdata, name, use_rep) for name in modalities}
+        table = row_table(mdata, list(z))
+        n_of_cell = np.sum([rows >= 0 for rows in table.values()], axis=0)
+        paired = {name: n_of_cell[modality_cells(mdata, name)] > 1 for name in z}
+    else:
+        joint, names = joint_rep(mdata, use_rep), _batches(mdata, batch_key)
+        z = {name: joint[names == name] for name in np.unique(names)}
+        paired = {name: np.zeros(len(cells), dtype=bool) for name, cells in z.items()}
+    _check(z, use_rep, batch_key)
+    # 2. each beside all others
+    found = {}
+    for name, own in z.items():
+        others = np.concatenate([cells for other, cells in z.items() if other != name])
+        found[name] = counterpart_probability(own, others, paired[name], seed=seed)
+    # 3. and then written
+    if batch_key is None:
+        for name, probability in found.items():
+            mdata[name].obs[key] = probability
+    else:
+        column = np.empty(mdata.n_obs)
+        for name, probability in found.items():
+            column[names == name] = probability
+        mdata.obs[key] = column
+
+
+def _batches(mdata: MuData, batch_key: str) -> np.ndarray:
+    """Batch of every cell."""
+    column = category_names(coalesce_obs(mdata, batch_key))
+    missing = column.index[column.isna()]
+    if len(missing):
+        raise ValueError(
+            f"{len(missing)} of {len(column)} cells have no batch in batch_key={batch_key!r}, "
+            f"e.g. {missing[0]!r}. Fill it in or leave them out."
+        )
+    return column.to_numpy(dtype=str)
+
+
+def _check(z: Mapping[str, np.ndarray], use_rep: str, batch_key: str | None) -> None:
+    """Refuse what cannot be compared."""
+    what = "modalities" if batch_key is None else f"batches in {batch_key!r}"
+    if len(z) < 2:
+        raise ValueError(
+            f"Counterparts are cells of others; there are only these {what} with {use_rep!r}: "
+            f"{list(z)}."
+        )
+    widths = {name: cells.shape[1] for name, cells in z.items()}
+    if len(set(widths.values())) > 1:
+        raise ValueError(f"{use_rep!r} must be one space; its dimensions are {widths}.")
+    few = {name: len(cells) for name, cells in z.items() if len(cells) < MIN_CELLS}
+    if few:
+        raise ValueError(
+            f"Neighbourhoods of {what} with fewer than {MIN_CELLS} cells tell nothing: {few}. "
+            "Leave these out."
+        )

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from mosaics import mosaic
+
+from cantata._numeric.counterparts import counterpart_probability
+from cantata.tl import counterparts
+
+
+@pytest.fixture
+def mdata():
+    """Three modalities; cells of type 0 are in RNA alone, in an order of each modality's own."""
+    rng = np.random.default_rng(0)
+    centers = rng.normal(size=(4, 5)) * 2
+    types = np.arange(600) % 4
+    names = np.array([f"c{i}" for i in range(600)])
+    parts = {}
+    for name, start, stop, has in (
+        ("rna", 0, 400, range(4)),
+        ("adt", 300, 600, (1, 2, 3)),
+        ("atac", 350, 600, (1, 2, 3)),
+    ):
+        rows = rng.permutation(np.arange(start, stop)[np.isin(types[start:stop], has)])
+        parts[name] = AnnData(
+            np.ones((len(rows), 1)),
+            obs=pd.DataFrame(
+                {"type": types[rows].astype(str), "batch": np.where(rows < 350, "a", "b")},
+                index=names[rows],
+            ),
+            obsm={"X_clue": centers[types[rows]] + 0.4 * rng.normal(size=(len(rows), 5))},
+        )
+    made = mosaic(parts)
+    of_cell = made.obs_names.str.removeprefix("c").astype(int)
+    made.obsm["X_clue"] = centers[types[of_cell]] + 0.4 * rng.normal(size=(len(of_cell), 5))
+    return made
+
+
+def test_each_modality_is_held_against_all_others(mdata):
+    counterparts(mdata, use_rep="X_clue")
+    for name in mdata.mod:
+        others = [m for m in mdata.mod if m != name]
+        paired = mdata[name].obs_names.isin(np.concatenate([mdata[m].obs_names for m in others]))
+        expected = counterpart_probability(
+            mdata[name].obsm["X_clue"],
+            np.concatenate([mdata[m].obsm["X_clue"] for m in others]),
+            np.asarray(paired),
+        )
+        found = mdata[name].obs["clue_counterpart"].to_numpy()
+        np.testing.assert_array_equal(found, expected)
+        assert (found[paired] == 1).all()
+    lacks = (mdata["rna"].obs["type"] == "0").to_numpy()
+    assert (mdata["rna"].obs["clue_counterpart"][lacks] < 0.1).all()
+    assert (mdata["rna"].obs["clue_counterpart"][~lacks] > 0.5).mean() > 0.95
+
+
+def test_modalities_and_the_name_of_the_column_can_be_given(mdata):
+    counterparts(mdata, use_rep="X_clue", modalities=["rna", "adt"], key_added="has_protein")
+    assert "has_protein" in mdata["rna"].obs
+    assert "has_protein" not in mdata["atac"].obs
+
+
+def test_batches_are_compared_by_the_joint_embedding(mdata):
+    counterparts(mdata, use_rep="X_clue", batch_key="batch")
+    batch = np.where(mdata.obs_names.str.removeprefix("c").astype(int) < 350, "a", "b")
+    joint, found = mdata.obsm["X_clue"], mdata.obs["clue_counterpart"].to_numpy()
+    for name in "ab":
+        own = batch == name
+        expected = counterpart_probability(
+            joint[own], joint[~own], np.zeros(own.sum(), dtype=bool)
+        )
+        np.testing.assert_array_equal(found[own], expected)
+    assert not any("clue_counterpart" in mdata[m].obs for m in mdata.mod)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "error", "message"),
+    [
+        (None, {"use_rep": "X_pca"}, ValueError, "there are only these modalities with 'X_pca'"),
+        (None, {"modalities": ["rna"]}, ValueError, r"only these modalities .*\['rna'\]"),
+        (None, {"modalities": ["rna", "x"]}, KeyError, "no modality 'x'"),
+        (None, {"batch_key": "donor"}, KeyError, "batch_key='donor'"),
+        ("narrow", {}, ValueError, "must be one space; its dimensions are"),
+        ("few", {}, ValueError, r"fewer than 40 cells tell nothing: \{'adt': 39\}"),
+        ("nan", {}, ValueError, "X_clue"),
+        ("batch", {"batch_key": "batch"}, ValueError, "have no batch in batch_key='batch'"),
+    ],
+)
+def test_bad_input_is_named_and_nothing_is_written(mdata, change, options, error, message):
+    if change == "narrow":
+        mdata["adt"].obsm["X_clue"] = mdata["adt"].obsm["X_clue"][:, :2]
+    elif change == "few":
+        mdata = mosaic({name: a[:39] if name == "adt" else a for name, a in mdata.mod.items()})
+    elif change == "nan":
+        mdata["rna"].obsm["X_clue"][3, 2] = np.nan
+    elif change == "batch":
+        for name in mdata.mod:
+            mdata[name].obs.loc[mdata[name].obs_names == "c360", "batch"] = None
+    with pytest.raises(error, match=message):
+        counterparts(mdata, **{"use_rep": "X_clue"} | options)
+    assert not any("clue_counterpart" in mdata[m].obs for m in mdata.mod)
+    assert "clue_counterpart" not in mdata.obs
