@@ -22,10 +22,12 @@ def populations(rng, n_types=6, sizes=(200, 150), noise=0.4):
     return *cells, *types
 
 
-def plain_evidence(x, y, is_paired, n_nearest, n_own, seed=0):
+def plain_evidence(x, y, is_paired, own, n_nearest, n_own, seed=0):
     """What :func:`_evidence` computes, cell by cell."""
-    of = KMeans(5, n_init=1, random_state=seed).fit(x)
-    of_x, of_y = of.predict(x), of.predict(y)
+    of = KMeans(5, n_init=1, random_state=seed).fit(own)
+    of_x = of.predict(own)
+    centres = [np.mean([x[i] for i in range(len(x)) if of_x[i] == c], axis=0) for c in range(5)]
+    of_y = [int(np.argmin([np.linalg.norm(z - centre) for centre in centres])) for z in y]
 
     def ratio(i, others):
         within = sorted(np.linalg.norm(x[i] - x[j]) for j in range(len(x)) if j != i)
@@ -35,7 +37,7 @@ def plain_evidence(x, y, is_paired, n_nearest, n_own, seed=0):
     here, left_out = [], []
     for i in range(len(x)):
         near = sorted(
-            (j for j in range(len(x)) if j != i), key=lambda j: np.sum((x[i] - x[j]) ** 2)
+            (j for j in range(len(x)) if j != i), key=lambda j: np.sum((own[i] - own[j]) ** 2)
         )
         mine = of_x[i]
         rest = [z for z, c in zip(y, of_y, strict=True) if c != mine]
@@ -54,8 +56,9 @@ def test_evidence_is_that_of_a_plain_loop(paired):
     rng = np.random.default_rng(0)
     x, y, *_ = populations(rng, n_types=3, sizes=(30, 20))
     is_paired = rng.random(len(x)) < 0.3 if paired else np.zeros(len(x), dtype=bool)
-    here, left_out, balance = _evidence(x, y, is_paired, 0)
-    expected = plain_evidence(x, y, is_paired, n_nearest=3, n_own=4)
+    own = x if paired else np.hstack([x[:, :3], rng.normal(size=(len(x), 2))])
+    here, left_out, balance = _evidence(x, y, is_paired, own, 0)
+    expected = plain_evidence(x, y, is_paired, own, n_nearest=3, n_own=4)
     np.testing.assert_allclose(here, expected[0], rtol=1e-6)
     np.testing.assert_allclose(left_out, expected[1], rtol=1e-6)
     assert ((balance > 0) & (balance <= 1)).all()

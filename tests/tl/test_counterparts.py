@@ -3,10 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 from anndata import AnnData
 from mosaics import mosaic
+from scipy import sparse
 
 from cantata._numeric.counterparts import counterpart_probability
+from cantata.pp import preprocess
 from cantata.tl import counterparts
 
 
@@ -54,6 +57,44 @@ def test_each_modality_is_held_against_all_others(mdata):
     lacks = (mdata["rna"].obs["type"] == "0").to_numpy()
     assert (mdata["rna"].obs["clue_counterpart"][lacks] < 0.1).all()
     assert (mdata["rna"].obs["clue_counterpart"][~lacks] > 0.5).mean() > 0.95
+
+
+@pytest.mark.parametrize("values", ["counts", "intensities", "preprocessed", "few", "zarr"])
+def test_neighbours_are_of_the_own_components(mdata, values, tmp_path):
+    rng = np.random.default_rng(1)
+    types = mdata["rna"].obs["type"].astype(int).to_numpy()
+    rates = rng.gamma(1, 2, size=(4, 30))[types]
+    x = rng.poisson(rates).astype(np.float32) + (values == "intensities") * -1.5
+    rna = AnnData(sparse.csr_matrix(x) if values == "counts" else x, obs=mdata["rna"].obs)
+    rna.obsm["X_clue"] = mdata["rna"].obsm["X_clue"]
+    rna.var_names = [f"gene{j}" for j in range(30)]
+    own = None
+    if values == "preprocessed":
+        own = rna.obsm["X_cantata_pca"] = rng.normal(size=(rna.n_obs, 3))
+    elif values == "few":
+        rna = rna[:, :2].copy()
+    elif values == "zarr":
+        rna.X = zarr.open(tmp_path / "x.zarr", mode="w", shape=x.shape, dtype="f4")
+    made = mosaic({"rna": rna, "adt": mdata["adt"]})
+    counterparts(made, use_rep="X_clue")
+    if values in ("counts", "intensities"):
+        again = made.copy()
+        if values == "counts":
+            preprocess(again, modalities={"rna": "rna"})
+            own = again["rna"].obsm["X_cantata_pca"].astype(float)
+        else:
+            scaled = np.minimum((x - x.mean(axis=0)) / x.std(axis=0), 10)
+            scaled -= scaled.mean(axis=0)
+            own = scaled @ np.linalg.svd(scaled, full_matrices=False)[2][:29].T
+    if own is not None:
+        own = own / np.linalg.norm(own, axis=1, keepdims=True)
+    expected = counterpart_probability(
+        made["rna"].obsm["X_clue"],
+        made["adt"].obsm["X_clue"],
+        np.asarray(made["rna"].obs_names.isin(made["adt"].obs_names)),
+        own,
+    )
+    np.testing.assert_allclose(made["rna"].obs["clue_counterpart"], expected, atol=0.02)
 
 
 def test_modalities_and_the_name_of_the_column_can_be_given(mdata):

@@ -31,7 +31,12 @@ MAX_FITTED = 20_000
 
 
 def counterpart_probability(
-    x: np.ndarray, y: np.ndarray, is_paired: np.ndarray, *, seed: int = 0
+    x: np.ndarray,
+    y: np.ndarray,
+    is_paired: np.ndarray,
+    own: np.ndarray | None = None,
+    *,
+    seed: int = 0,
 ) -> np.ndarray:
     """Probability that each cell of `x` has a counterpart among those of `y`.
 
@@ -46,6 +51,9 @@ def counterpart_probability(
         (n, q) and (m, q) embeddings in one space.
     is_paired
         (n,) whether a cell of `x` is known to have a counterpart.
+    own
+        (n, d) coordinates in which cells of `x` are neighbours; `x` by default. Components of what
+        was measured keep populations apart that a common space has no reason to.
     seed
         Seed of the clusters, and of the approximate search above 50,000 cells.
 
@@ -62,12 +70,12 @@ def counterpart_probability(
     >>> bool(p[:100].max() < 0.01), bool(np.median(p[100:]) > 0.8)
     (True, True)
     """
-    lacks = _lacking(*_evidence(x, y, is_paired, seed))
+    lacks = _lacking(*_evidence(x, y, is_paired, x if own is None else own, seed))
     return np.where(is_paired, 1.0, 1 - lacks)
 
 
 def _evidence(
-    x: np.ndarray, y: np.ndarray, is_paired: np.ndarray, seed: int
+    x: np.ndarray, y: np.ndarray, is_paired: np.ndarray, own: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(n, 1 or 2) evidence against counterparts: as it is, and with a cell's cluster left out.
 
@@ -76,35 +84,36 @@ def _evidence(
     smaller = min(len(x), len(y))
     n_nearest = max(1, min(N_NEAREST, smaller // MAX_SHARE))
     n_own = max(n_nearest, min(N_NEIGHBORS, len(x) // MAX_SHARE))
-    # 1. neighbourhoods that are left out, of x and of what of y is nearest to them
+    # 1. neighbourhoods that are left out, of x and of what of y is nearest to their centres
     n_clusters = max(MIN_CLUSTERS, min(N_CLUSTERS, smaller // MIN_PER_CLUSTER))
     clusters = KMeans(n_clusters, n_init=1, random_state=seed)
-    clusters.fit(x[sample_cells(len(x), MAX_FITTED)])
-    of_x, of_y = clusters.predict(x), clusters.predict(y)
+    of_x = clusters.fit(own[sample_cells(len(own), MAX_FITTED)]).predict(own)
+    present = np.unique(of_x)
+    centres = np.stack([x[of_x == cluster].mean(axis=0) for cluster in present])
+    of_y = present[nearest_neighbors(centres, y, 1)[0][:, 0]]
     shares = [np.bincount(c, minlength=n_clusters) / len(c) for c in (of_x, of_y)]
     balance = np.minimum(shares[1] / np.maximum(shares[0], 1 / len(x)), 1)[of_x]
     # 2. nearest cells of the own set, without the cell itself, which is the first unless it has
     #    copies
-    own, distances = nearest_neighbors(x, x, n_own + 1, seed=seed)
-    own, distances = own[:, 1:], distances[:, 1:]
-    scale = _log_mean(distances[:, :n_nearest])
+    neighbors = nearest_neighbors(own, own, n_own + 1, seed=seed)[0][:, 1:]
+    scale = _log_mean(nearest_neighbors(x, x, n_nearest + 1, seed=seed)[1][:, 1:])
     # 3. how much farther those of the other set are
     ratio = _log_mean(nearest_neighbors(y, x, n_nearest, seed=seed)[1]) - scale
     without = ratio.copy()
-    for cluster in np.unique(of_x):
+    for cluster in present:
         rows, others = of_x == cluster, y[of_y != cluster]
         if len(others) >= n_nearest:
             far = nearest_neighbors(others, x[rows], n_nearest, seed=seed)[1]
             without[rows] = _log_mean(far) - scale[rows]
-    near = own[:, :n_nearest]
+    near = neighbors[:, :n_nearest]
     same = of_x[near] == of_x[:, None]
     here = [ratio[near].mean(axis=1)]
     left_out = [np.where(same, without[near], ratio[near]).mean(axis=1)]
     # 4. how few of a cell's neighbours are known to have a counterpart
     if is_paired.any():
-        known = is_paired[own]
+        known = is_paired[neighbors]
         here.append(-known.mean(axis=1))
-        left_out.append(-(known & (of_x[own] != of_x[:, None])).mean(axis=1))
+        left_out.append(-(known & (of_x[neighbors] != of_x[:, None])).mean(axis=1))
     return np.column_stack(here), np.column_stack(left_out), balance
 
 

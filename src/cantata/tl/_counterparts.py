@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import sparse
 
 from cantata import _keys
 from cantata._mudata.checks import check_mudata
 from cantata._mudata.embeddings import joint_rep, modality_rep
+from cantata._mudata.images import recorded_images
+from cantata._mudata.kinds import is_cytometry, kind_of
 from cantata._mudata.obs import category_names, coalesce_obs
 from cantata._mudata.pairing import modality_cells, row_table
+from cantata._mudata.values import choose_layer, matrix_of, saved_record
+from cantata._numeric.components import fit_components, project
 from cantata._numeric.counterparts import MIN_CELLS, counterpart_probability
+from cantata._numeric.normalise import feature_statistics, normalise, target_total
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from anndata import AnnData
     from mudata import MuData
+
+N_COMPONENTS = 50
+"""Components of a modality in which cells are neighbours, as of :func:`cantata.pp.preprocess`."""
 
 
 def counterparts(
@@ -33,8 +43,10 @@ def counterparts(
     Models bring modalities together, also where one of them has a population that the others
     lack: it then lies on the cells of another one, whose labels and values it is given. How much
     farther its nearest cells of the other modalities are than those of its own tells, and, in
-    mosaic data, how few of its neighbours were measured in several modalities. What both are
-    where there is no counterpart is learned by leaving out neighbourhoods in turn, without labels.
+    mosaic data, how few of its neighbours were measured in several modalities. Neighbours are
+    those of a modality's own components, as :func:`cantata.pp.preprocess` made them or else
+    computed as there. What both are where there is no counterpart is learned by leaving out
+    neighbourhoods in turn, without labels.
 
     Parameters
     ----------
@@ -89,19 +101,19 @@ def counterparts(
         if modalities is None:
             modalities = [name for name in mdata.mod if use_rep in mdata[name].obsm]
         z = {name: modality_rep(mdata, name, use_rep) for name in modalities}
-        table = row_table(mdata, list(z))
-        n_of_cell = np.sum([rows >= 0 for rows in table.values()], axis=0)
-        paired = {name: n_of_cell[modality_cells(mdata, name)] > 1 for name in z}
     else:
         joint, names = joint_rep(mdata, use_rep), _batches(mdata, batch_key)
         z = {name: joint[names == name] for name in np.unique(names)}
-        paired = {name: np.zeros(len(cells), dtype=bool) for name, cells in z.items()}
     _check(z, use_rep, batch_key)
     # 2. each beside all others
     found = {}
-    for name, own in z.items():
-        others = np.concatenate([cells for other, cells in z.items() if other != name])
-        found[name] = counterpart_probability(own, others, paired[name], seed=seed)
+    for name, cells in z.items():
+        if batch_key is None:
+            found[name] = counterparts_of(mdata, name, z, seed)
+            continue
+        others = np.concatenate([part for other, part in z.items() if other != name])
+        none = np.zeros(len(cells), dtype=bool)
+        found[name] = counterpart_probability(cells, others, none, seed=seed)
     # 3. and then written
     if batch_key is None:
         for name, probability in found.items():
@@ -111,6 +123,55 @@ def counterparts(
         for name, probability in found.items():
             column[names == name] = probability
         mdata.obs[key] = column
+
+
+def counterparts_of(
+    mdata: MuData, name: str, z: Mapping[str, np.ndarray], seed: int
+) -> np.ndarray:
+    """Probability that each cell of a modality has a counterpart among those of the others.
+
+    `z` are the embeddings of all that are compared.
+    """
+    others = [other for other in z if other != name]
+    table = row_table(mdata, others)
+    has_other = np.any([rows >= 0 for rows in table.values()], axis=0)
+    return counterpart_probability(
+        z[name],
+        np.concatenate([z[other] for other in others]),
+        has_other[modality_cells(mdata, name)],
+        _own_components(mdata, name),
+        seed=seed,
+    )
+
+
+def _own_components(mdata: MuData, name: str) -> np.ndarray | None:
+    """Components of a modality, of length 1; None where its values have none."""
+    adata = mdata[name]
+    rep = str((saved_record(adata) or {}).get("rep", _keys.PCA))
+    if rep in adata.obsm:
+        components = np.asarray(adata.obsm[rep], dtype=np.float64)
+    else:
+        values = matrix_of(mdata, name, choose_layer(mdata, name, {}))
+        n = min(N_COMPONENTS, adata.n_vars - 1, adata.n_obs // 10)
+        is_in_memory = sparse.issparse(values) or isinstance(values, np.ndarray)
+        if not is_in_memory or n < 2 or recorded_images(adata):
+            return None
+        components = _fitted_components(name, adata, values, n)
+    lengths = np.linalg.norm(components, axis=1, keepdims=True)
+    return components / np.where(lengths > 0, lengths, 1)
+
+
+def _fitted_components(name: str, adata: AnnData, values: Any, n: int) -> np.ndarray:
+    """What :func:`cantata.pp.preprocess` makes of counts; other values are taken as they are."""
+    kind, statistics, normalised = kind_of(name, adata), None, values
+    stored = values.data if sparse.issparse(values) else values
+    if stored.min(initial=0) < 0 or is_cytometry(name, adata):
+        kind = None
+    if kind is not None:
+        statistics = feature_statistics(kind, values)
+        normalised = normalise(kind, values, target_total(kind, values), statistics)
+    components = fit_components(name, kind, values, normalised, statistics, n)
+    return project(components, normalised).astype(np.float64)
 
 
 def _batches(mdata: MuData, batch_key: str) -> np.ndarray:

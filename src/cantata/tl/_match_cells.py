@@ -52,8 +52,9 @@ def match_cells(
         Match within batches only. Looked up in ``mdata.obs``, then in the two modalities.
     k
         Number of neighbours in each modality; 20 by default, or all cells of the smallest batch
-        where these are fewer. With few, as the published scores have (1), the matrix is sparser and its values are no probabilities: held against known pairs of real
-        data, a match of .8 is the right cell in 1 of 50.
+        where these are fewer. With few, as the published scores have (1), the matrix is sparser
+        and its values are no probabilities: held against known pairs of real data, a match of .8
+        is the right cell in 1 of 50.
     one_to_one
         Keep one cell of `target` for each of `source`, and no cell twice, such that the sum of
         their probabilities is the largest. Cells may be left over, and their rows empty.

@@ -10,9 +10,10 @@ import pandas as pd
 from cantata import _keys
 from cantata._mudata.embeddings import joint_rep, modality_rep
 from cantata._mudata.obs import coalesce_obs
-from cantata._mudata.pairing import modality_cells, row_table
-from cantata._numeric.counterparts import MIN_CELLS, counterpart_probability
+from cantata._mudata.pairing import modality_cells
+from cantata._numeric.counterparts import MIN_CELLS
 from cantata._numeric.knn_labels import Metric, Weights, knn_labels
+from cantata.tl._counterparts import counterparts_of
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -158,9 +159,7 @@ def _counterpart(
         return mdata[target].obs[key].to_numpy(dtype=float)
     if min(len(reference), len(query)) < MIN_CELLS:
         return np.ones(len(query))
-    rows = row_table(mdata, [source])[source]
-    paired = rows[modality_cells(mdata, target)] >= 0
-    return counterpart_probability(query, reference, paired, seed=seed)
+    return counterparts_of(mdata, target, {source: reference, target: query}, seed)
 
 
 def _labels(mdata: MuData, key: str, modality: str | None) -> np.ndarray:
