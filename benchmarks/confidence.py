@@ -178,7 +178,8 @@ def report(lines: pd.DataFrame) -> str:
     text = [
         "# How far results can be trusted",
         "",
-        f"`python benchmarks/confidence.py`, {date.today()}, torch {torch.__version__}, one thread.",
+        f"`python benchmarks/confidence.py`, {date.today()}, torch {torch.__version__}, one "
+        "thread beside other processes.",
     ]
     of = lines[given[0] == "orphans"].copy()
     if len(of):
@@ -186,8 +187,8 @@ def report(lines: pd.DataFrame) -> str:
         loses = {"1": "second", "0": "first"}
         text += ["", "## Types taken out of one modality", ""]
         text += [
-            "| model | data | modality that lacks it | type | cells | area | area by votes | below "
-            "one half | of the others | calibration error of labels | by votes |",
+            "| model | data | modality that lacks it | type | cells | area | area by votes "
+            "| below one half | of the others | calibration error of labels | by votes |",
             "|---|---|---|---|---|---|---|---|---|---|---|",
         ]
         for keys, part in of.groupby(["model", "data", "loses"], sort=False):
