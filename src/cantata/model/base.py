@@ -41,7 +41,7 @@ from cantata._mudata.checks import (
     positions_of,
 )
 from cantata._mudata.images import feature_names_of, recorded_images
-from cantata._mudata.obs import coalesce_obs
+from cantata._mudata.obs import category_names, coalesce_obs
 from cantata._mudata.pairing import modality_cells, row_table
 from cantata._mudata.panels import panel_of_batches, report_panel, without_nan
 from cantata._mudata.parts import mudata_of_parts, parts_of_mudata
@@ -56,6 +56,7 @@ from cantata.data import (
     registered_fields,
     without_cells,
 )
+from cantata.model._differential import compared_groups, differences
 from cantata.model._imputation import (
     ImputationWriter,
     batch_codes,
@@ -70,6 +71,7 @@ from cantata.model._plan import BestWeights
 from cantata.nn import CovariateEffects, Covariates, LikelihoodHead, with_new_categories
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
     from lightning.pytorch import LightningDataModule, LightningModule
     from mudata import MuData
@@ -1050,6 +1052,173 @@ class MosaicModelClass(BaseModelClass):
                 f"{cells.mdata.obs_names[lacking[0]]!r}."
             )
         return chosen
+
+    # Differential expression --------------------------------------------------------------------
+
+    def differential_expression(
+        self,
+        modality: str,
+        groupby: str,
+        group1: str | Sequence[str] | None = None,
+        group2: str | None = None,
+        *,
+        mdata: MuData | None = None,
+        source: str | None = None,
+        mode: Literal["change", "vanilla"] = "change",
+        delta: float | None = 0.25,
+        pseudocounts: float = 1e-5,
+        batch_correction: bool = False,
+        fdr_target: float = 0.05,
+        n_samples: int = 5000,
+        batch_size: int | None = None,
+        silent: bool = False,
+        **kwargs: Any,
+    ) -> pd.DataFrame:
+        """Features of a modality whose expected values differ between groups of cells.
+
+        scvi-tools' own computation (:class:`scvi.model.base.DifferentialComputation`; Lopez et al.
+        2018, Boyeau et al. 2023) on what the model expects of each cell: posterior samples of
+        CLUE, and single values of SCMODAL and APOLLO, whose latents have no posterior, so that
+        groups differ by their cells alone. Values of counts are shares of a cell's total.
+
+        Parameters
+        ----------
+        modality
+            Modality whose features are compared.
+        groupby
+            Annotation of the cells, at the level of the MuData or of a modality.
+        group1
+            Group or groups, each compared with `group2`; all by default.
+        group2
+            Group to compare with; all other cells by default.
+        mdata
+            Data to compare; the model's own by default.
+        source
+            Infer from this modality alone, for cells with it, in place of from all that a cell
+            has, the compared modality among it.
+        mode, delta
+            ``"change"``: how likely is a log2 fold change of at least `delta` (None: learned), or
+            a difference of as much of values that may be negative; ``"vanilla"``: how likely is
+            the larger value in the first group.
+        pseudocounts
+            Share, or value, that is added before fold changes.
+        batch_correction
+            Compare cells as if each were of every batch, in place of within their own.
+        fdr_target
+            Expected share of false discoveries in column ``is_de_fdr_<fdr_target>``.
+        n_samples
+            Samples of each group, fewer of more than 4,000 features.
+        batch_size, silent
+            Cells per minibatch; show no progress.
+        **kwargs
+            Further arguments of
+            :meth:`~scvi.model.base.DifferentialComputation.get_bayes_factors`.
+
+        Returns
+        -------
+        A row per feature and comparison, the largest probability first: the columns of
+        scvi-tools (``proba_de``, ``bayes_factor``, ``lfc_mean``, ``scale1``, ...), and ``group1``,
+        ``group2``, ``measured1`` and ``measured2``, the shares of either group's cells in which
+        the modality was measured.
+
+        Warns
+        -----
+        Where it was measured in no cell of a group: such values are the model's alone, and so may
+        be the difference.
+
+        Raises
+        ------
+        KeyError
+            If the modality, the annotation or a group does not exist.
+        ValueError
+            If the modality holds images, or a group has fewer than 3 cells.
+
+        Examples
+        --------
+        >>> import cantata
+        >>> mdata = cantata.datasets.simulate_mosaic(n_cells=200)
+        >>> cantata.CLUE.setup_mudata(mdata)
+        >>> model = cantata.CLUE(mdata)
+        >>> model.train(max_epochs=1, enable_progress_bar=False)
+        >>> table = model.differential_expression("adt", "cell_type", n_samples=100, silent=True)
+        >>> len(table) == mdata["adt"].n_vars * mdata["rna"].obs["cell_type"].nunique()
+        True
+        """
+        # 1. what is compared
+        self._check_modality("modality", modality)
+        self._check_modality("source", source)
+        if modality in self.image_sides:
+            raise ValueError(f"Modality {modality!r} holds images; compare pp.image_features.")
+        cells = self._cells(mdata)
+        column = category_names(coalesce_obs(cells.mdata, groupby, argument="groupby"))
+        chosen = self._imputed_cells(cells, source, None)
+        groups = compared_groups(column.iloc[chosen], group1, group2, groupby)
+        is_measured = np.zeros(cells.mdata.n_obs, dtype=bool)
+        if modality in cells.mdata.mod:
+            is_measured[cells.of_modality(modality)] = source in (None, modality)
+        is_measured = is_measured[chosen]
+        # 2. samples of expected values
+        has_library = self._has_totals(modality)
+        p = len(self.feature_names(modality))
+        n_samples = max(min(n_samples, 20_000_000 // p), 2)
+        is_negative = self._matrix_stats[modality].n_negative > 0
+
+        def sample(positions: np.ndarray, batch: str | None) -> np.ndarray:
+            values = self._drawn(
+                modality,
+                mdata=cells.mdata,
+                source=source,
+                indices=chosen[positions],
+                transform_batch=batch,
+                library_size=1.0 if has_library else None,
+                batch_size=batch_size,
+            )
+            return np.asarray(values.X, dtype=np.float64)
+
+        def difference(x: np.ndarray, y: np.ndarray, _: float) -> np.ndarray:
+            return x - y
+
+        table = differences(
+            cells.mdata.obs.iloc[chosen],
+            groups,
+            sample,
+            self.feature_names(modality),
+            self.batch_categories if batch_correction and self.n_batch > 1 else None,
+            n_samples=n_samples,
+            fdr_target=fdr_target,
+            silent=silent,
+            mode=mode,
+            delta=delta,
+            pseudocounts=pseudocounts,
+            change_fn=difference if is_negative else None,
+            **kwargs,
+        )
+        # 3. what was measured of either group
+        shares = {
+            name: [is_measured[rows].mean() for rows in of_both]
+            for name, of_both in groups.items()
+        }
+        table["group2"] = "Rest" if group2 is None else group2
+        for k in (0, 1):
+            table[f"measured{k + 1}"] = table["group1"].map({n: s[k] for n, s in shares.items()})
+        alone = [name for name, share in shares.items() if not min(share)]
+        if alone:
+            warnings.warn(
+                f"Values of {modality!r} were measured in no cell of a group that is compared, "
+                f"e.g. {alone[0]!r} or what it is compared with: they are the model's alone, and "
+                "so may be the difference.",
+                UserWarning,
+                stacklevel=2,
+            )
+        return table
+
+    def _has_totals(self, modality: str) -> bool:
+        """Whether imputed values take a library size."""
+        return self._typical_library(modality) is not None
+
+    def _drawn(self, modality: str, **options: Any) -> AnnData:
+        """One sample of the expected values of each cell; options are those of :meth:`impute`."""
+        return self.impute(modality, **options)
 
     # Results ------------------------------------------------------------------------------------
 

@@ -508,6 +508,12 @@ class CLUE(MosaicModelClass):
         location = self.module.decode(modality, z, covariates)
         return self.module.head(modality).expected(location, library, covariates)
 
+    def _has_totals(self, modality: str) -> bool:
+        return bool(self.module.head(modality).has_library)
+
+    def _drawn(self, modality: str, **options: Any) -> AnnData:
+        return self.impute(modality, n_samples=1, **options)
+
     # Labels -------------------------------------------------------------------------------------
 
     def predict(

@@ -1,0 +1,129 @@
+"""Differences of expected values between groups of cells, by scvi-tools' own computation."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scvi.model.base import DifferentialComputation
+from scvi.utils import track
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+MIN_CELLS = 3
+"""Cells of a group, at least."""
+
+
+def compared_groups(
+    column: pd.Series, group1: str | Sequence[str] | None, group2: str | None, key: str
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Masks of the cells of both groups of every comparison; all others if no second is named.
+
+    Raises
+    ------
+    KeyError
+        If a group does not exist.
+    ValueError
+        If there is one group alone, a group is compared with itself, or has fewer than 3 cells.
+    """
+    names = column.dropna().unique().tolist()
+    first = sorted(names) if group1 is None else [group1] if isinstance(group1, str) else [*group1]
+    unknown = [
+        name for name in [*first, *([] if group2 is None else [group2])] if name not in names
+    ]
+    if unknown:
+        raise KeyError(f"groupby={key!r} has no group {unknown[0]!r}; it has {sorted(names)}.")
+    found = {}
+    for name in first:
+        if name == group2:
+            if group1 is None:
+                continue
+            raise ValueError(f"group1 and group2 are both {name!r}.")
+        one = (column == name).to_numpy()
+        two = (
+            (column.notna().to_numpy() & ~one) if group2 is None else (column == group2).to_numpy()
+        )
+        for cells, what in ((one, name), (two, group2 or "all other groups")):
+            if cells.sum() < MIN_CELLS:
+                raise ValueError(f"{what!r} has {cells.sum()} cells; {MIN_CELLS} are needed.")
+        found[name] = (one, two)
+    return found
+
+
+def differences(
+    obs: pd.DataFrame,
+    groups: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    sample: Callable[[np.ndarray, str | None], np.ndarray],
+    features: np.ndarray,
+    batches: Sequence[str] | None,
+    *,
+    n_samples: int,
+    fdr_target: float,
+    silent: bool,
+    **options: Any,
+) -> pd.DataFrame:
+    """One table per comparison, below each other, features with the largest probability first.
+
+    Parameters
+    ----------
+    obs
+        Annotation of all cells that are compared.
+    groups
+        Masks of the two groups of every comparison.
+    sample
+        From positions of n cells and a batch (None: their own) to (n, p) samples of values.
+    features
+        Names of the p features.
+    batches
+        Batches to hold cells against each other in; None: each in its own.
+    n_samples
+        Samples of each group.
+    fdr_target
+        Expected share of false discoveries among those that are called different.
+    silent
+        Show no progress.
+    **options
+        Of :meth:`scvi.model.base.DifferentialComputation.get_bayes_factors`.
+    """
+    rng = np.random.default_rng(0)
+
+    def values(
+        _: Any, indices: np.ndarray, transform_batch: str | None, n_samples_overall: int
+    ) -> np.ndarray:
+        # every cell as often as any other; in random order, as the i-th samples of both groups are
+        # compared
+        samples: list[np.ndarray] = []
+        left = n_samples_overall
+        while left > 0:
+            samples.append(sample(rng.permutation(indices)[:left], transform_batch))
+            left -= len(samples[-1])
+        return np.concatenate(samples)
+
+    state = SimpleNamespace(categorical_mapping=np.asarray(batches or [], dtype=object))
+    manager = SimpleNamespace(adata=AnnData(obs=obs), get_state_registry=lambda _: state)
+    computation = DifferentialComputation(values, None, manager)
+    tables = []
+    for name, (one, two) in track(groups.items(), description="DE...", disable=silent):
+        table = pd.DataFrame(
+            computation.get_bayes_factors(
+                one,
+                two,
+                use_observed_batches=batches is None,
+                n_samples_overall=n_samples,
+                m_permutation=n_samples,
+                **options,
+            ),
+            index=features,
+        )
+        by = "proba_de" if "proba_de" in table else "bayes_factor"
+        table = table.sort_values(by=by, ascending=False, kind="stable")
+        if by == "proba_de":
+            # expected share of false ones among this one and those above it
+            expected = (1 - table[by]).cumsum() / (1 + np.arange(len(table)))
+            table[f"is_de_fdr_{fdr_target}"] = (expected <= fdr_target).to_numpy()
+        tables.append(table.assign(group1=name))
+    return pd.concat(tables)

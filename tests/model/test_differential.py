@@ -1,0 +1,182 @@
+"""Differential expression: scvi-tools' computation on what a model expects."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from model_cases import CASES
+from mosaics import counts_mosaic
+
+from cantata.model._differential import compared_groups, differences
+
+FEW = {"n_samples": 200, "silent": True}
+
+
+def test_probabilities_are_those_of_all_pairs_of_cells():
+    rng = np.random.default_rng(0)
+    values = np.exp(rng.normal(size=(60, 4)) + [0, 0.5, 1, 3] * (np.arange(60) < 25)[:, None])
+    obs = pd.DataFrame(index=[f"c{i}" for i in range(60)])
+    one = np.arange(60) < 25
+    table = differences(
+        obs,
+        {"a": (one, ~one)},
+        lambda cells, _: values[cells],
+        np.array(list("wxyz")),
+        None,
+        n_samples=20_000,
+        fdr_target=0.2,
+        silent=True,
+        mode="change",
+        delta=0.25,
+        pseudocounts=1e-5,
+    ).loc[list("wxyz")]
+    for j in range(4):
+        changes = [
+            np.log2(values[a, j] + 1e-5) - np.log2(values[b, j] + 1e-5)
+            for a in range(25)
+            for b in range(25, 60)
+        ]
+        up, down = np.mean(np.array(changes) >= 0.25), np.mean(np.array(changes) < -0.25)
+        assert table["proba_de"].iloc[j] == pytest.approx(max(up, down), abs=0.02)
+        assert table["lfc_mean"].iloc[j] == pytest.approx(np.mean(changes), abs=0.05)
+    # the expected share of false ones among those that are called
+    p = np.sort(table["proba_de"])[::-1]
+    n_called = sum(np.mean(1 - p[: k + 1]) <= 0.2 for k in range(4))
+    assert table["is_de_fdr_0.2"].sum() == n_called > 0
+
+
+def test_batches_are_compared_each_with_itself():
+    obs = pd.DataFrame(index=[f"c{i}" for i in range(40)])
+    one = np.arange(40) < 20
+    asked = []
+
+    def sample(cells, batch):
+        asked.append(batch)
+        # a shift of the batch that is larger than what differs
+        return (1.0 + one[cells])[:, None] * {"b0": 1.0, "b1": 1000.0}[batch]
+
+    table = differences(
+        obs,
+        {"a": (one, ~one)},
+        sample,
+        np.array(["x"]),
+        ["b0", "b1"],
+        n_samples=100,
+        fdr_target=0.05,
+        silent=True,
+        mode="change",
+        delta=0.25,
+        pseudocounts=1e-5,
+    )
+    assert set(asked) == {"b0", "b1"}
+    assert table["proba_de"].iloc[0] == 1
+    assert table["lfc_mean"].iloc[0] == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_tables_are_those_of_scvi_tools(name):
+    case = CASES[name]
+    mdata = case.data()
+    model = case.fit(mdata)
+    group = np.where(np.arange(mdata.n_obs) % 3 == 0, "a", "b").astype(object)
+    group[:3] = None
+    mdata.obs["kind"] = group
+    table = model.differential_expression("adt", "kind", **FEW)
+    p = mdata["adt"].n_vars
+    assert table["group1"].tolist() == ["a"] * p + ["b"] * p
+    assert (table["group2"] == "Rest").all()
+    assert sorted(table.index[:p]) == sorted(mdata["adt"].var_names)
+    assert (table["proba_de"].iloc[:p].diff().dropna() <= 0).all()
+    columns = {"proba_de", "bayes_factor", "lfc_mean", "scale1", "scale2", "is_de_fdr_0.05"}
+    assert columns < set(table.columns)
+    assert np.isfinite(table["lfc_mean"]).all()
+    has = mdata.obs_names.isin(mdata["adt"].obs_names)
+    for k, one in enumerate(("a", "b")):
+        part = table[table["group1"] == one]
+        assert part["measured1"].iloc[0] == pytest.approx(has[group == one].mean())
+        other = "ba"[k]
+        assert part["measured2"].iloc[0] == pytest.approx(has[group == other].mean())
+    # what is compared are the model's values, at one total
+    share = 1.0 if model._has_totals("adt") else None
+    cells = np.flatnonzero(group == "a")
+    values = model.impute("adt", indices=cells, library_size=share).X
+    found = table[table["group1"] == "a"].loc[mdata["adt"].var_names, "scale1"]
+    np.testing.assert_allclose(found, values.mean(axis=0), rtol=0.5, atol=0.02)
+    again = model.differential_expression("adt", "kind", "b", "a", mode="vanilla", **FEW)
+    assert (again["group2"] == "a").all()
+    assert (again["bayes_factor"].diff().dropna() <= 0).all()
+
+
+@pytest.mark.parametrize("name", ["CLUE", "APOLLO", "own"])
+def test_a_known_change_is_found_and_no_other(name):
+    rng = np.random.default_rng(5)
+    mdata = counts_mosaic({"rna": 30, "adt": 8}, n_cells=300, n_batches=1, seed=5)
+    kind = np.where(rng.random(mdata.n_obs) < 0.5, "up", "as before")
+    for m, columns in (("rna", slice(0, 5)), ("adt", slice(2, 3))):
+        x = mdata[m].X.toarray()
+        rows = kind[mdata.obs_names.get_indexer(mdata[m].obs_names)] == "up"
+        x[np.ix_(rows, np.arange(x.shape[1])[columns])] = rng.poisson(
+            40, size=(rows.sum(), len(range(*columns.indices(x.shape[1]))))
+        )
+        mdata[m].X = type(mdata[m].X)(x)
+    mdata.obs["kind"] = kind
+    case = CASES[name]
+    epochs = {"max_epochs": 25} | ({"encoder_epochs": 25} if name == "APOLLO" else {})
+    model = case.fit(mdata, setup={}, **epochs)
+    table = model.differential_expression("adt", "kind", "up", **FEW | {"n_samples": 2000})
+    assert table.loc["adt_2", "is_de_fdr_0.05"]
+    assert table["lfc_mean"].idxmax() == "adt_2"
+    assert table.loc["adt_2", "lfc_mean"] > 1
+    # all others are shares of a total that has grown
+    assert (table["lfc_mean"].drop("adt_2") < 0.5).all()
+
+
+def test_values_that_nobody_measured_are_said_to_be_the_models():
+    mdata = counts_mosaic(n_cells=100)
+    mdata.obs["kind"] = np.where(mdata.obs_names.isin(mdata["adt"].obs_names), "has", "lacks")
+    model = CASES["CLUE"].fit(mdata)
+    with pytest.warns(UserWarning, match="measured in no cell of a group .* 'has' or"):
+        table = model.differential_expression("adt", "kind", "has", **FEW)
+    assert (table["measured2"] == 0).all()
+    mdata.obs["kind"] = np.where(np.arange(mdata.n_obs) % 2, "a", "b")
+    with pytest.warns(UserWarning, match="the model's alone"):
+        model.differential_expression("adt", "kind", source="rna", **FEW)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*the model's alone")
+        model.differential_expression("adt", "kind", **FEW)
+
+
+def test_groups_are_checked():
+    column = pd.Series(["a"] * 5 + ["b"] * 4 + ["c"] * 2 + [None])
+    found = compared_groups(column, ["a", "b"], None, "kind")
+    assert list(found) == ["a", "b"]
+    np.testing.assert_array_equal(found["b"][0], column == "b")
+    np.testing.assert_array_equal(found["b"][1], column.isin(["a", "c"]))
+    assert list(compared_groups(column[:9], None, "b", "kind")) == ["a"]
+    for groups, error, message in (
+        (("x", None), KeyError, "no group 'x'"),
+        (("a", "x"), KeyError, "no group 'x'"),
+        (("a", "a"), ValueError, "both 'a'"),
+        (("c", None), ValueError, "'c' has 2 cells; 3 are needed"),
+        ((None, "c"), ValueError, "'c' has 2 cells"),
+    ):
+        with pytest.raises(error, match=message):
+            compared_groups(column, *groups, "kind")
+    with pytest.raises(ValueError, match="'all other groups' has 0 cells"):
+        compared_groups(pd.Series(["a"] * 5), None, None, "kind")
+
+
+def test_bad_input_is_named():
+    mdata = counts_mosaic(n_cells=60)
+    model = CASES["CLUE"].fit(mdata)
+    for arguments, error, message in (
+        (("protein", "batch"), KeyError, "modality='protein'"),
+        (("adt", "kind"), KeyError, "groupby='kind'"),
+    ):
+        with pytest.raises(error, match=message):
+            model.differential_expression(*arguments, **FEW)
+    with pytest.raises(KeyError, match="source='protein'"):
+        model.differential_expression("adt", "batch", source="protein", **FEW)
