@@ -21,6 +21,8 @@ N_NEAREST = 30
 """Cells of the other set, and of its own, whose distances to a cell are compared."""
 N_NEIGHBORS = 100
 """Cells of its own set among which known counterparts of a cell are counted."""
+MIN_KNOWN = 0.05
+"""Share of cells with known counterparts from which on these alone are asked."""
 MAX_SHARE = 20
 """At most one of so many cells is a neighbour."""
 N_CLUSTERS, MIN_CLUSTERS = 15, 5
@@ -40,10 +42,12 @@ def counterpart_probability(
 ) -> np.ndarray:
     """Probability that each cell of `x` has a counterpart among those of `y`.
 
-    Two things tell: how far the nearest cells of `y` are beside the nearest of `x`, averaged over
-    near cells of `x`, and how many of these are known to have a counterpart. What either says of
-    a cell without one is learned by leaving out, for each of 15 clusters, the cells of `y` and
-    the known counterparts in it. The prior is the share of cells without.
+    Two things tell: how many neighbours of a cell are known to have a counterpart, and how far
+    its nearest cells of `y` are beside the nearest of `x`, averaged over neighbours. Where at
+    least one cell of 20 is known, these alone are asked: distances are what training made of
+    them, and it lays cells without counterpart on others. What either says of a cell without one
+    is learned by leaving out, for each of 15 clusters, the cells of `y` and the known counterparts
+    in it. The prior is the share of cells without.
 
     Parameters
     ----------
@@ -114,7 +118,8 @@ def _evidence(
         known = is_paired[neighbors]
         here.append(-known.mean(axis=1))
         left_out.append(-(known & (of_x[neighbors] != of_x[:, None])).mean(axis=1))
-    return np.column_stack(here), np.column_stack(left_out), balance
+    first = 1 if is_paired.mean() >= MIN_KNOWN else 0
+    return np.column_stack(here[first:]), np.column_stack(left_out[first:]), balance
 
 
 def _log_mean(distances: np.ndarray) -> np.ndarray:

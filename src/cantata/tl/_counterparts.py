@@ -41,12 +41,12 @@ def counterparts(
     """Probability that a cell has a counterpart in another modality, or in another batch.
 
     Models bring modalities together, also where one of them has a population that the others
-    lack: it then lies on the cells of another one, whose labels and values it is given. How much
-    farther its nearest cells of the other modalities are than those of its own tells, and, in
-    mosaic data, how few of its neighbours were measured in several modalities. Neighbours are
-    those of a modality's own components, as :func:`cantata.pp.preprocess` made them or else
-    computed as there. What both are where there is no counterpart is learned by leaving out
-    neighbourhoods in turn, without labels.
+    lack: it then lies on the cells of another one, whose labels and values it is given. In mosaic
+    data it tells how few of a cell's neighbours were measured in several modalities; with few
+    such cells or none, how much farther its nearest cells of the other modalities are than those
+    of its own. Neighbours are those of a modality's own components, as
+    :func:`cantata.pp.preprocess` made them or else computed as there. What is usual without a
+    counterpart is learned by leaving out neighbourhoods in turn, without labels.
 
     Parameters
     ----------
