@@ -109,7 +109,7 @@ def ranks(mdata: MuData, key: str, one: str, two: str | None, m: str) -> pd.Seri
 
 def normalised(x: Any) -> np.ndarray:
     """Counts of cells brought to one total."""
-    dense = x.toarray()
+    dense = x.toarray().astype(float)
     total = dense.sum(axis=1, keepdims=True)
     return dense * np.median(total) / np.maximum(total, 1)
 
@@ -156,7 +156,7 @@ def main() -> None:
                     {
                         "method": "Wilcoxon",
                         "modality": m,
-                        "area": roc_auc_score(truth, -np.log(p + 1e-300)),
+                        "area": roc_auc_score(truth, -np.log(p.astype(float) + 1e-300)),
                     }
                 )
         tables[name] = {t: table("cell_type", t, None) for t in TYPES}
