@@ -74,8 +74,8 @@ def clue(mdata: MuData, epochs: int | None) -> Callable[[str, str, str | None], 
 
 def totalvi(mdata: MuData, epochs: int | None) -> Callable[[str, str, str | None], pd.DataFrame]:
     """The same of TOTALVI."""
-    for m in SHARES:
-        mdata[m].layers["counts"] = mdata[m].X.copy()
+    mdata["rna"].layers["counts"] = mdata["rna"].X.copy()
+    mdata["adt"].layers["counts"] = mdata["adt"].X.toarray()
     scvi.model.TOTALVI.setup_mudata(
         mdata,
         rna_layer="counts",

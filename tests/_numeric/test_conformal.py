@@ -80,6 +80,16 @@ def test_features_that_were_not_measured_are_left_out():
         assert (a[:, 0] != b[:, 0]).any()
 
 
+def test_features_that_no_cell_measured_have_no_bounds():
+    rng = np.random.default_rng(5)
+    predicted, measured = counts(rng, 50, p=2)
+    measured[:, 0] = np.nan
+    lower, upper = ConformalIntervals(predicted, measured, 0.8).bounds(predicted)
+    assert (lower[:, 0] == 0).all()
+    assert (upper[:, 0] == np.inf).all()
+    assert np.isfinite(upper[:, 1]).all()
+
+
 def test_few_cells_of_a_bin_are_judged_by_all():
     predicted = np.r_[np.zeros(250), np.arange(1.0, 51)][:, None]  # no bin below 0
     measured = predicted + np.random.default_rng(4).uniform(0, 1, size=predicted.shape)

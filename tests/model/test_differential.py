@@ -7,9 +7,10 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from model_cases import CASES
+from model_cases import CASES, QUIET
 from mosaics import counts_mosaic
 
+from cantata import CLUE
 from cantata.model._differential import compared_groups, differences
 
 FEW = {"n_samples": 200, "silent": True}
@@ -105,6 +106,8 @@ def test_tables_are_those_of_scvi_tools(name):
     values = model.impute("adt", indices=cells, library_size=share).X
     found = table[table["group1"] == "a"].loc[mdata["adt"].var_names, "scale1"]
     np.testing.assert_allclose(found, values.mean(axis=0), rtol=0.5, atol=0.02)
+    repeated = model.differential_expression("adt", "kind", **FEW)
+    pd.testing.assert_frame_equal(repeated, table)
     again = model.differential_expression("adt", "kind", "b", "a", mode="vanilla", **FEW)
     assert (again["group2"] == "a").all()
     assert (again["bayes_factor"].diff().dropna() <= 0).all()
@@ -149,6 +152,26 @@ def test_values_that_nobody_measured_are_said_to_be_the_models():
         model.differential_expression("adt", "kind", **FEW)
 
 
+def test_normal_values_below_zero_are_no_missing_fold_changes():
+    mdata = counts_mosaic(n_cells=120)
+    mdata["adt"].X = np.log1p(mdata["adt"].X.toarray())
+    case = CASES["CLUE"]
+    CLUE.setup_mudata(mdata, batch_key="batch")
+    model = CLUE(mdata, likelihoods={"adt": "normal"}, **case.model)
+    model.train(max_epochs=1, **QUIET)
+    table = model.differential_expression("adt", "batch", **FEW)
+    assert np.isfinite(table["lfc_mean"]).all()
+    shifted = mdata["adt"].X - 1
+    mdata["adt"].X = shifted
+    CLUE.setup_mudata(mdata, batch_key="batch")
+    model = CLUE(mdata, likelihoods={"adt": "normal"}, **case.model)
+    model.train(max_epochs=1, **QUIET)
+    table = model.differential_expression("adt", "batch", "b0", **FEW)
+    assert np.isfinite(table["lfc_mean"]).all()
+    difference = table["scale1"] - table["scale2"]
+    np.testing.assert_allclose(table["lfc_mean"], difference, atol=0.3)
+
+
 def test_groups_are_checked():
     column = pd.Series(["a"] * 5 + ["b"] * 4 + ["c"] * 2 + [None])
     found = compared_groups(column, ["a", "b"], None, "kind")
@@ -161,21 +184,29 @@ def test_groups_are_checked():
         (("a", "x"), KeyError, "no group 'x'"),
         (("a", "a"), ValueError, "both 'a'"),
         (("c", None), ValueError, "'c' has 2 cells; 3 are needed"),
-        ((None, "c"), ValueError, "'c' has 2 cells"),
+        (("a", "c"), ValueError, "'c' has 2 cells"),
+        (([], None), ValueError, "two are needed"),
     )
     for (first, second), error, message in cases:
         with pytest.raises(error, match=message):
             compared_groups(column, first, second, "kind")
-    with pytest.raises(ValueError, match="'all other groups' has 0 cells"):
+    with pytest.raises(ValueError, match="two are needed"):
         compared_groups(pd.Series(["a"] * 5), None, None, "kind")
+    with pytest.warns(UserWarning, match=r"fewer than 3 cells are not compared: \['c'\]"):
+        assert list(compared_groups(column, None, None, "kind")) == ["a", "b"]
+    numbers = pd.Series(["0"] * 5 + ["1"] * 5)
+    assert list(compared_groups(numbers, 1, 0, "leiden")) == ["1"]
+    assert list(compared_groups(numbers, [0, 1], None, "leiden")) == ["0", "1"]
 
 
 def test_bad_input_is_named():
     mdata = counts_mosaic(n_cells=60)
+    mdata.obs["age"] = np.random.default_rng(0).normal(size=mdata.n_obs)
     model = CASES["CLUE"].fit(mdata)
     for arguments, error, message in (
         (("protein", "batch"), KeyError, "modality='protein'"),
         (("adt", "kind"), KeyError, "groupby='kind'"),
+        (("adt", "age"), ValueError, "groups no cells"),
     ):
         with pytest.raises(error, match=message):
             model.differential_expression(*arguments, **FEW)

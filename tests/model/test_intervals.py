@@ -8,7 +8,7 @@ import pytest
 import scvi
 from linked_mosaics import linked_mosaic
 from model_cases import CASES, QUIET
-from mosaics import counts_mosaic
+from mosaics import counts_mosaic, mosaic
 
 from cantata import APOLLO, CLUE, SCMODAL
 from cantata._numeric.conformal import ConformalIntervals
@@ -125,12 +125,13 @@ def test_they_are_written_to_zarr_and_survive_a_saved_model(tmp_path):
     [
         ({"interval": 1.2}, "interval=1.2 is the share"),
         ({"interval": True}, "interval=True is the share"),
+        ({"interval": "0.9"}, "interval='0.9' is the share"),
         ({"interval": 0.9, "source": None}, "inferred from one other modality.*source=None"),
         ({"interval": 0.9, "source": "adt"}, "source='adt'"),
         ({"interval": 0.9, "library_size": 100.0}, "leave one out"),
         (
             {"interval": 0.999},
-            "interval=0.999 needs 1999 held-out cells with 'rna' and 'adt'; there",
+            "interval=0.999 needs 1999 held-out cells with 'rna' and 'adt' among",
         ),
     ],
 )
@@ -142,6 +143,64 @@ def test_what_cannot_be_calibrated_is_named(options, message):
     model.train(max_epochs=1, **QUIET)
     with pytest.raises(ValueError, match=message):
         model.impute("adt", **{"source": "rna"} | options)
+
+
+def test_held_out_cells_are_those_that_no_training_has_seen():
+    mdata = counts_mosaic(n_cells=200)
+    model = CASES["CLUE"].fit(mdata, max_epochs=1, **HALF)
+    first = set(mdata.obs_names[model.validation_indices])
+    scvi.settings.seed = 1
+    model.train(max_epochs=1, **QUIET, **HALF)
+    second = set(mdata.obs_names[model.validation_indices])
+    assert first != second
+    assert set(model.held_out_cells_) == first & second
+    query = counts_mosaic(n_cells=60, seed=3)
+    for name in query.mod:
+        query[name].obs_names = "new_" + query[name].obs_names
+    query.update()
+    query = type(query)(query.mod)
+    together = model.finetune(query, max_epochs=1, **QUIET)
+    mine = set(together.held_out_cells_) & set(mdata.obs_names)
+    assert mine <= first & second
+    assert set(together.held_out_cells_) - mine <= set(query.obs_names)
+
+
+def test_a_loaded_model_knows_them_by_name(tmp_path):
+    mdata = counts_mosaic(n_cells=300)
+    model = CASES["CLUE"].fit(mdata, max_epochs=1, **HALF)
+    model.save(tmp_path / "model")
+    other = mosaic({m: a[::-1].copy() for m, a in mdata.mod.items()})
+    loaded = CLUE.load(tmp_path / "model", other)
+    found = loaded.impute("adt", source="rna", interval=0.8)[mdata["rna"].obs_names]
+    expected = model.impute("adt", source="rna", interval=0.8)[mdata["rna"].obs_names]
+    np.testing.assert_allclose(found.layers["upper"], expected.layers["upper"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["CLUE", "SCMODAL", "APOLLO"])
+def test_a_query_alone_has_none_and_the_reference_helps(name):
+    case = CASES[name]
+    mdata = case.data(n_cells=400)
+    model = case.fit(mdata)
+    query = mosaic({"rna": case.data(n_cells=50, seed=7)["rna"]})
+    if name != "SCMODAL":  # whose new data need their links
+        adapted = case.cls.load_query_data(query, model)
+        with pytest.raises(ValueError, match=r"interval=0\.8 needs 9 .* impute\(mdata=query\)"):
+            adapted.impute("adt", source="rna", interval=0.8, transform_batch="b0")
+    bounds = model.impute("adt", query, source="rna", interval=0.8)
+    assert (bounds.layers["lower"] <= bounds.layers["upper"]).all()
+
+
+def test_probabilities_and_averages_of_near_cells_have_none():
+    scvi.settings.seed = 0
+    mdata = counts_mosaic(n_cells=100)
+    CLUE.setup_mudata(mdata)
+    model = CLUE(mdata, likelihoods={"adt": "bernoulli"}, **CASES["CLUE"].model)
+    model.train(max_epochs=1, **QUIET)
+    with pytest.raises(ValueError, match="imputed 'adt' are probabilities"):
+        model.impute("adt", source="rna", interval=0.9)
+    model = CASES["SCMODAL"].fit(linked_mosaic(n_cells=60))
+    with pytest.raises(ValueError, match="n_anchors averages; give one"):
+        model.impute("adt", source="rna", interval=0.9, n_anchors=3)
 
 
 def test_values_within_each_cell_have_none():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -76,7 +78,10 @@ def test_neighbours_are_of_the_own_components(mdata, values, tmp_path):
     elif values == "zarr":
         rna.X = zarr.open(tmp_path / "x.zarr", mode="w", shape=x.shape, dtype="f4")
     made = mosaic({"rna": rna, "adt": mdata["adt"]})
-    counterparts(made, use_rep="X_clue")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        counterparts(made, use_rep="X_clue")
+    assert any("is on disk" in str(w.message) for w in caught) == (values == "zarr")
     if values in ("counts", "intensities"):
         again = made.copy()
         if values == "counts":
@@ -95,6 +100,24 @@ def test_neighbours_are_of_the_own_components(mdata, values, tmp_path):
         own,
     )
     np.testing.assert_allclose(made["rna"].obs["clue_counterpart"], expected, atol=0.02)
+
+
+def test_modalities_that_are_not_mixed_are_said_to_be_apart(mdata):
+    parts = {m: a.copy() for m, a in mdata.mod.items() if m != "atac"}
+    for name, adata in parts.items():
+        adata.obs_names = [f"{name}_{cell}" for cell in adata.obs_names]
+    parts["rna"].obsm["X_clue"] = parts["rna"].obsm["X_clue"] + 50
+    with pytest.warns(UserWarning, match="apart from all others in this embedding"):
+        counterparts(mosaic(parts), use_rep="X_clue")
+
+
+def test_cells_that_are_all_paired_have_counterparts(mdata):
+    rna = mdata["rna"].copy()
+    made = mosaic({"rna": rna, "adt": rna.copy()})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        counterparts(made, use_rep="X_clue")
+    assert (made["rna"].obs["clue_counterpart"] == 1).all()
 
 
 def test_modalities_and_the_name_of_the_column_can_be_given(mdata):
@@ -123,6 +146,8 @@ def test_batches_are_compared_by_the_joint_embedding(mdata):
         (None, {"modalities": ["rna"]}, ValueError, r"only these modalities .*\['rna'\]"),
         (None, {"modalities": ["rna", "x"]}, KeyError, "no modality 'x'"),
         (None, {"batch_key": "donor"}, KeyError, "batch_key='donor'"),
+        (None, {"batch_key": "batch", "modalities": ["rna"]}, ValueError, "not both"),
+        (None, {"modalities": "rna"}, ValueError, "only these modalities"),
         ("narrow", {}, ValueError, "must be one space; its dimensions are"),
         ("few", {}, ValueError, r"fewer than 40 cells tell nothing: \{'adt': 39\}"),
         ("nan", {}, ValueError, "X_clue"),

@@ -70,12 +70,33 @@ def test_cells_of_both_modalities_match_themselves(mosaic):
 
 
 @pytest.mark.parametrize("batch_key", [None, "batch"])
-def test_neighbours_are_20_or_all_of_the_smallest_batch(mosaic, batch_key):
+def test_neighbours_are_20_or_all_of_a_batch(mosaic, batch_key):
     options = {"use_rep": "X_clue", "source": "rna", "target": "adt", "batch_key": batch_key}
-    smallest = min(mosaic[m].obs["batch"].value_counts().min() for m in mosaic.mod)
-    assert smallest < 20
-    expected = match_cells(mosaic, **options, k=20 if batch_key is None else int(smallest))
-    assert (match_cells(mosaic, **options) != expected).nnz == 0
+    # a batch that one modality alone has matters to none
+    mosaic["rna"].obs["batch"] = (
+        mosaic["rna"].obs["batch"].where(np.arange(mosaic["rna"].n_obs) > 0, "alone")
+    )
+    mosaic["rna"].obs_names = ["new", *mosaic["rna"].obs_names[1:]]
+    mosaic = MuData(mosaic.mod)
+    found = match_cells(mosaic, **options)
+    if batch_key is None:
+        assert (found != match_cells(mosaic, **options, k=20)).nnz == 0
+        return
+    total = sparse.csr_matrix(found.shape)
+    for name in ("b0", "b1"):
+        part = MuData({m: a[a.obs["batch"] == name].copy() for m, a in mosaic.mod.items()})
+        k = min(a.n_obs for a in part.mod.values())
+        assert k < 20
+        own = match_cells(part, use_rep="X_clue", source="rna", target="adt", k=k).tocoo()
+        at = mosaic.obs_names.get_indexer(part.obs_names)
+        total += sparse.csr_matrix((own.data, (at[own.row], at[own.col])), shape=found.shape)
+    np.testing.assert_allclose(found.toarray(), total.toarray(), atol=1e-12)
+    for i, adata in enumerate(mosaic.mod.values()):
+        adata.obs_names = [f"{i}{cell}" for cell in adata.obs_names]
+        adata.obs["batch"] = f"b{i}"
+    mosaic = MuData(mosaic.mod)
+    with pytest.raises(ValueError, match="no batch in common"):
+        match_cells(mosaic, **options)
 
 
 @pytest.mark.parametrize(("source", "target"), [("rna", "adt"), ("adt", "rna")])

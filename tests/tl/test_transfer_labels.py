@@ -100,11 +100,24 @@ def test_they_can_be_a_class_of_their_own(orphans):
     np.testing.assert_array_equal(table["counterpart"], column)
     assert table["label"].cat.categories.tolist() == ["B", "T", "none of these"]
     np.testing.assert_array_equal(table["label"] == "none of these", column < 0.5)
-    # what was written is what is used
+    # a column of other modalities, or of other days, is not believed
     orphans["rna"].obs["clue_counterpart"] = 0.25
-    again = transfer_labels(orphans, "kind", **options, unknown="B")
-    assert (again["counterpart"] == 0.25).all()
-    assert (again["label"] == "B").all()
+    again = transfer_labels(orphans, "kind", **options)
+    np.testing.assert_array_equal(again["counterpart"], table["counterpart"])
+    with pytest.raises(ValueError, match="unknown='B' is one of the labels"):
+        transfer_labels(orphans, "kind", **options, unknown="B")
+    with pytest.raises(ValueError, match="source and target are both 'rna'"):
+        transfer_labels(orphans, "kind", use_rep="X_clue", source="rna", target="rna")
+
+
+def test_cells_need_no_values(orphans):
+    expected = transfer_labels(orphans, "kind", use_rep="X_clue", source="adt", target="rna")
+    parts = {}
+    for name, adata in orphans.mod.items():
+        parts[name] = AnnData(obs=adata.obs, obsm={"X_clue": adata.obsm["X_clue"]})
+    bare = MuData(parts)
+    found = transfer_labels(bare, "kind", use_rep="X_clue", source="adt", target="rna")
+    pd.testing.assert_frame_equal(found, expected)
 
 
 def test_labelled_cells_label_the_others(mosaic):

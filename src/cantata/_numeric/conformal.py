@@ -44,6 +44,10 @@ class ConformalIntervals:
         self._bounds: list[np.ndarray] = []
         for j in range(predicted.shape[1]):
             of_feature = predicted[known[:, j], j]
+            if not len(of_feature):
+                self._edges.append(np.empty(0))
+                self._bounds.append(np.array([[-np.inf, np.inf]]))
+                continue
             # 1. bins with equal numbers of cells; where predictions repeat there are fewer
             n_bins = int(np.clip(len(of_feature) // MIN_PER_BIN, 1, MAX_BINS))
             edges = np.quantile(of_feature, np.arange(1, n_bins) / n_bins, method="lower")
@@ -68,7 +72,7 @@ class ConformalIntervals:
         return lower, upper
 
     def _scaled(self, x: np.ndarray) -> np.ndarray:
-        return np.log1p(x) if self._takes_log else x
+        return np.log1p(np.maximum(x, 0)) if self._takes_log else x
 
     def _unscaled(self, x: np.ndarray) -> np.ndarray:
         return np.maximum(np.expm1(x), 0) if self._takes_log else x

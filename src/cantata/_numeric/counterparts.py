@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +29,10 @@ MAX_SHARE = 20
 N_CLUSTERS, MIN_CLUSTERS = 15, 5
 MIN_PER_CLUSTER = 100
 N_ROUNDS = 5
+MIN_SD = 1e-9
+"""Spread below which evidence counts as constant."""
+MAX_RATIO = 3.0
+"""How much farther cells of the other set usually are, from which on the two are apart."""
 MAX_FITTED = 20_000
 """Cells that clusters and regressions are fitted to."""
 
@@ -74,6 +79,8 @@ def counterpart_probability(
     >>> bool(p[:100].max() < 0.01), bool(np.median(p[100:]) > 0.8)
     (True, True)
     """
+    if is_paired.all():
+        return np.ones(len(x))
     lacks = _lacking(*_evidence(x, y, is_paired, x if own is None else own, seed))
     return np.where(is_paired, 1.0, 1 - lacks)
 
@@ -109,6 +116,14 @@ def _evidence(
         if len(others) >= n_nearest:
             far = nearest_neighbors(others, x[rows], n_nearest, seed=seed)[1]
             without[rows] = _log_mean(far) - scale[rows]
+    if np.median(ratio) > np.log(MAX_RATIO) and is_paired.mean() < MIN_KNOWN:
+        warnings.warn(
+            "Cells of one modality or batch lie apart from all others in this embedding: their "
+            f"nearest others are {np.exp(np.median(ratio)):.1f} times as far as their own kind. "
+            "Probabilities of counterparts mean nothing there.",
+            UserWarning,
+            stacklevel=4,
+        )
     near = neighbors[:, :n_nearest]
     same = of_x[near] == of_x[:, None]
     here = [ratio[near].mean(axis=1)]
@@ -138,7 +153,8 @@ def _lacking(here: np.ndarray, left_out: np.ndarray, balance: np.ndarray) -> np.
     informative = left_out[balance > 0.5] if (balance > 0.5).any() else left_out
     highest = np.quantile(informative, 0.95, axis=0)
     x, without = (np.minimum(part[fitted], highest) for part in (here, left_out))
-    center, scale = x.mean(axis=0), np.maximum(x.std(axis=0), np.finfo(float).tiny)
+    center, scale = x.mean(axis=0), x.std(axis=0)
+    scale[scale < MIN_SD] = 1.0
     x, without, every = ((part - center) / scale for part in (x, without, here))
     lacks = np.zeros(len(x))
     for _ in range(N_ROUNDS + 1):

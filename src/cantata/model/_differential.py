@@ -11,6 +11,9 @@ from anndata import AnnData
 from scvi.model.base import DifferentialComputation
 from scvi.utils import track
 
+from cantata._mudata.checks import warn_user
+from cantata._mudata.obs import category_name
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -19,7 +22,7 @@ MIN_CELLS = 3
 
 
 def compared_groups(
-    column: pd.Series, group1: str | Sequence[str] | None, group2: str | None, key: str
+    column: pd.Series, group1: Any, group2: Any, key: str
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Masks of the cells of both groups of every comparison; all others if no second is named.
 
@@ -30,8 +33,21 @@ def compared_groups(
     ValueError
         If there is one group alone, a group is compared with itself, or has fewer than 3 cells.
     """
-    names = column.dropna().unique().tolist()
-    first = sorted(names) if group1 is None else [group1] if isinstance(group1, str) else [*group1]
+    sizes = column.value_counts()
+    names = sizes.index.tolist()
+    if group1 is None:
+        small = sorted(sizes.index[sizes < MIN_CELLS])
+        if small:
+            warn_user(f"Groups with fewer than {MIN_CELLS} cells are not compared: {small}.")
+        first = sorted(sizes.index[sizes >= MIN_CELLS])
+    else:
+        is_one = isinstance(group1, str) or np.ndim(group1) == 0
+        first = [category_name(name) for name in ([group1] if is_one else group1)]
+    group2 = None if group2 is None else category_name(group2)
+    if len(names) < 2 or not first:
+        raise ValueError(
+            f"groupby={key!r} has the groups {names}, group1={group1}: two are needed."
+        )
     unknown = [
         name for name in [*first, *([] if group2 is None else [group2])] if name not in names
     ]
@@ -75,7 +91,8 @@ def differences(
     groups
         Masks of the two groups of every comparison.
     sample
-        From positions of n cells and a batch (None: their own) to (n, p) samples of values.
+        From positions of n cells, some of them repeated, and a batch (None: their own) to (n, p)
+        samples of values.
     features
         Names of the p features.
     batches
@@ -96,12 +113,9 @@ def differences(
     ) -> np.ndarray:
         # every cell as often as any other; in random order, as the i-th samples of both groups are
         # compared
-        samples: list[np.ndarray] = []
-        left = n_samples_overall
-        while left > 0:
-            samples.append(sample(rng.permutation(indices)[:left], transform_batch))
-            left -= len(samples[-1])
-        return np.concatenate(samples)
+        n_rounds = -(-n_samples_overall // len(indices))
+        order = np.concatenate([rng.permutation(indices) for _ in range(n_rounds)])
+        return sample(order[:n_samples_overall], transform_batch)
 
     state = SimpleNamespace(categorical_mapping=np.asarray(batches or [], dtype=object))
     manager = SimpleNamespace(adata=AnnData(obs=obs), get_state_registry=lambda _: state)

@@ -194,7 +194,7 @@ def check_library_size(
 
 
 def check_interval(
-    interval: float | None, modality: str, source: str | None, *, is_image: bool
+    interval: float | None, modality: str, source: str | None, what: str | None
 ) -> None:
     """Refuse intervals that nothing could be calibrated on.
 
@@ -202,19 +202,20 @@ def check_interval(
     ------
     ValueError
         If `interval` is no share between 0 and 1, there is no single other source, or values are
-        images.
+        of a kind, `what`, that has no intervals.
     """
     if interval is None:
         return
-    if isinstance(interval, bool) or not 0 < interval < 1:
+    is_number = isinstance(interval, float | np.floating)
+    if not is_number or not 0 < interval < 1:
         raise ValueError(f"interval={interval!r} is the share of values within it, such as 0.9.")
     if source is None or source == modality:
         raise ValueError(
             f"interval= holds for values of {modality!r} that are inferred from one other "
             f"modality, as this is what held-out cells are compared by; got source={source!r}."
         )
-    if is_image:
-        raise ValueError(f"interval= is for tables; {modality!r} holds images.")
+    if what is not None:
+        raise ValueError(f"interval= is of measured numbers; imputed {modality!r} are {what}.")
 
 
 def check_own_totals(interval: float | None, library_size: float | np.ndarray | None) -> None:

@@ -41,7 +41,7 @@ from cantata._mudata.checks import (
     positions_of,
 )
 from cantata._mudata.images import feature_names_of, recorded_images
-from cantata._mudata.obs import category_names, coalesce_obs
+from cantata._mudata.obs import category_names, check_groups, coalesce_obs
 from cantata._mudata.pairing import modality_cells, row_table
 from cantata._mudata.panels import panel_of_batches, report_panel, without_nan
 from cantata._mudata.parts import mudata_of_parts, parts_of_mudata
@@ -204,6 +204,7 @@ class MosaicModelClass(BaseModelClass):
         self._check_set_up(mdata)
         super().__init__(mdata)
         self.is_frozen_ = self.has_inputs_ = False
+        self.held_out_cells_: np.ndarray | None = None
         self.measured_batches_ = {
             name: (np.bincount(self._batch_codes(name), minlength=self.n_batch) > 0).tolist()
             for name in self.modalities
@@ -634,6 +635,13 @@ class MosaicModelClass(BaseModelClass):
             warnings.filterwarnings("ignore", message="Trying to infer the `batch_size`")
             warnings.filterwarnings("ignore", message=".*LeafSpec")
             runner()
+        if validates and self.validation_indices is not None:
+            # by name, and none that any training before has seen
+            held_out = self.adata.obs_names[self.validation_indices].to_numpy().astype(str)
+            before = self.held_out_cells_
+            self.held_out_cells_ = (
+                held_out if before is None else held_out[np.isin(held_out, before)]
+            )
 
     # Running on data ----------------------------------------------------------------------------
 
@@ -915,8 +923,10 @@ class MosaicModelClass(BaseModelClass):
         self._check_modality("modality", modality)
         self._check_modality("source", source)
         names = self.feature_names(modality)
-        is_image = modality in self.image_sides
-        check_interval(interval, modality, source, is_image=is_image)
+        what = "images" if modality in self.image_sides else None
+        if self._is_binary(modality):
+            what = "probabilities"
+        check_interval(interval, modality, source, what)
         columns = feature_columns(modality, names, features)
         cells = self._cells(mdata)
         chosen = self._imputed_cells(cells, source, indices)
@@ -925,7 +935,7 @@ class MosaicModelClass(BaseModelClass):
         units, side = self._units(modality, **options), self.image_sides.get(modality)
         # 2. how far values may be off
         intervals, about = None, None
-        if interval is not None and source is not None:
+        if interval is not None and source is not None and len(columns):
             totals = sizes if isinstance(sizes, str) else self._typical_library(modality)
             intervals, about = self._intervals(
                 modality, source, columns, interval, totals, **options
@@ -964,8 +974,9 @@ class MosaicModelClass(BaseModelClass):
         if len(cells) < n_needed(interval):
             raise ValueError(
                 f"interval={interval} needs {n_needed(interval)} {what} with {source!r} and "
-                f"{modality!r}; there are {len(cells)}. Hold out more, train(train_size=...), or "
-                "ask for a smaller share."
+                f"{modality!r} among the model's own data; there are {len(cells)}. Ask for a "
+                "smaller share, or hold out more: train(train_size=...) of a new model. Of new "
+                "cells ask the model that was trained on paired ones, impute(mdata=query)."
             )
         chosen = sample_cells(len(cells), max(MAX_CALIBRATION_ENTRIES // len(columns), 500))
         cells, rows = cells[chosen], rows[chosen]
@@ -993,10 +1004,16 @@ class MosaicModelClass(BaseModelClass):
 
         Cells are positions in the model's own data, whose values the weights have not seen.
         """
-        cells = np.asarray(self.validation_indices, dtype=np.int64)
+        names = self.held_out_cells_
+        is_held_out = self.adata.obs_names.isin([] if names is None else names)
+        cells = np.flatnonzero(is_held_out)
         table = row_table(self.adata, [modality, source])
         paired = cells[(table[modality][cells] >= 0) & (table[source][cells] >= 0)]
         return paired, table[modality][paired], "held-out cells"
+
+    def _is_binary(self, modality: str) -> bool:
+        """Whether imputed values are probabilities of a binary one."""
+        return False
 
     def _typical_library(self, modality: str) -> float | None:
         """Total that imputed values have by default, where that is one number."""
@@ -1079,7 +1096,8 @@ class MosaicModelClass(BaseModelClass):
         scvi-tools' own computation (:class:`scvi.model.base.DifferentialComputation`; Lopez et al.
         2018, Boyeau et al. 2023) on what the model expects of each cell: posterior samples of
         CLUE, and single values of SCMODAL and APOLLO, whose latents have no posterior, so that
-        groups differ by their cells alone. Values of counts are shares of a cell's total.
+        groups differ by their cells alone. Values are those of :meth:`impute`; where that takes a
+        library size they are shares of a cell's total.
 
         Parameters
         ----------
@@ -1088,7 +1106,7 @@ class MosaicModelClass(BaseModelClass):
         groupby
             Annotation of the cells, at the level of the MuData or of a modality.
         group1
-            Group or groups, each compared with `group2`; all by default.
+            Group or groups, each compared with `group2`; by default all with at least 3 cells.
         group2
             Group to compare with; all other cells by default.
         mdata
@@ -1131,7 +1149,9 @@ class MosaicModelClass(BaseModelClass):
         KeyError
             If the modality, the annotation or a group does not exist.
         ValueError
-            If the modality holds images, or a group has fewer than 3 cells.
+            If the modality holds images, a group has fewer than 3 cells, the annotation groups
+            none or contradicts itself, or cells are of an unknown batch without
+            `batch_correction`.
 
         Examples
         --------
@@ -1149,8 +1169,10 @@ class MosaicModelClass(BaseModelClass):
         self._check_modality("source", source)
         if modality in self.image_sides:
             raise ValueError(f"Modality {modality!r} holds images; compare pp.image_features.")
+        n_samples = check_integer("n_samples", n_samples, 2)
         cells = self._cells(mdata)
         column = category_names(coalesce_obs(cells.mdata, groupby, argument="groupby"))
+        check_groups(column, "groupby", groupby)
         chosen = self._imputed_cells(cells, source, None)
         groups = compared_groups(column.iloc[chosen], group1, group2, groupby)
         is_measured = np.zeros(cells.mdata.n_obs, dtype=bool)
@@ -1158,22 +1180,20 @@ class MosaicModelClass(BaseModelClass):
             is_measured[cells.of_modality(modality)] = source in (None, modality)
         is_measured = is_measured[chosen]
         # 2. samples of expected values
-        has_library = self._has_totals(modality)
         p = len(self.feature_names(modality))
         n_samples = max(min(n_samples, 20_000_000 // p), 2)
         is_negative = self._matrix_stats[modality].n_negative > 0
+        drawn = self._sampling(modality)
 
         def sample(positions: np.ndarray, batch: str | None) -> np.ndarray:
-            values = self._drawn(
-                modality,
-                mdata=cells.mdata,
-                source=source,
-                indices=chosen[positions],
-                transform_batch=batch,
-                library_size=1.0 if has_library else None,
-                batch_size=batch_size,
+            unique, inverse = positions, np.arange(len(positions))
+            if not drawn.get("n_samples"):  # a cell has one value
+                unique, inverse = np.unique(positions, return_inverse=True)
+            batches = batch_codes(batch, self.batch_categories)
+            values = self._values_at(
+                modality, cells, chosen[unique], source, batches, batch_size, **drawn
             )
-            return np.asarray(values.X, dtype=np.float64)
+            return (values if is_negative else np.maximum(values, 0))[inverse]
 
         def difference(x: np.ndarray, y: np.ndarray, _: float) -> np.ndarray:
             return x - y
@@ -1190,8 +1210,7 @@ class MosaicModelClass(BaseModelClass):
             mode=mode,
             delta=delta,
             pseudocounts=pseudocounts,
-            change_fn=difference if is_negative else None,
-            **kwargs,
+            **{"change_fn": difference if is_negative else None, **kwargs},
         )
         # 3. what was measured of either group
         shares = {
@@ -1212,13 +1231,36 @@ class MosaicModelClass(BaseModelClass):
             )
         return table
 
+    @torch.inference_mode()
+    def _values_at(
+        self,
+        modality: str,
+        cells: Cells,
+        chosen: np.ndarray,
+        source: str | None,
+        batches: list[int] | None,
+        batch_size: int | None,
+        **options: Any,
+    ) -> np.ndarray:
+        """(n, p) expected values of cells, any of them several times, as shares of totals."""
+        values = []
+        with torch.random.fork_rng():
+            torch.manual_seed(settings.seed or 0)
+            for tensors in self._minibatches(cells, chosen, batch_size):
+                total = None
+                if self._has_totals(modality):
+                    total = torch.ones(len(tensors[CELL]), device=self.module.device)
+                expected = self._expected(tensors, modality, source, batches, total, **options)[0]
+                values.append(expected.double().cpu().numpy())
+        return np.concatenate(values)
+
     def _has_totals(self, modality: str) -> bool:
         """Whether imputed values take a library size."""
         return self._typical_library(modality) is not None
 
-    def _drawn(self, modality: str, **options: Any) -> AnnData:
-        """One sample of the expected values of each cell; options are those of :meth:`impute`."""
-        return self.impute(modality, **options)
+    def _sampling(self, modality: str) -> dict[str, Any]:
+        """Options of :meth:`_expected` for one sample of each cell."""
+        return {}
 
     # Results ------------------------------------------------------------------------------------
 

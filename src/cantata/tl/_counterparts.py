@@ -8,14 +8,14 @@ import numpy as np
 from scipy import sparse
 
 from cantata import _keys
-from cantata._mudata.checks import check_mudata
+from cantata._mudata.checks import check_mudata, name_list, warn_user
 from cantata._mudata.embeddings import joint_rep, modality_rep
 from cantata._mudata.images import recorded_images
 from cantata._mudata.kinds import is_cytometry, kind_of
 from cantata._mudata.obs import category_names, coalesce_obs
 from cantata._mudata.pairing import modality_cells, row_table
 from cantata._mudata.values import choose_layer, matrix_of, saved_record
-from cantata._numeric.components import fit_components, project
+from cantata._numeric.components import fit_components, moments, project
 from cantata._numeric.counterparts import MIN_CELLS, counterpart_probability
 from cantata._numeric.normalise import feature_statistics, normalise, target_total
 
@@ -76,8 +76,13 @@ def counterparts(
     KeyError
         If a modality, the embedding or the batches are not found.
     ValueError
-        If there is one modality or batch alone, one has fewer than 40 cells, or a cell has no
-        batch.
+        If there is one modality or batch alone, one has fewer than 40 cells, a cell has no batch,
+        or both `modalities` and `batch_key` are given.
+
+    Warns
+    -----
+    Where embeddings are not mixed at all, or a modality without components is on disk, so that
+    its neighbours are those of the embedding.
 
     Examples
     --------
@@ -97,8 +102,12 @@ def counterparts(
     check_mudata(mdata)
     key = key_added or _keys.counterpart(use_rep.removeprefix("X_"))
     # 1. what is compared, and which cells have a counterpart for certain
+    if batch_key is not None and modalities is not None:
+        raise ValueError("Give modalities or batch_key, not both.")
     if batch_key is None:
-        if modalities is None:
+        if modalities is not None:
+            modalities = name_list("modalities", modalities)
+        else:
             modalities = [name for name in mdata.mod if use_rep in mdata[name].obsm]
         z = {name: modality_rep(mdata, name, use_rep) for name in modalities}
     else:
@@ -151,10 +160,19 @@ def _own_components(mdata: MuData, name: str) -> np.ndarray | None:
     if rep in adata.obsm:
         components = np.asarray(adata.obsm[rep], dtype=np.float64)
     else:
-        values = matrix_of(mdata, name, choose_layer(mdata, name, {}))
-        n = min(N_COMPONENTS, adata.n_vars - 1, adata.n_obs // 10)
-        is_in_memory = sparse.issparse(values) or isinstance(values, np.ndarray)
-        if not is_in_memory or n < 2 or recorded_images(adata):
+        layer = choose_layer(mdata, name, {})
+        if recorded_images(adata) or (layer is None and adata.X is None):
+            return None
+        values = matrix_of(mdata, name, layer)
+        if not (sparse.issparse(values) or isinstance(values, np.ndarray)):
+            warn_user(
+                f"Modality {name!r} is on disk and has no components, so that neighbours of its "
+                "cells are those of the embedding, which tell less. Run cantata.pp.preprocess."
+            )
+            return None
+        n_varying = int((moments(values)[1] > 0).sum())
+        n = min(N_COMPONENTS, n_varying - 1, adata.n_obs // 10)
+        if n < 2:
             return None
         components = _fitted_components(name, adata, values, n)
     lengths = np.linalg.norm(components, axis=1, keepdims=True)

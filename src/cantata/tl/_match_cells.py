@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
@@ -51,8 +52,8 @@ def match_cells(
     batch_key
         Match within batches only. Looked up in ``mdata.obs``, then in the two modalities.
     k
-        Number of neighbours in each modality; 20 by default, or all cells of the smallest batch
-        where these are fewer. With few, as the published scores have (1), the matrix is sparser
+        Number of neighbours in each modality; by default 20, in each batch as many as it has
+        cells for. With few, as the published scores have (1), the matrix is sparser
         and its values are no probabilities: held against known pairs of real data, a match of .8
         is the right cell in 1 of 50.
     one_to_one
@@ -106,19 +107,13 @@ def match_cells(
         )
     cells = [modality_cells(mdata, name) for name in (source, target)]
     batches = _batches(mdata, batch_key, (source, target), cells)
-    if k is None:
-        k = min(
-            N_NEIGHBORS,
-            *(_smallest(batch, len(z)) for batch, z in zip(batches, embeddings, strict=True)),
-        )
-    matched = matching_matrix(
-        *embeddings,
-        groups_x=batches[0],
-        groups_y=batches[1],
-        k=k,
-        normalize=normalize,
-        seed=seed,
-    )
+    options: dict[str, Any] = {"normalize": normalize, "seed": seed}
+    if k is not None or batches[0] is None:
+        k = k or min(N_NEIGHBORS, *(len(z) for z in embeddings))
+        groups: dict[str, Any] = {"groups_x": batches[0], "groups_y": batches[1]}
+        matched = matching_matrix(embeddings[0], embeddings[1], k=k, **groups, **options)
+    else:
+        matched = _within_batches(embeddings, batches, options)
     matched = (_one_to_one(matched) if one_to_one else matched).tocoo()
     ends = cells[0][matched.row], cells[1][matched.col]
     result = sparse.csr_matrix((matched.data, ends), shape=(mdata.n_obs, mdata.n_obs))
@@ -126,9 +121,29 @@ def match_cells(
     return result
 
 
-def _smallest(batches: np.ndarray | None, n_cells: int) -> int:
-    """Number of cells of the smallest batch."""
-    return n_cells if batches is None else int(np.unique(batches, return_counts=True)[1].min())
+def _within_batches(
+    embeddings: tuple[np.ndarray, np.ndarray],
+    batches: list[np.ndarray | None],
+    options: dict[str, Any],
+) -> sparse.csr_matrix:
+    """Matches within each batch, with as many neighbours as it has cells for."""
+    x, y = embeddings
+    of_x, of_y = (pd.Series(batch) for batch in batches)
+    rows, columns, values = [np.empty(0, dtype=int)], [np.empty(0, dtype=int)], [np.empty(0)]
+    common = sorted(set(of_x) & set(of_y))
+    if not common:
+        raise ValueError(
+            f"The two modalities have no batch in common, e.g. {of_x[0]!r} and {of_y[0]!r}."
+        )
+    for batch in common:
+        here, there = (np.flatnonzero(column == batch) for column in (of_x, of_y))
+        k = min(N_NEIGHBORS, len(here), len(there))
+        block = matching_matrix(x[here], y[there], k=k, **options).tocoo()
+        rows.append(here[block.row])
+        columns.append(there[block.col])
+        values.append(block.data)
+    ends = np.concatenate(rows), np.concatenate(columns)
+    return sparse.csr_matrix((np.concatenate(values), ends), shape=(len(x), len(y)))
 
 
 def _one_to_one(probabilities: sparse.csr_matrix) -> sparse.csr_matrix:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from cantata import _keys
 from cantata._mudata.embeddings import joint_rep, modality_rep
 from cantata._mudata.obs import coalesce_obs
 from cantata._mudata.pairing import modality_cells
@@ -68,8 +67,8 @@ def transfer_labels(
     ``mdata["adt"].obs["predicted"] = table["label"]`` lines up.
 
     With `source` and `target` there is also ``counterpart``, the probability that `source` has
-    cells like this one, from ``mdata[target].obs`` where :func:`cantata.tl.counterparts` wrote it
-    for `use_rep`, else computed (1 with fewer than 40 cells); ``confidence`` is multiplied by it.
+    cells like this one, as :func:`cantata.tl.counterparts` computes it for these two (1 with fewer
+    than 40 cells); ``confidence`` is multiplied by it.
 
     Raises
     ------
@@ -97,6 +96,8 @@ def transfer_labels(
     c     T         1.0          1.0
     d     B         1.0          1.0
     """
+    if source is not None and source == target:
+        raise ValueError(f"source and target are both {source!r}; give two modalities.")
     if (source is None) != (target is None):
         raise ValueError(
             "Give both source and target (one modality labels another), or none of them "
@@ -133,13 +134,13 @@ def transfer_labels(
     )
     if source is None or target is None:
         return table
-    has = _counterpart(mdata, source, target, use_rep, reference, query, seed)
+    has = _counterpart(mdata, source, target, reference, query, seed)
     table["confidence"] *= has
     table["counterpart"] = has
     if unknown is not None:
-        table["label"] = table["label"].cat.add_categories(
-            [unknown] if unknown not in table["label"].cat.categories else []
-        )
+        if unknown in table["label"].cat.categories:
+            raise ValueError(f"unknown={unknown!r} is one of the labels; name another class.")
+        table["label"] = table["label"].cat.add_categories([unknown])
         table.loc[has < 0.5, "label"] = unknown
     return table
 
@@ -148,15 +149,11 @@ def _counterpart(
     mdata: MuData,
     source: str,
     target: str,
-    use_rep: str,
     reference: np.ndarray,
     query: np.ndarray,
     seed: int,
 ) -> np.ndarray:
     """Probability that each cell of `target` has a counterpart in `source`."""
-    key = _keys.counterpart(use_rep.removeprefix("X_"))
-    if key in mdata[target].obs:
-        return mdata[target].obs[key].to_numpy(dtype=float)
     if min(len(reference), len(query)) < MIN_CELLS:
         return np.ones(len(query))
     return counterparts_of(mdata, target, {source: reference, target: query}, seed)

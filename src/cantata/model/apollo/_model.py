@@ -987,6 +987,12 @@ class APOLLO(MosaicModelClass):
             )
         return library_size
 
+    def _is_binary(self, modality: str) -> bool:
+        return bool(self.module.losses[modality] == "bernoulli")
+
+    def _sampling(self, modality: str) -> dict[str, Any]:
+        return {"calibration": self._calibration(modality, True)}
+
     def _typical_library(self, modality: str) -> float | None:
         if self.module.has_library(modality):
             return float(self.typical_totals_[modality])

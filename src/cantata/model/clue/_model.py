@@ -511,8 +511,11 @@ class CLUE(MosaicModelClass):
     def _has_totals(self, modality: str) -> bool:
         return bool(self.module.head(modality).has_library)
 
-    def _drawn(self, modality: str, **options: Any) -> AnnData:
-        return self.impute(modality, n_samples=1, **options)
+    def _is_binary(self, modality: str) -> bool:
+        return bool(self.likelihoods_[modality] == "bernoulli")
+
+    def _sampling(self, modality: str) -> dict[str, Any]:
+        return {"n_samples": 1}
 
     # Labels -------------------------------------------------------------------------------------
 
@@ -630,6 +633,11 @@ class CLUE(MosaicModelClass):
             max_epochs = max(5, planned // 2)
         plan = {"lr": 1e-3, "noise_epochs": 0.0, **(plan_kwargs or {})}
         model.train(max_epochs, plan_kwargs=plan, **kwargs)
+        if model.held_out_cells_ is not None:
+            # nor any that this model was trained on
+            mine = self.held_out_cells_
+            seen = self.adata.obs_names[~self.adata.obs_names.isin([] if mine is None else mine)]
+            model.held_out_cells_ = model.held_out_cells_[~np.isin(model.held_out_cells_, seen)]
         return model
 
     def _joined_with(self, query_mdata: MuData) -> MuData:

@@ -436,8 +436,8 @@ class SCMODAL(MosaicModelClass):
         ValueError
             If cells lack the source, or are of an unknown batch without `transform_batch`, if
             there are fewer cells than `n_anchors`, if `library_size` does not fit the transform,
-            if an `interval` has no `source` or a `library_size`, or if both `n_anchors` and
-            `transform_batch` are given.
+            if an `interval` has no `source`, a `library_size` or `n_anchors`, or if both
+            `n_anchors` and `transform_batch` are given.
 
         Examples
         --------
@@ -457,6 +457,10 @@ class SCMODAL(MosaicModelClass):
         if n_anchors and transform_batch is not None:
             raise ValueError(
                 "n_anchors averages measured cells, transform_batch chooses a decoder; give one."
+            )
+        if n_anchors and interval is not None:
+            raise ValueError(
+                "interval= compares with the nearest cells, which n_anchors averages; give one."
             )
         self._check_modality("modality", modality)
         layer = self.module.input(modality)
@@ -495,6 +499,8 @@ class SCMODAL(MosaicModelClass):
 
     def _calibration_cells(self, modality: str, source: str) -> tuple[np.ndarray, np.ndarray, str]:
         cells = modality_cells(self.adata, source)
+        if not self.adata[modality].n_obs:
+            return cells[:0], cells[:0], "nearest cells"
         rows = sample_cells(len(cells), MAX_CALIBRATION_CELLS)
         z = self.get_latent_representation(modality=source)[rows].astype(np.float64)
         reference = self.get_latent_representation(modality=modality).astype(np.float64)
