@@ -2,7 +2,8 @@
 
 Crops of 875 cells in three stains (`scportrait_dapi_488_mcherry_crops.npz`), 48 pixels a side,
 each image scaled to [0, 1]. Three folds of whole regions; regions that show the same cells at
-three times are trained on always. Writes ``benchmarks/apollo/results/images.md``.
+three times are trained on always. Writes ``benchmarks/apollo/results/images.md``, and each fit to
+``images.jsonl`` beside it; fits that are there are not made again.
 """
 
 from __future__ import annotations
@@ -14,12 +15,18 @@ import sys
 import time
 from argparse import ArgumentParser, Namespace
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy.ndimage import gaussian_filter
+from skimage.filters import threshold_otsu
+from sklearn.linear_model import RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.nn import functional
 
@@ -39,6 +46,12 @@ ROWS = (
     "APOLLO",
     "APOLLO without specific spaces",
 )
+SPACES = {
+    "shared, by chromatin": ("source", "shared"),
+    "shared, by the stain": ("target", "shared"),
+    "specific to the stain": ("target", "specific"),
+}
+KEYS = "row", "stain", "fold", "seed"
 SCORES = {"pearson": "Pearson", "l1": "L1", "r2": "R2 over the mean image", "top1": "top-1"}
 
 
@@ -160,8 +173,21 @@ def mdata_of(images: dict[str, Any]) -> Any:
     return mudata.MuData(parts)
 
 
+def texture(images: np.ndarray) -> np.ndarray:
+    """Fine structure relative to brightness: what a blur of 1 pixel takes away, over the mean.
+
+    Within what is brighter than Otsu's threshold; (n, side, side) images give (n,) values.
+    """
+    values = []
+    for image in images:
+        inside = image > threshold_otsu(image)
+        fine = image - gaussian_filter(image, 1)
+        values.append(fine[inside].std() / image[inside].mean())
+    return np.array(values)
+
+
 def of_apollo(n_specific: int) -> Any:
-    """APOLLO at its defaults; also what the target's own latents make of held-out cells."""
+    """APOLLO; also what the target's own latents make of held-out cells, and tell of texture."""
 
     def predict(x: np.ndarray, y: np.ndarray, test: Any, seed: int, truth: np.ndarray) -> Any:
         import scvi
@@ -176,7 +202,13 @@ def of_apollo(n_specific: int) -> Any:
         query = mdata_of({"source": test[:, None], "target": truth[:, None]})
         key = "single_cell_images"
         own = model.get_reconstruction("target", query).obsm[key][:, 0]
-        return model.impute("target", query, source="source").obsm[key][:, 0], own
+        told = {"own": float(image_agreement(own, truth)["pearson"].mean())}
+        for name, (modality, space) in SPACES.items() if n_specific else ():
+            of = {"modality": modality, "space": space}
+            z, z_test = (model.get_latent_representation(m, **of) for m in (None, query))
+            probe = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 5, 11)))
+            told[name] = float(probe.fit(z, texture(y)).score(z_test, texture(truth)))
+        return model.impute("target", query, source="source").obsm[key][:, 0], told
 
     return predict
 
@@ -199,16 +231,11 @@ def measure(row: str, stain: str, fold: int, seed: int) -> dict[str, float]:
     begin = time.process_time()
     further: tuple = (y[test],) if row.startswith("APOLLO") else ()
     predicted = METHODS[row](x[train], y[train], x[test], seed, *further)
-    own = None
-    if isinstance(predicted, tuple):
-        predicted, own = predicted
+    predicted, told = predicted if isinstance(predicted, tuple) else (predicted, {})
     seconds = time.process_time() - begin
     scores = image_agreement(predicted, y[test], mean_image=y[train].mean(axis=0))
     found = {name: float(scores[name].mean()) for name in ("pearson", "l1", "r2")}
-    found |= {"top1": float((scores["rank"] == 1).mean()), "seconds": seconds}
-    if own is not None:
-        found["own"] = float(image_agreement(own, y[test])["pearson"].mean())
-    return found
+    return found | {"top1": float((scores["rank"] == 1).mean()), "seconds": seconds} | told
 
 
 # Report -----------------------------------------------------------------------------------------
@@ -229,22 +256,31 @@ def report(given: Namespace, results: list[dict[str, Any]]) -> str:
         f"`python benchmarks/apollo/images.py {' '.join(sys.argv[1:])}`".rstrip(),
         f"{datetime.now(UTC):%Y-%m-%d}, torch {torch.__version__}, one thread. {given.note or ''}",
         "",
-        f"Crops of {FILE}, {SIDE} pixels, held-out regions in {len(given.folds)} folds (121, 115 "
-        f"and 116 cells), seeds {given.seeds}. Mean ± standard error over folds and seeds. "
+        f"Crops of {FILE}, {SIDE} pixels, held-out regions in {FOLDS} folds (121, 115 "
+        "and 116 cells). Mean ± standard error over fits, folds times seeds. "
         "Pearson per cell; L1 with both images thresholded at the mode of the real one; R2 beside "
         "the mean image of the training cells; top-1: the own real image is the nearest. `own`: "
-        "Pearson of what APOLLO makes of the target's own latents. Processor seconds of one fit.",
+        "Pearson of what APOLLO makes of the target's own latents. Processor seconds of one fit. "
+        f"Texture: {texture.__doc__.splitlines()[0]} A linear probe of held-out cells.",
         "",
     ]
-    for stain in given.stains:
+    for stain in STAINS[1:]:
         lines += [f"## DAPI to {stain}", ""]
-        lines += [f"| | {' | '.join(SCORES.values())} | own | s |", "|" + "---|" * 7]
-        for row in given.rows:
+        lines += [f"| | fits | {' | '.join(SCORES.values())} | own | s |", "|" + "---|" * 8]
+        for row in ROWS:
             part = table[(table["row"] == row) & (table["stain"] == stain)]
+            if part.empty:
+                continue
             cells = [spread(part[name].tolist()) for name in SCORES]
             has_own = "own" in part and part["own"].notna().any()
             cells.append(spread(part["own"].tolist()) if has_own else "")
-            lines.append(f"| {row} | {' | '.join(cells)} | {part['seconds'].mean():.0f} |")
+            cells = [str(len(part)), *cells, f"{part['seconds'].mean():.0f}"]
+            lines.append(f"| {row} | {' | '.join(cells)} |")
+        part = table[(table["row"] == "APOLLO") & (table["stain"] == stain)]
+        told = part.dropna(subset=list(SPACES)) if set(SPACES) <= set(part) else part[:0]
+        if len(told):
+            of = ", ".join(f"{name} {spread(told[name].tolist(), 2)}" for name in SPACES)
+            lines += ["", f"R2 of its texture from latents of APOLLO, {len(told)} fits: {of}."]
         lines.append("")
     return "\n".join(lines)
 
@@ -265,21 +301,25 @@ def main() -> None:
         row, stain, fold, seed = given.one
         print("RESULT", json.dumps(measure(row, stain, int(fold), int(seed))))
         return
-    results = []
-    for row in given.rows:
-        no_seed = row in ("mean image", "pixel ridge, 8 views")
-        for stain in given.stains:
-            for fold in given.folds:
-                for seed in given.seeds[:1] if no_seed else given.seeds:
-                    command = [sys.executable, __file__, "--one", row, stain, str(fold), str(seed)]
-                    done = subprocess.run(command, capture_output=True, text=True, check=True)
-                    (line,) = [x for x in done.stdout.splitlines() if x.startswith("RESULT")]
-                    found = json.loads(line.removeprefix("RESULT"))
-                    results.append(
-                        {"row": row, "stain": stain, "fold": fold, "seed": seed} | found
-                    )
-                    print(results[-1], flush=True)
-                    given.out.write_text(report(given, results) + "\n", encoding="utf-8")
+    # 1. fits that are still to make; a whole table of one seed comes before the next
+    log = given.out.with_suffix(".jsonl")
+    results = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    made = {tuple(found[key] for key in KEYS) for found in results}
+    wanted = [
+        (row, stain, fold, seed)
+        for seed, row, stain, fold in product(given.seeds, given.rows, given.stains, given.folds)
+        if seed == given.seeds[0] or row not in ROWS[:2]
+    ]
+    # 2. each in a process of its own, with what it told
+    for fit in [x for x in wanted if x not in made]:
+        command = [sys.executable, __file__, "--one", *map(str, fit)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        (line,) = [x for x in done.stdout.splitlines() if x.startswith("RESULT")]
+        results.append(dict(zip(KEYS, fit, strict=True)) | json.loads(line.removeprefix("RESULT")))
+        print(results[-1], flush=True)
+        with log.open("a") as file:
+            file.write(json.dumps(results[-1]) + "\n")
+    given.out.write_text(report(given, results), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -113,6 +113,8 @@ def simulate_images(
     protein_side_x, protein_side_y      protein     direction of the pole with more protein
     ==================================  ==========  ==========================================
 
+    Elongation shows in pixels as its product with the orientation, which no linear probe undoes.
+
     The first protein is diffuse in the cytoplasm or a ring around the nucleus, the second diffuse
     in the nucleus or a ring at the membrane, the third as the first.
 
