@@ -65,12 +65,12 @@ def plain_loop(net, batches: list[dict], weights: LossWeights, options: dict[str
         if options["canonical"] and step >= 6:
             net.eval()
             with torch.no_grad():
-                inferred = net.inference(batch)
+                inferred = net.inference(batch, sample=False)
             nll = net.generative(batch, inferred, real_cross=True)
             terms = [weights.lambda_self * sum(value.mean() for value in nll["self"].values())]
             terms += [weights.lambda_cross * value.mean() for value in nll["cross"].values()]
             terms += [
-                2 * weights.lambda_real_cross * value.mean()
+                4 * weights.lambda_real_cross * value.mean()
                 for value in nll["real_cross"].values()
                 if len(value)
             ]

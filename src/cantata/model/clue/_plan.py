@@ -31,7 +31,7 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares of encoders' networks beside canonical variates that held-out pairs choose from."""
 DEFAULT_SHARE = 0.25
 """That share unless held-out cells show another to be better."""
-DISPERSION_RATE, OTHERS_WEIGHT = 10.0, 2.0
+DISPERSION_RATE, OTHERS_WEIGHT = 10.0, 4.0
 """What multiplies the learning rate of dispersions, and the weight of decoding from another
 modality alone, once decoders are trained alone."""
 BLOCK = 256
@@ -49,8 +49,9 @@ class CLUETrainingPlan(MosaicTrainingPlan):
     by a share that is drawn for each cell, 1 for half of them and else uniform on (0, 1). After
     each epoch held-out pairs choose the share that brings them nearest to each other, which the
     model then uses. In the last `decoder_epochs` decoders alone are trained, with that share and
-    as they are used: no unit is dropped, normalisation stays, decoding from another modality
-    alone weighs twice as much, and dispersions, which have far to go, learn ten times faster.
+    as they are used: at posterior means, no unit is dropped, and normalisation stays. Decoding
+    from another modality alone weighs four times as much, and dispersions, which have far to go,
+    learn ten times faster.
 
     Parameters
     ----------
@@ -206,10 +207,11 @@ class CLUETrainingPlan(MosaicTrainingPlan):
         first, last = self._n_joint_epochs, self._max_epochs
         self._set_learning_rates([self.lr, self.lr], self._progress(batch_idx, first, last))
         self._optimizers()[0].param_groups[1]["lr"] *= DISPERSION_RATE
-        # units dropped before a softmax would bias the means of counts
+        # posteriors may be wider than their means are long, where pairs are few; what is decoded
+        # from such samples, or with units dropped, is no mean of counts
         self.module.eval()
         with torch.no_grad():
-            inferred = self.module.inference(batch)
+            inferred = self.module.inference(batch, sample=False)
         of_others = OTHERS_WEIGHT * self.weights.lambda_real_cross
         weights = replace(self.weights, lambda_real_cross=of_others)
         return self._generator_step(batch, inferred, weights, noise=0.0)
