@@ -46,6 +46,7 @@ class Source:
 
 SOURCES = {
     "pbmc5k": Source("pbmc5k_citeseq.h5mu", "cell_type", "cite"),
+    "pbmc10k": Source("pbmc10k_citeseq.h5mu", "cell_type_transferred", "cite"),
     "snare": Source(
         "snareseq_mouse_cortex_open.h5mu",
         "cell_type",
@@ -153,6 +154,15 @@ def hide_pairing(modalities: dict[str, AnnData], share: float, seed: int) -> Non
         ]
 
 
+def keep_pairs(modalities: dict[str, AnnData], n_pairs: int, seed: int) -> None:
+    """Leave `n_pairs` training cells both of two modalities, and every second other cell one."""
+    (first, x), (second, y) = modalities.items()
+    training = np.flatnonzero(~x.obs[columns.TEST].to_numpy(dtype=bool))
+    alone = np.random.default_rng(seed).permutation(training)[n_pairs:]
+    modalities[first] = x[np.setdiff1d(np.arange(x.n_obs), alone[::2])].copy()
+    modalities[second] = y[np.setdiff1d(np.arange(y.n_obs), alone[1::2])].copy()
+
+
 def represent(
     modalities: dict[str, AnnData], kinds: dict[str, str] | None, inductive: bool
 ) -> dict[str, str]:
@@ -187,8 +197,10 @@ def add_patterns(modalities: dict[str, AnnData]) -> None:
         adata.obs[columns.PATTERN] = ["+".join(known[cell]) for cell in adata.obs_names]
 
 
-def build(name: str, *, inductive: bool, split: int, n_cells: int | None) -> columns.Inputs:
-    """Inputs of one of the benchmarks' data sets."""
+def build(
+    name: str, *, inductive: bool, split: int, n_cells: int | None, n_pairs: int | None = None
+) -> columns.Inputs:
+    """Inputs of one of the benchmarks' data sets, with at most `n_pairs` paired training cells."""
     if name in SOURCES:
         source, kinds = SOURCES[name], None
         modalities = load(name, n_cells)
@@ -197,6 +209,8 @@ def build(name: str, *, inductive: bool, split: int, n_cells: int | None) -> col
         modalities, kinds = simulate(name, n_cells)
     if source.kind == "split":
         hide_pairing(modalities, TEST_SHARE, split)
+    if n_pairs is not None:
+        keep_pairs(modalities, n_pairs, split)
     reps = represent(modalities, kinds, inductive)
     if source.top_peaks is not None:
         # as in the published runs, LSI reads all peaks and the decoder the commonest

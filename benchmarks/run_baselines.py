@@ -49,35 +49,41 @@ def with_variates(inputs: Inputs) -> MuData:
     return data
 
 
+def variates(inputs: Inputs) -> dict[str, np.ndarray]:
+    """Canonical variates of the cells that are scored."""
+    data = with_variates(inputs)
+    if inputs.kind == "mosaic":
+        return {"joint": data.obsm["X_cca"][data.obs_names.get_indexer(inputs.cells)]}
+    return {m: data[m][a.obs_names].obsm["X_cca"] for m, a in inputs.scored.items()}
+
+
 def run_cca(inputs: Inputs, recorder: Recorder) -> None:
     """Canonical variates of the cells that are scored."""
     recorder.watch.start()
-    data = with_variates(inputs)
-    if inputs.kind == "mosaic":
-        found = {"joint": data.obsm["X_cca"][data.obs_names.get_indexer(inputs.cells)]}
-    else:
-        found = {m: data[m][a.obs_names].obsm["X_cca"] for m, a in inputs.scored.items()}
+    found = variates(inputs)
     recorder.finish(lambda: found, metric="cosine")
 
 
-def run_knn(inputs: Inputs, recorder: Recorder) -> None:
+def nearest_means(inputs: Inputs, baseline: str) -> np.ndarray:
     """Proteins of the nearest paired training cells, in components of RNA or canonical variates.
 
-    Logarithms are averaged in the former, as before, counts in the latter.
+    Logarithms are averaged in the former (``"knn"``), as before, counts in the latter.
     """
     rows, training = paired_rows(inputs), inputs.training
     counts = training["adt"].X[rows["adt"]].toarray()
-    recorder.watch.start()
-    if recorder.config["baseline"] == "knn":
+    if baseline == "knn":
         key = inputs.reps["rna"]
         reference, query = training["rna"].obsm[key][rows["rna"]], inputs.scored["rna"].obsm[key]
-        means = np.expm1(knn_impute(reference, np.log1p(counts), query, N_NEIGHBORS))
-    else:
-        rna = with_variates(inputs)["rna"]
-        own, query = (
-            rna[cells["rna"].obs_names].obsm["X_cca"] for cells in (training, inputs.scored)
-        )
-        means = knn_impute(own[rows["rna"]], counts, query, N_NEAREST)
+        return np.expm1(knn_impute(reference, np.log1p(counts), query, N_NEIGHBORS))
+    rna = with_variates(inputs)["rna"]
+    own, query = (rna[cells["rna"].obs_names].obsm["X_cca"] for cells in (training, inputs.scored))
+    return knn_impute(own[rows["rna"]], counts, query, N_NEAREST)
+
+
+def run_knn(inputs: Inputs, recorder: Recorder) -> None:
+    """Proteins of the nearest paired training cells."""
+    recorder.watch.start()
+    means = nearest_means(inputs, recorder.config["baseline"])
     recorder.finish(metric="euclidean")
     recorder.save("imputation", {"expected": means})
 

@@ -8,8 +8,11 @@ import pytest
 import scvi
 import torch
 from mosaics import counts_mosaic
+from scipy.optimize import minimize_scalar
+from scipy.stats import nbinom
 
 from cantata import CLUE
+from cantata.model.clue import _library
 
 SMALL = {"n_latent": 4, "n_hidden_encoder": 16, "n_hidden_decoder": 8, "n_hidden_discriminator": 8}
 
@@ -55,6 +58,37 @@ def test_predicted_library_beats_the_mean_on_new_cells() -> None:
     total = np.log(test["adt"].to_df().sum(axis=1).loc[predicted.index])
     error = np.mean((np.log(predicted) - total) ** 2)
     assert error < 0.8 * np.var(total)
+
+
+def test_library_sizes_are_those_that_fit_best_what_is_decoded() -> None:
+    """What is regressed, beside a search for each cell."""
+    scvi.settings.seed = 0
+    mdata = counts_mosaic({"rna": 40, "adt": 12}, np.ones((150, 2), dtype=bool), n_cells=150)
+    CLUE.setup_mudata(mdata)
+    model = CLUE(mdata, **SMALL)
+    model.train(2, train_size=1.0, batch_size=32, enable_progress_bar=False, accelerator="cpu")
+    imputed = model.impute("adt", source="rna")
+    shares = imputed.X / imputed.X.sum(axis=1, keepdims=True)
+    theta = model.module.head("adt").log_theta[0].exp().detach().numpy()
+    counts = mdata["adt"][imputed.obs_names].X.toarray()
+
+    def loss(log_size: float, cell: int) -> float:
+        mean = np.exp(log_size) * shares[cell]
+        return -nbinom.logpmf(counts[cell], theta, theta / (theta + mean)).sum()
+
+    best = [minimize_scalar(loss, (2, 6), args=(cell,)).x for cell in range(150)]
+    seen = []
+
+    def keep(predictors, cells_x, log_total, cells_y, log_size, predicted, known):
+        seen.append((cells_y, log_size, log_total))
+        return known
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_library, "_regress", keep)
+        _library.fit_library_weights(model, model.module)
+    cells, log_size, log_total = seen[0]  # of proteins from RNA
+    np.testing.assert_allclose(log_size, np.array(best)[cells], atol=0.02)
+    assert np.abs(log_size - log_total).max() > 0.05
 
 
 def test_given_library_sizes(clue) -> None:

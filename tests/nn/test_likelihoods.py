@@ -92,6 +92,31 @@ def test_head_agrees_with_its_distribution(name: str, n_batch: int) -> None:
     assert all(p.grad is not None for p in head.parameters())
 
 
+@pytest.mark.parametrize("panel", [False, True])
+@pytest.mark.parametrize("name", ["nb", "poisson"])
+def test_fitted_library_is_the_likeliest(name: str, panel: bool) -> None:
+    """Of each cell, beside a search over a fine grid."""
+    torch.manual_seed(0)
+    head = LIKELIHOODS[name](4, 6, 2)
+    for parameter in head.parameters():
+        nn.init.normal_(parameter)
+    covariates = Covariates(torch.arange(5).unsqueeze(1) % 2, None)
+    counts = torch.poisson(torch.rand(5, 6) * 20) + 1
+    if panel:
+        measured = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
+        head.set_measured(measured, measured.all(dim=0))
+        counts[1::2, 4:] = 0
+    location = head.location(torch.randn(5, 4), covariates)
+    found = head.fitted_library(location, covariates, counts)
+    grid = torch.linspace(-2, 12, 14_001)
+    seen = SparseCounts.from_dense(counts)
+    with torch.no_grad():
+        log_probs = torch.stack(
+            [head.log_prob(location, size.exp().expand(5), covariates, seen) for size in grid]
+        )
+    torch.testing.assert_close(found.log(), grid[log_probs.argmax(dim=0)], atol=2e-2, rtol=0)
+
+
 # Panels -----------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from cantata.nn._likelihoods import (
     LOSSES,
     MIN_LIBRARY,
     LikelihoodHead,
+    PoissonHead,
     ScaledHead,
     SquaredHead,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "GroupedLinear",
     "ImageComponents",
     "LikelihoodHead",
+    "PoissonHead",
     "ScaledHead",
     "SplitEncoder",
     "SquaredHead",

@@ -20,6 +20,8 @@ from cantata.nn._covariates import CovariateEffects, Covariates
 
 MIN_LIBRARY = 1e-4
 MIN_SCALE = 1e-7
+N_SCORINGS = 5
+"""Steps of the search for the library size of greatest likelihood."""
 MIN_SHARE = 1e-6
 """Share of the features that library sizes count, below which sizes are not scaled further."""
 ABSENT = -1e4
@@ -169,6 +171,23 @@ class PoissonHead(LikelihoodHead):
         share = location[:, self.counted].logsumexp(dim=1) - location.logsumexp(dim=1)
         return library / share.exp().clamp(min=MIN_SHARE)
 
+    def fitted_library(self, location: Tensor, covariates: Covariates, counts: Tensor) -> Tensor:
+        """(n,) library sizes with which (n, p) counts are likeliest at their locations.
+
+        By Fisher's scoring from the totals on; zero inflation is left aside.
+        """
+        library = self.observed_library(counts)
+        for _ in range(N_SCORINGS):
+            mean = self.mean(location, library)
+            weight = self._precision(mean, covariates)
+            ratio = (weight * counts).sum(dim=1) / (weight * mean).sum(dim=1).clamp(min=MIN_SCALE)
+            library = (library * ratio).clamp(min=MIN_LIBRARY)
+        return library
+
+    def _precision(self, mean: Tensor, covariates: Covariates) -> Tensor:
+        """(n, p) means of counts over their variances."""
+        return torch.ones_like(mean)
+
     def distribution(
         self, location: Tensor, library: Tensor | None, covariates: Covariates
     ) -> Distribution:
@@ -186,6 +205,10 @@ class NegativeBinomialHead(PoissonHead):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.log_theta = nn.Parameter(torch.zeros(self.n_batch, self.n_features))
+
+    def _precision(self, mean: Tensor, covariates: Covariates) -> Tensor:
+        theta = self._per_batch(self.log_theta, covariates).exp()
+        return theta / (theta + mean)
 
     def distribution(
         self, location: Tensor, library: Tensor | None, covariates: Covariates

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from sklearn.linear_model import RidgeCV
 from torch import Tensor
 
 from cantata._keys import CELL, rows_key
-from cantata.losses import mean_over_modalities
+from cantata.losses import mean_over_modalities, paired_rows
 from cantata.nn import Covariates
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from cantata.model.base import MosaicModelClass
     from cantata.model.clue._module import CLUEModule
+    from cantata.nn import PoissonHead
 
 MAX_CELLS = 50_000
 """Training cells that regressions are fitted on; more are sampled."""
@@ -32,9 +33,9 @@ def _predictors(
     module: CLUEModule, tensors: Mapping[str, Tensor], source: str, target: str
 ) -> Tensor:
     """(n_source, d) predictors in the rows of `source`, the last of them constant."""
-    # 1. what the decoder of the target makes of the unit embedding, in one batch that has the
-    #    target, whatever the cell's, so that sizes do not depend on a batch which the decoder may
-    #    not know
+    # 1. the unit embedding, and what the decoder of the target makes of it in one batch that has
+    #    the target, whatever the cell's, so that sizes do not depend on a batch which the decoder
+    #    may not know
     loc, _ = module.posterior(source, module.encoder_input(tensors, source))
     unit = torch.nn.functional.normalize(loc, dim=1)
     batch = module.library_batch[module.modalities.index(target)]
@@ -44,7 +45,7 @@ def _predictors(
     total = unit.new_zeros(len(unit), 1)
     if module.head(source).requires_counts:
         total = module.head(source).observed_library(tensors[source]).log().unsqueeze(1)
-    return torch.cat([hidden, total, torch.ones_like(total)], dim=1)
+    return torch.cat([hidden, unit, total, torch.ones_like(total)], dim=1)
 
 
 def predict_log_library(
@@ -104,11 +105,13 @@ def imputed_library(
 def fit_library_weights(model: MosaicModelClass, before: CLUEModule) -> None:
     """Fit one ridge regression per ordered pair of modalities on a model's training cells.
 
-    The log total of the target is regressed on what the source says of the same cell; penalties
-    are chosen by leave-one-out errors. What the module knew `before` training, such as a query's
+    The log library size with which the target's counts fit best what the source has decoded of
+    them is regressed on what the source says of the same cell; penalties are chosen by
+    leave-one-out errors. In such a size features count by their precision, where a total is that
+    of the few which make up most of it. What the module knew `before` training, such as a query's
     from its reference, is kept: the regression is first corrected such that it predicts what it
-    did then, which needs no cell with both modalities, and then by such cells. Without either the
-    mean log total is predicted.
+    did then, which needs no cell with both modalities, and then by such cells, over which totals
+    are right on average. Without either the mean log total is predicted.
     """
     module: CLUEModule = model.module
     targets = [m for m in module.modalities if module.head(m).has_library]
@@ -123,12 +126,13 @@ def fit_library_weights(model: MosaicModelClass, before: CLUEModule) -> None:
     for target in targets:
         measured = model.measured_batches_[target]
         module.library_batch[module.modalities.index(target)] = measured.index(True)
-    # 2. predictors, earlier predictions and log totals of the rows of each modality, and the
-    #    cells of these rows
+    # 2. predictors, earlier predictions and log totals of the rows of each modality, the cells of
+    #    these rows, and the log sizes of those with a pair's both modalities
     predictors: dict[tuple[str, str], list[np.ndarray]] = {pair: [] for pair in pairs}
     earlier: dict[tuple[str, str], list[np.ndarray]] = {pair: [] for pair in known}
     cells: dict[str, list[np.ndarray]] = {m: [] for m in module.modalities}
     totals: dict[str, list[np.ndarray]] = {m: [] for m in targets}
+    sizes: dict[tuple[str, str], list[np.ndarray]] = {pair: [] for pair in pairs}
     for tensors in model._minibatches(model._cells(None), np.asarray(train), None):
         for m in module.modalities:
             cells[m].append(tensors[CELL][tensors[rows_key(m)]].cpu().numpy())
@@ -136,6 +140,7 @@ def fit_library_weights(model: MosaicModelClass, before: CLUEModule) -> None:
             totals[m].append(module.head(m).observed_library(tensors[m]).log().cpu().numpy())
         for pair in pairs:
             predictors[pair].append(_predictors(module, tensors, *pair).cpu().numpy())
+            sizes[pair].append(_fitted_log_library(module, tensors, *pair).cpu().numpy())
         for pair in known:
             earlier[pair].append(predict_log_library(before, tensors, *pair).cpu().numpy())
     # 3. one regression for each pair, over the cells that have both
@@ -146,10 +151,31 @@ def fit_library_weights(model: MosaicModelClass, before: CLUEModule) -> None:
             np.concatenate(cells[source]),
             np.concatenate(totals[target]),
             np.concatenate(cells[target]),
+            np.concatenate(sizes[source, target]),
             np.concatenate(earlier.get((source, target), [np.empty(0)])),
             stored.cpu().numpy(),
         )
         stored.copy_(torch.as_tensor(weights))
+
+
+def _fitted_log_library(
+    module: CLUEModule, tensors: Mapping[str, Tensor], source: str, target: str
+) -> Tensor:
+    """(n_target,) log library sizes that fit best what `source` decodes of the rows of `target`.
+
+    Rows without the source keep their log total.
+    """
+    head, counts = module.head(target), tensors[target]
+    sizes = head.observed_library(counts)
+    here, there = paired_rows(tensors[rows_key(target)], tensors[rows_key(source)])
+    if len(here):
+        loc, _ = module.posterior(source, module.encoder_input(tensors, source)[there])
+        covariates = Covariates.of(tensors).rows(tensors[rows_key(target)][here])
+        unit = module.unit_means({source: loc})[source]
+        location = module.decode(target, unit, covariates)
+        fitted = cast("PoissonHead", head).fitted_library(location, covariates, counts[here])
+        sizes = sizes.index_copy(0, here, fitted)
+    return sizes.log()
 
 
 def _regress(
@@ -157,12 +183,14 @@ def _regress(
     cells_x: np.ndarray,
     log_total: np.ndarray,
     cells_y: np.ndarray,
+    log_size: np.ndarray,
     predicted: np.ndarray,
     known: np.ndarray,
 ) -> np.ndarray:
     """Weights of the predictors, the last of them constant, over cells that are in both lists.
 
-    `predicted` are the log totals that `known` weights gave for the rows before; empty for none.
+    `log_size` are those of the rows of `cells_y`, and what is regressed; `predicted` are the log
+    totals that `known` weights gave for the rows before, empty for none.
     """
     weights, x = known.astype(np.float64), predictors.astype(np.float64)
     _, at_x, at_y = np.intersect1d(cells_x, cells_y, return_indices=True)
@@ -171,7 +199,7 @@ def _regress(
         weights += _ridge(x, predicted - x @ weights)
     # 2. what this leaves of measured totals; without any of both the mean
     if len(at_x) >= MIN_ROWS:
-        weights += _ridge(x[at_x], log_total[at_y] - x[at_x] @ weights)
+        weights += _ridge(x[at_x], log_size[at_y] - x[at_x] @ weights)
         # totals, not their logarithms, are right on average (Duan 1983)
         weights[-1] += np.log(np.exp(log_total[at_y] - x[at_x] @ weights).mean())
     elif not known.any() and len(log_total):

@@ -221,7 +221,7 @@ class CLUEModule(BaseModuleClass):
         self.library_batch: Tensor
         self.register_buffer("library_batch", torch.zeros(k, dtype=torch.long))
         for j, target in enumerate(self.modalities):
-            n_predictors = self.head(target).output.in_features + 2
+            n_predictors = self.head(target).output.in_features + k * n_latent + 2
             for i in range(k):
                 self.register_buffer(f"library_{i}_{j}", torch.zeros(n_predictors))
 

@@ -15,7 +15,6 @@ from cantata._keys import CELL
 from cantata.metrics import foscttm
 from cantata.model._plan import MosaicTrainingPlan, Schedule, loss_weights
 from cantata.model.clue._module import CLUEModule, LossWeights
-from cantata.nn import BatchNorm1d
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +31,9 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares of encoders' networks beside canonical variates that held-out pairs choose from."""
 DEFAULT_SHARE = 0.25
 """That share unless held-out cells show another to be better."""
+DISPERSION_RATE, OTHERS_WEIGHT = 10.0, 4.0
+"""What multiplies the learning rate of dispersions, and the weight of decoding from another
+modality alone, once decoders are trained alone."""
 BLOCK = 256
 """Cells that are compared with all others at once."""
 
@@ -46,7 +48,10 @@ class CLUETrainingPlan(MosaicTrainingPlan):
     Beyond the paper, where encoders start from canonical variates: what their networks add counts
     by a share that is drawn for each cell, 1 for half of them and else uniform on (0, 1). After
     each epoch held-out pairs choose the share that brings them nearest to each other, which the
-    model then uses. In the last `decoder_epochs` decoders alone are trained, with that share.
+    model then uses. In the last `decoder_epochs` decoders alone are trained, with that share and
+    as they are used: at posterior means, no unit is dropped, and normalisation stays. Decoding
+    from another modality alone weighs four times as much, and dispersions, which have far to go,
+    learn ten times faster.
 
     Parameters
     ----------
@@ -118,10 +123,13 @@ class CLUETrainingPlan(MosaicTrainingPlan):
     def configure_optimizers(self) -> list[Optimizer]:
         """One optimiser for encoders and decoders, one for the discriminator."""
         adversary = list(self.module.discriminator.parameters())
-        ids = {id(p) for p in adversary}
-        others = [p for p in self.module.parameters() if id(p) not in ids and p.requires_grad]
+        named = [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
+        dispersions = [p for name, p in named if name.endswith("log_theta")]
+        apart = {id(p) for p in adversary + dispersions}
+        others = [p for _, p in named if id(p) not in apart]
+        groups = [{"params": part} for part in (others, dispersions)]
         make = OPTIMIZERS[self.optimizer_name]
-        return [make(p, lr=self.lr, weight_decay=self.weight_decay) for p in (others, adversary)]
+        return [make(p, lr=self.lr, weight_decay=self.weight_decay) for p in (groups, adversary)]
 
     @property
     def _plays_adversary(self) -> bool:
@@ -180,30 +188,33 @@ class CLUETrainingPlan(MosaicTrainingPlan):
             self._step(
                 adversary, self.module.discriminator_loss(batch, inferred, noise, detach=True)
             )
-        return self._generator_step(batch, inferred, noise)
+        return self._generator_step(batch, inferred, self.weights, noise)
 
     def _generator_step(
-        self, batch: dict[str, Tensor], inferred: Inference, noise: float
+        self, batch: dict[str, Tensor], inferred: Inference, weights: LossWeights, noise: float
     ) -> dict[str, Tensor]:
         """One step of all but the discriminator, as far as `inferred` has gradients."""
         nll = self._decoded(batch, inferred)
         self.module.discriminator.requires_grad_(False)
-        output = self.module.loss(batch, inferred, nll, self.weights, noise, self.temperature)
+        output = self.module.loss(batch, inferred, nll, weights, noise, self.temperature)
         self._step(self._optimizers()[0], output.loss, self.gradient_clip)
         self.module.discriminator.requires_grad_(self._adversary_learns)
         self._train_terms.add(output.extra_metrics, output.n_obs_minibatch)
         return {"loss": output.loss.detach()}
 
     def _decoder_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """One step of the decoders, from embeddings that stay."""
+        """One step of the decoders as they are used, from embeddings that stay."""
         first, last = self._n_joint_epochs, self._max_epochs
         self._set_learning_rates([self.lr, self.lr], self._progress(batch_idx, first, last))
-        for part in self.module.encoders.modules():
-            if isinstance(part, BatchNorm1d):
-                part.eval()
+        self._optimizers()[0].param_groups[1]["lr"] *= DISPERSION_RATE
+        # posteriors may be wider than their means are long, where pairs are few; what is decoded
+        # from such samples, or with units dropped, is no mean of counts
+        self.module.eval()
         with torch.no_grad():
-            inferred = self.module.inference(batch)
-        return self._generator_step(batch, inferred, noise=0.0)
+            inferred = self.module.inference(batch, sample=False)
+        of_others = OTHERS_WEIGHT * self.weights.lambda_real_cross
+        weights = replace(self.weights, lambda_real_cross=of_others)
+        return self._generator_step(batch, inferred, weights, noise=0.0)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """All terms at the posterior means, without noise."""
