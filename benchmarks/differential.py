@@ -98,6 +98,8 @@ def totalvi(mdata: MuData, epochs: int | None) -> Callable[[str, str, str | None
         found["modality"] = found.index.map(single)
         return found.dropna(subset=["modality"])
 
+    return table
+
 
 def ranks(mdata: MuData, key: str, one: str, two: str | None, m: str) -> pd.Series:
     """Wilcoxon's test of normalised counts, as scanpy and Seurat have it: p values."""
