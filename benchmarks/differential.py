@@ -84,8 +84,6 @@ def totalvi(mdata: MuData, epochs: int | None) -> Callable[[str, str, str | None
     )
     model = scvi.model.TOTALVI(mdata)
     model.train(epochs, accelerator="cpu", enable_progress_bar=False)
-    modality = np.repeat(list(SHARES), [mdata[m].n_vars for m in SHARES])
-    names = np.concatenate([mdata[m].var_names for m in SHARES])
 
     def table(key: str, one: str, two: str | None) -> pd.DataFrame:
         masks = [(mdata["rna"].obs[key] == one).to_numpy()]
@@ -93,10 +91,10 @@ def totalvi(mdata: MuData, epochs: int | None) -> Callable[[str, str, str | None
         found = model.differential_expression(
             idx1=masks[0], idx2=masks[1], silent=True, all_stats=False
         )
-        # of features that have one name in both modalities nothing tells which is which
-        single = {n: m for n, m in zip(names, modality, strict=True) if (names == n).sum() == 1}
-        found["modality"] = found.index.map(single)
-        return found.dropna(subset=["modality"])
+        is_protein = found.index.str.endswith("_protein")
+        found["modality"] = np.where(is_protein, "adt", "rna")
+        found.index = found.index.str.removesuffix("_protein")
+        return found
 
     return table
 
