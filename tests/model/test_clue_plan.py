@@ -507,3 +507,19 @@ def test_presets_fit_the_functions_that_take_them() -> None:
         short = preset["finetune"] | {"max_epochs": 1}
         tuned = clue.finetune(query, enable_progress_bar=False, accelerator="cpu", **short)
         assert tuned.adata.n_obs == 100
+
+
+def test_the_objective_is_one_in_both_phases():
+    mdata = counts_mosaic(n_cells=120)
+    scvi.settings.seed = 0
+    CLUE.setup_mudata(mdata, batch_key="batch")
+    model = CLUE(mdata, n_latent=4, n_components=5)
+    options = {"enable_progress_bar": False, "accelerator": "cpu", "batch_size": 32}
+    model.train(max_epochs=8, plan_kwargs={"decoder_epochs": 0.5}, **options)
+    train, held_out = (
+        model.history[f"objective_{part}"].to_numpy() for part in ("train", "validation")
+    )
+    # decoding from another modality alone weighs more in the second half, which no curve shows
+    assert (train[4:] < train[3] + np.ptp(held_out) + 1).all()
+    real = model.history["real_cross_train"].to_numpy()
+    assert real.min() > 1  # so that three times more would show

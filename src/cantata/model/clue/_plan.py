@@ -199,7 +199,11 @@ class CLUETrainingPlan(MosaicTrainingPlan):
         output = self.module.loss(batch, inferred, nll, weights, noise, self.temperature)
         self._step(self._optimizers()[0], output.loss, self.gradient_clip)
         self.module.discriminator.requires_grad_(self._adversary_learns)
-        self._train_terms.add(output.extra_metrics, output.n_obs_minibatch)
+        metrics = output.extra_metrics
+        added = weights.lambda_real_cross - self.weights.lambda_real_cross
+        if added and "real_cross" in metrics:  # one objective in the history, whatever the phase
+            metrics["objective"] = metrics["objective"] - added * metrics["real_cross"]
+        self._train_terms.add(metrics, output.n_obs_minibatch)
         return {"loss": output.loss.detach()}
 
     def _decoder_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
