@@ -163,6 +163,7 @@ def test_only_the_key_is_written_and_survives_a_file(mosaic, options, key, tmp_p
         ({"use_rep": "X_narrow"}, ValueError, "has 2 dimensions in 'rna' and 3 in 'adt'"),
         ({"batch_key": "donor"}, KeyError, "batch_key='donor'"),
         ({"batch_key": "half"}, ValueError, "30 of 30 cells of 'rna'|35 of 35 cells of 'adt'"),
+        ({"k": 0}, ValueError, "k must be at least 1"),
         ({"k": 31}, ValueError, "k=31 neighbours were asked of x"),
     ],
 )

@@ -107,34 +107,40 @@ def _evidence(
     # 2. nearest cells of the own set, without the cell itself, which is the first unless it has
     #    copies
     neighbors = nearest_neighbors(own, own, n_own + 1, seed=seed)[0][:, 1:]
-    scale = _log_mean(nearest_neighbors(x, x, n_nearest + 1, seed=seed)[1][:, 1:])
-    # 3. how much farther those of the other set are
-    ratio = _log_mean(nearest_neighbors(y, x, n_nearest, seed=seed)[1]) - scale
-    without = ratio.copy()
-    for cluster in present:
-        rows, others = of_x == cluster, y[of_y != cluster]
-        if len(others) >= n_nearest:
-            far = nearest_neighbors(others, x[rows], n_nearest, seed=seed)[1]
-            without[rows] = _log_mean(far) - scale[rows]
-    if np.median(ratio) > np.log(MAX_RATIO) and is_paired.mean() < MIN_KNOWN:
-        warnings.warn(
-            "Cells of one modality or batch lie apart from all others in this embedding: their "
-            f"nearest others are {np.exp(np.median(ratio)):.1f} times as far as their own kind. "
-            "Probabilities of counterparts mean nothing there.",
-            UserWarning,
-            stacklevel=4,
-        )
-    near = neighbors[:, :n_nearest]
-    same = of_x[near] == of_x[:, None]
-    here = [ratio[near].mean(axis=1)]
-    left_out = [np.where(same, without[near], ratio[near]).mean(axis=1)]
+    here, left_out = [], []
+    # 3. how much farther those of the other set are, where few counterparts are known
+    if is_paired.mean() < MIN_KNOWN:
+        scale = _log_mean(nearest_neighbors(x, x, n_nearest + 1, seed=seed)[1][:, 1:])
+        ratio = _log_mean(nearest_neighbors(y, x, n_nearest, seed=seed)[1]) - scale
+        _warn_where_apart(ratio)
+        without = ratio.copy()
+        for cluster in present:
+            rows, others = of_x == cluster, y[of_y != cluster]
+            if len(others) >= n_nearest:
+                far = nearest_neighbors(others, x[rows], n_nearest, seed=seed)[1]
+                without[rows] = _log_mean(far) - scale[rows]
+        near = neighbors[:, :n_nearest]
+        same = of_x[near] == of_x[:, None]
+        here.append(ratio[near].mean(axis=1))
+        left_out.append(np.where(same, without[near], ratio[near]).mean(axis=1))
     # 4. how few of a cell's neighbours are known to have a counterpart
     if is_paired.any():
         known = is_paired[neighbors]
         here.append(-known.mean(axis=1))
         left_out.append(-(known & (of_x[neighbors] != of_x[:, None])).mean(axis=1))
-    first = 1 if is_paired.mean() >= MIN_KNOWN else 0
-    return np.column_stack(here[first:]), np.column_stack(left_out[first:]), balance
+    return np.column_stack(here), np.column_stack(left_out), balance
+
+
+def _warn_where_apart(ratio: np.ndarray) -> None:
+    """Say so where the two sets are not mixed, by (n,) log ratios of distances."""
+    if np.median(ratio) > np.log(MAX_RATIO):
+        warnings.warn(
+            "Cells of one modality or batch lie apart from all others in this embedding: their "
+            f"nearest others are {np.exp(np.median(ratio)):.1f} times as far as their own kind. "
+            "Probabilities of counterparts mean nothing there.",
+            UserWarning,
+            stacklevel=5,
+        )
 
 
 def _log_mean(distances: np.ndarray) -> np.ndarray:

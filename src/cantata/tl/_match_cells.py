@@ -109,7 +109,8 @@ def match_cells(
     batches = _batches(mdata, batch_key, (source, target), cells)
     options: dict[str, Any] = {"normalize": normalize, "seed": seed}
     if k is not None or batches[0] is None:
-        k = k or min(N_NEIGHBORS, *(len(z) for z in embeddings))
+        if k is None:
+            k = min(N_NEIGHBORS, *(len(z) for z in embeddings))
         groups: dict[str, Any] = {"groups_x": batches[0], "groups_y": batches[1]}
         matched = matching_matrix(embeddings[0], embeddings[1], k=k, **groups, **options)
     else:

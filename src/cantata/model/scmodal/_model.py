@@ -502,7 +502,7 @@ class SCMODAL(MosaicModelClass):
         if not self.adata[modality].n_obs:
             return cells[:0], cells[:0], "nearest cells"
         rows = sample_cells(len(cells), MAX_CALIBRATION_CELLS)
-        z = self.get_latent_representation(modality=source)[rows].astype(np.float64)
+        z = self.get_latent_representation(modality=source, indices=rows).astype(np.float64)
         reference = self.get_latent_representation(modality=modality).astype(np.float64)
         nearest = nearest_neighbors(reference, z, 1)[0][:, 0]
         return cells[rows], nearest, "nearest cells of the other modality"
