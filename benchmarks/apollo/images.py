@@ -95,13 +95,19 @@ def of_ridge(x: np.ndarray, y: np.ndarray, test: np.ndarray, seed: int) -> np.nd
     return ((test.reshape(len(test), -1) - mean_a) @ weights + mean_b).reshape(test.shape)
 
 
-class Autoencoder(nn.Sequential):
+class Autoencoder(nn.Module):
     """One step, with the widths of APOLLO."""
 
     def __init__(self) -> None:
-        encoder = ConvEncoder(1, SIDE, WIDTHS)
-        head = nn.Linear(encoder.n_out, N_LATENT)
-        super().__init__(encoder, head, ConvDecoder(N_LATENT, 1, SIDE, WIDTHS))
+        super().__init__()
+        self.encoder = ConvEncoder(1, SIDE, WIDTHS)
+        self.head = nn.Linear(self.encoder.n_out, N_LATENT)
+        self.decoder = ConvDecoder(N_LATENT, 1, SIDE, WIDTHS)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, 1, side, side) logits from (n, 1, side, side)."""
+        (features,) = self.encoder(x)
+        return self.decoder(self.head(features))
 
 
 class UNet(nn.Module):

@@ -56,7 +56,7 @@ def of_plain_loop(
     tensors = {m: torch.from_numpy(images[m].astype(np.float32)).to(device) for m in names}
     encoders, full, shared = {}, {}, {}
     for m in names:
-        trunk = ConvEncoder(1, side, WIDTHS)
+        trunk = ConvEncoder(1, side, WIDTHS, n_branches=2)
         encoders[m] = SplitEncoder(trunk, 100, N_LATENT, 16).to(device)
         full[m] = ConvDecoder(N_LATENT + 16, 1, side, WIDTHS).to(device).requires_grad_(False)
         shared[m] = ConvDecoder(N_LATENT, 1, side, WIDTHS).to(device)

@@ -434,6 +434,7 @@ def test_preset_of_images_is_what_was_published() -> None:
         ("model", "n_shared"): 1024,
         ("model", "n_specific"): 200,
         ("model", "image_widths"): (64, 128, 256, 256, 96),
+        ("model", "n_common_layers"): 5,
         ("model", "start"): "normal",
         ("model", "shared_decoders"): False,
         ("model", "losses"): "bce",

@@ -73,7 +73,7 @@ def test_large_images_are_averaged_before(side: int, pooled: int) -> None:
 def test_decoders_undo_the_shape_of_encoders(side: int) -> None:
     images = torch.rand(3, 2, side, side)
     encoder = ConvEncoder(2, side, (4, 8, 8, 6))
-    features = encoder(images)
+    (features,) = encoder(images)
     assert features.shape == (3, encoder.n_out) == (3, 6 * (side // 16) ** 2)
     assert ConvDecoder(5, 2, side, (4, 8, 8, 6))(torch.rand(3, 5)).shape == images.shape
 
@@ -88,8 +88,29 @@ def test_covariates_enter_both() -> None:
     images, z = torch.ones(2, 1, 16, 16), torch.ones(2, 3)
     encoder = ConvEncoder(1, 16, (4, 4), n_categories=[2]).eval()
     decoder = ConvDecoder(3, 1, 16, (4, 4), n_categories=[2]).eval()
-    for out in (encoder(images, codes), decoder(z, codes)):
+    for out in (*encoder(images, codes), decoder(z, codes)):
         assert not torch.allclose(out[0], out[1])
+
+
+def test_branches_share_the_first_half_alone() -> None:
+    encoder = ConvEncoder(1, 16, (2, 3, 4), n_branches=2).eval()
+    images = torch.rand(3, 1, 16, 16)
+    features = encoder(images)
+    for branch, found in zip(encoder.branches, features, strict=True):
+        x = images
+        for layer in (*encoder.common, *branch):
+            x = layer(x)
+        assert torch.allclose(found, x, atol=1e-6)
+    assert not torch.allclose(*features)
+    # what one branch learns moves layers in common and its own, not those of the other
+    features[0].square().sum().backward()
+    assert [isinstance(p, nn.Conv2d) for p in encoder.common].count(True) == 1
+    assert all(p.grad is not None for p in encoder.common.parameters())
+    moved = [[p.grad is not None for p in branch.parameters()] for branch in encoder.branches]
+    assert all(moved[0]) and not any(moved[1])
+    # all in common: features are the same
+    first, second = ConvEncoder(1, 16, (2, 3), n_branches=2, n_common=2)(images)
+    assert torch.equal(first, second)
 
 
 def test_a_network_of_ones_own() -> None:

@@ -179,7 +179,7 @@ class SplitEncoder(nn.Module):
     ----------
     trunk
         Network from (n, ...) inputs and covariates to (n, ``n_out``) features, such as
-        :class:`MLP` and :class:`ConvEncoder`.
+        :class:`MLP`, or to a list of such, one for each head, as :class:`ConvEncoder`.
     n_linear
         Width of what the linear map reads.
     n_shared, n_specific
@@ -244,7 +244,10 @@ class SplitEncoder(nn.Module):
         The linear map reads (n, n_linear) `linear`, by default `x` itself.
         """
         hidden = self.trunk(x, covariates)
-        out = torch.cat([head(hidden) for head in self.heads], dim=1)
+        if isinstance(hidden, Tensor):
+            hidden = [hidden] * len(self.heads)
+        parts = [head(features) for head, features in zip(self.heads, hidden, strict=True)]
+        out = torch.cat(parts, dim=1)
         straight = (x if linear is None else linear) @ self.slope + self.offset
         shared, specific = (out + straight).split(self.sizes, dim=1)
         return shared, specific

@@ -72,6 +72,9 @@ class ConvEncoder(nn.Module):
         Shape of the images.
     widths
         Channels of each layer.
+    n_branches, n_common
+        Sets of features, and the layers that all have in common before each has its own; None:
+        half of them.
     n_categories, n_continuous
         Covariates, see :class:`CovariateEffects`.
 
@@ -79,7 +82,7 @@ class ConvEncoder(nn.Module):
     --------
     >>> import torch
     >>> net = ConvEncoder(1, 32, (4, 8))
-    >>> net(torch.zeros(3, 1, 32, 32)).shape, net.n_out
+    >>> net(torch.zeros(3, 1, 32, 32))[0].shape, net.n_out
     (torch.Size([3, 512]), 512)
     """
 
@@ -89,25 +92,40 @@ class ConvEncoder(nn.Module):
         side: int,
         widths: Sequence[int],
         *,
+        n_branches: int = 1,
+        n_common: int | None = None,
         n_categories: Sequence[int] = (),
         n_continuous: int = 0,
     ) -> None:
         super().__init__()
         inner = _check_side(side, widths)
-        layers: list[nn.Module] = []
-        for number, (a, b) in enumerate(pairwise([n_stains, *widths])):
-            layers.append(nn.Conv2d(a, b, 4, stride=2, padding=1, bias=False))
-            layers += [BatchNorm2d(b)] if number else []
-            layers.append(nn.LeakyReLU(SLOPE))
-        self.layers = nn.Sequential(*layers, nn.Flatten())
+        shapes = list(pairwise([n_stains, *widths]))
+
+        def layers(numbers: range) -> list[nn.Module]:
+            made: list[nn.Module] = []
+            for number in numbers:
+                a, b = shapes[number]
+                made.append(nn.Conv2d(a, b, 4, stride=2, padding=1, bias=False))
+                made += [BatchNorm2d(b)] if number else []
+                made.append(nn.LeakyReLU(SLOPE))
+            return made
+
+        n_common = len(shapes) // 2 if n_common is None else n_common
+        self.common = nn.Sequential(*layers(range(n_common)))
+        self.branches = nn.ModuleList(
+            nn.Sequential(*layers(range(n_common, len(shapes))), nn.Flatten())
+            for _ in range(n_branches)
+        )
         self.n_out = widths[-1] * inner**2
         self.covariates = CovariateEffects(
             n_categories, n_continuous, self.n_out, fan_in=self.n_out
         )
+        self.to(memory_format=torch.channels_last)  # a fifth faster
 
-    def forward(self, x: Tensor, covariates: Covariates | None = None) -> Tensor:
-        """(n, n_out) from (n, n_stains, side, side)."""
-        return self.layers(x) + self.covariates(covariates)
+    def forward(self, x: Tensor, covariates: Covariates | None = None) -> list[Tensor]:
+        """(n, n_out) features by each branch from (n, n_stains, side, side)."""
+        effect, hidden = self.covariates(covariates), self.common(x)
+        return [branch(hidden) + effect for branch in self.branches]
 
 
 class ConvDecoder(nn.Module):
@@ -150,6 +168,7 @@ class ConvDecoder(nn.Module):
         self.layers = nn.Sequential(
             *layers, nn.ConvTranspose2d(widths[0], n_stains, 4, stride=2, padding=1)
         )
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, z: Tensor, covariates: Covariates | None = None) -> Tensor:
         """(n, n_stains, side, side) from (n, n_latent)."""

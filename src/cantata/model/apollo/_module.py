@@ -226,6 +226,8 @@ class APOLLOModule(BaseModuleClass):
         Side of the images of each modality that has some; its features are stains then.
     hidden_heads
         Give the two heads of each encoder a hidden layer, as in the paper.
+    n_common_layers
+        Convolutions that the two heads of an encoder of images share; None: half of them.
 
     Notes
     -----
@@ -260,6 +262,7 @@ class APOLLOModule(BaseModuleClass):
         hidden_heads: bool = False,
         image_widths: Sequence[int] = (16, 32, 64, 96),
         image_sides: Mapping[str, int] | None = None,
+        n_common_layers: int | None = None,
         networks: Mapping[str, nn.Module] | None = None,
         n_batch: int = 1,
         n_categories: list[int] | None = None,
@@ -300,7 +303,9 @@ class APOLLOModule(BaseModuleClass):
                         decoders[name] = ImageDecoder(loss, net, n_batch)
                 input_shape: tuple[int, ...] = (*shape, shape[1])
                 if name not in networks:
-                    trunk = ConvEncoder(*shape, image_widths, **told)
+                    # what a stain has for itself would crowd out what tells of the others
+                    heads = {"n_branches": 2 if n_own else 1, "n_common": n_common_layers}
+                    trunk = ConvEncoder(*shape, image_widths, **heads, **told)
             else:
                 # 2. rows of a matrix: their components, or what is decoded
                 rotate = n_components is not None and p > n_components

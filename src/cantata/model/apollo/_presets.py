@@ -62,6 +62,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "n_specific": 200,
             "losses": "bce",
             "image_widths": (64, 128, 256, 256, 96),
+            "n_common_layers": 5,
             "shared_decoders": False,
             "start": "normal",
         },
