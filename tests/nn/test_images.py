@@ -107,7 +107,8 @@ def test_branches_share_the_first_half_alone() -> None:
     assert [isinstance(p, nn.Conv2d) for p in encoder.common].count(True) == 1
     assert all(p.grad is not None for p in encoder.common.parameters())
     moved = [[p.grad is not None for p in branch.parameters()] for branch in encoder.branches]
-    assert all(moved[0]) and not any(moved[1])
+    assert all(moved[0])
+    assert not any(moved[1])
     # all in common: features are the same
     first, second = ConvEncoder(1, 16, (2, 3), n_branches=2, n_common=2)(images)
     assert torch.equal(first, second)

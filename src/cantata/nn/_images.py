@@ -60,6 +60,13 @@ def _check_side(side: int, widths: Sequence[int]) -> int:
     return inner
 
 
+def _channels_last(module: nn.Module) -> None:
+    """Order in memory by which convolutions are a fifth faster."""
+    for p in module.parameters():
+        if p.dim() == 4:
+            p.data = p.data.contiguous(memory_format=torch.channels_last)
+
+
 class ConvEncoder(nn.Module):
     """From images to features: convolutions of kernel 4 that halve the side, one for each width.
 
@@ -120,7 +127,7 @@ class ConvEncoder(nn.Module):
         self.covariates = CovariateEffects(
             n_categories, n_continuous, self.n_out, fan_in=self.n_out
         )
-        self.to(memory_format=torch.channels_last)  # a fifth faster
+        _channels_last(self)
 
     def forward(self, x: Tensor, covariates: Covariates | None = None) -> list[Tensor]:
         """(n, n_out) features by each branch from (n, n_stains, side, side)."""
@@ -168,7 +175,7 @@ class ConvDecoder(nn.Module):
         self.layers = nn.Sequential(
             *layers, nn.ConvTranspose2d(widths[0], n_stains, 4, stride=2, padding=1)
         )
-        self.to(memory_format=torch.channels_last)
+        _channels_last(self)
 
     def forward(self, z: Tensor, covariates: Covariates | None = None) -> Tensor:
         """(n, n_stains, side, side) from (n, n_latent)."""

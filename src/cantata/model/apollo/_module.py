@@ -304,8 +304,14 @@ class APOLLOModule(BaseModuleClass):
                 input_shape: tuple[int, ...] = (*shape, shape[1])
                 if name not in networks:
                     # what a stain has for itself would crowd out what tells of the others
-                    heads = {"n_branches": 2 if n_own else 1, "n_common": n_common_layers}
-                    trunk = ConvEncoder(*shape, image_widths, **heads, **told)
+                    trunk = ConvEncoder(
+                        p,
+                        self.image_sides[name],
+                        image_widths,
+                        n_branches=2 if n_own else 1,
+                        n_common=n_common_layers,
+                        **told,
+                    )
             else:
                 # 2. rows of a matrix: their components, or what is decoded
                 rotate = n_components is not None and p > n_components
