@@ -16,9 +16,10 @@ from mosaics import mosaic
 from scipy import sparse
 
 from cantata import SCMODAL
+from cantata._numeric.composition import composition_weights
 from cantata.data import StepSampler, UnpairedDataModule, UnpairedDataset, paired_key
 from cantata.model.scmodal._module import covariates_key, linked_key
-from cantata.model.scmodal._training import known_pairs, readers_of
+from cantata.model.scmodal._training import draw_weights, known_pairs, readers_of
 
 if TYPE_CHECKING:
     import mudata
@@ -212,3 +213,45 @@ def test_defaults_of_minibatches_and_steps() -> None:
     assert first.shape == (500, 1)
     assert first[:, 0].tolist() == np.random.default_rng((0, 0)).integers(2000, size=500).tolist()
     assert list(StepSampler(250)) == list(range(100))
+
+
+def test_rows_are_drawn_by_their_weights() -> None:
+    weights = np.array([1.0, 0.0, 3.0, 6.0])
+    values = np.arange(40, dtype=np.float32)
+    readers = {m: {m: lambda rows: values[rows]} for m in ("a", "b")}
+    rows = {"a": np.array([5, 6, 7, 8]), "b": np.arange(10, 14)}
+    weighted, plain = (
+        UnpairedDataset(readers, rows, weights=w, batch_size=20_000, seed=0)[3]
+        for w in ({"a": weights}, None)
+    )
+    share = np.bincount(weighted["a"].numpy().astype(int), minlength=9)[5:9] / 20_000
+    np.testing.assert_allclose(share, weights / weights.sum(), atol=0.01)
+    # a modality without weights is drawn evenly, without any all are as they were
+    for found in (weighted["b"], plain["b"], plain["a"]):
+        counts = np.unique(found.numpy(), return_counts=True)[1]
+        np.testing.assert_allclose(counts / 20_000, 0.25, atol=0.01)
+    rng = np.random.default_rng((0, 3))
+    assert np.array_equal(plain["a"], values[rows["a"][rng.integers(4, size=20_000)]])
+
+
+def test_weights_of_several_pairs_are_their_geometric_mean() -> None:
+    rng = np.random.default_rng(0)
+    sizes = {"a": 300, "b": 400, "c": 250}
+    pairs = [("a", "b"), ("b", "c")]
+    linked = {
+        (m, o): rng.normal(size=(sizes[m], 4)).astype(np.float32) + (m == "c") * np.eye(4)[0] * 3
+        for pair in pairs
+        for m, o in (pair, pair[::-1])
+    }
+    readers = {
+        m: {linked_key(*key): values.__getitem__ for key, values in linked.items() if key[0] == m}
+        for m in sizes
+    }
+    found = draw_weights(pairs, readers, sizes)
+    ab = composition_weights(linked["a", "b"], linked["b", "a"])
+    bc = composition_weights(linked["b", "c"], linked["c", "b"])
+    np.testing.assert_allclose(found["a"], ab[0])
+    np.testing.assert_allclose(found["b"], np.sqrt(ab[1] * bc[0]))
+    np.testing.assert_allclose(found["c"], bc[1])
+    # a modality without cells is linked to nothing
+    assert list(draw_weights(pairs, {m: readers[m] for m in "ab"}, sizes)) == ["a", "b"]

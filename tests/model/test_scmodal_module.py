@@ -23,7 +23,7 @@ from cantata.data import UnpairedDataset
 from cantata.metrics import foscttm, label_transfer_accuracy, silhouette
 from cantata.model.scmodal import LossWeights, SCMODALModule, SCMODALTrainingPlan
 from cantata.model.scmodal._module import link_consistency
-from cantata.model.scmodal._training import known_pairs, readers_of
+from cantata.model.scmodal._training import draw_weights, known_pairs, readers_of
 from cantata.nn import CovariateEffects, Covariates
 
 FEATURES = {"adt": 4, "rna": 7, "atac": 5}
@@ -461,10 +461,14 @@ def test_training_is_the_loop_of_the_paper(plan: dict) -> None:
     options = {"n_discriminator_steps": 5, "lambda_geo": 3.0, "lambda_linked": 2.0, **plan}
     model.train(max_steps=2, use_paired=True, n_refinements=0, plan_kwargs=options, **QUIET)
     names = model.modalities
+    readers = {m: readers_of(model, m, names) for m in names}
+    n_obs = {m: model.adata[m].n_obs for m in names}
     dataset = UnpairedDataset(
-        {m: readers_of(model, m, names) for m in names},
-        {m: np.arange(model.adata[m].n_obs) for m in names},
+        readers,
+        {m: np.arange(n) for m, n in n_obs.items()},
         paired=known_pairs(model),
+        # populations are drawn in like shares, but not by joint components
+        weights=draw_weights([("rna", "atac")], readers, n_obs),
         batch_size=16,
         seed=4,
     )
@@ -605,7 +609,13 @@ DEFAULT_PLAN = {
     "n_neighbors": 15,
     "gradient_clip": 5.0,
 }
-DEFAULT_TRAIN = {"max_steps": None, "batch_size": 500, "use_paired": False, "n_refinements": 4}
+DEFAULT_TRAIN = {
+    "max_steps": None,
+    "batch_size": 500,
+    "use_paired": False,
+    "n_refinements": 4,
+    "balance": True,
+}
 
 
 def test_published_settings() -> None:
@@ -626,6 +636,7 @@ def test_published_settings() -> None:
     assert not net.input("rna").is_rotated
     assert preset["train"]["max_steps"] == 10_000
     assert preset["train"]["batch_size"] == 500
+    assert preset["train"]["balance"] is False
     plan = SCMODALTrainingPlan(net, **preset["train"]["plan_kwargs"])
     assert plan.weights == LossWeights(1.0, 10.0, 10.0, 1.0, 0.0, 10.0, 0.0)
     assert {net.input(m).transform for m in ("rna", "adt")} == {"log1p"}

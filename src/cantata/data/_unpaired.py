@@ -44,6 +44,9 @@ class UnpairedDataset(Dataset):
         For pairs of modalities, (n, 2) row numbers of cells that are in both. One half of the
         minibatch of both is then drawn from these; where a modality is in two pairs a third for
         each pair, and so on, so that as large a part is always drawn from all rows.
+    weights
+        How often each of `rows` is drawn beside the others, for some modalities; others are drawn
+        evenly.
     batch_size
         Rows of each modality.
     first_step
@@ -72,6 +75,7 @@ class UnpairedDataset(Dataset):
         rows: Mapping[str, np.ndarray],
         *,
         paired: Mapping[tuple[str, str], np.ndarray] | None = None,
+        weights: Mapping[str, np.ndarray] | None = None,
         batch_size: int = 500,
         first_step: int = 0,
         seed: int | None = None,
@@ -80,6 +84,7 @@ class UnpairedDataset(Dataset):
         self._readers = dict(readers)
         self._rows = {name: np.asarray(r, dtype=np.int64) for name, r in rows.items()}
         self._paired = dict(paired or {})
+        self._cumulative = {name: np.cumsum(w) / np.sum(w) for name, w in (weights or {}).items()}
         self._batch_size, self._first_step = batch_size, first_step
         self._seed = (settings.seed or 0) if seed is None else seed
         # every pair that a modality is in has a part of its minibatch to itself
@@ -94,10 +99,7 @@ class UnpairedDataset(Dataset):
         """Minibatch of a step."""
         rng = np.random.default_rng((self._seed, self._first_step + step))
         # 1. rows of every modality
-        drawn = {
-            name: rows[rng.integers(len(rows), size=self._batch_size)]
-            for name, rows in self._rows.items()
-        }
+        drawn = {name: rows[self._draw(name, rng)] for name, rows in self._rows.items()}
         # 2. in their parts, cells of pairs in place of them
         minibatch: dict[str, torch.Tensor] = {}
         for pair, cells in self._paired.items():
@@ -112,6 +114,14 @@ class UnpairedDataset(Dataset):
             for key, read in readers.items():
                 minibatch[key] = torch.from_numpy(read(drawn[name]))
         return minibatch
+
+    def _draw(self, name: str, rng: np.random.Generator) -> np.ndarray:
+        """Positions among the rows of a modality."""
+        n_rows = len(self._rows[name])
+        if name not in self._cumulative:
+            return rng.integers(n_rows, size=self._batch_size)
+        found = np.searchsorted(self._cumulative[name], rng.random(self._batch_size), "right")
+        return np.minimum(found, n_rows - 1)  # rounding may leave the last sum below 1
 
 
 class StepSampler(Sampler[int]):

@@ -24,7 +24,13 @@ from cantata.model.scmodal._module import SCMODALModule, consistency_name
 from cantata.model.scmodal._plan import SCMODALTrainingPlan
 from cantata.model.scmodal._presets import PRESETS
 from cantata.model.scmodal._refine import refined_variates, refinement_steps
-from cantata.model.scmodal._training import anchor_factors, batches_of, known_pairs, readers_of
+from cantata.model.scmodal._training import (
+    anchor_factors,
+    batches_of,
+    draw_weights,
+    known_pairs,
+    readers_of,
+)
 from cantata.nn import WeightInit
 
 if TYPE_CHECKING:
@@ -171,6 +177,7 @@ class SCMODAL(MosaicModelClass):
         early_stopping: bool = False,
         use_paired: bool = False,
         n_refinements: int = 4,
+        balance: bool = True,
         accelerator: str = "auto",
         devices: int | list[int] | str = "auto",
         plan_kwargs: Mapping[str, Any] | None = None,
@@ -200,6 +207,11 @@ class SCMODAL(MosaicModelClass):
             variates of all features, between each cell and the cells of the other modality that
             are nearest by then, join them, or replace them where they are fewer than latents.
             Beyond the paper, 0 restores it. Nothing is refined where weights are frozen.
+        balance
+            Draw populations, found by linked features, in like shares from linked modalities.
+            Drawn as they are, what is frequent in one modality alone is laid on other cells of the
+            other. Not where links are so many that joint components stand for them. Beyond the
+            paper.
         plan_kwargs
             Arguments of :class:`~cantata.model.scmodal.SCMODALTrainingPlan`: learning rate,
             weights of the loss terms.
@@ -266,10 +278,13 @@ class SCMODAL(MosaicModelClass):
         readers = {name: readers_of(self, name, present, progress=progress) for name in present}
         n_obs = {name: self.adata[name].n_obs for name in present}
         plan.refine = partial(refined_variates, self.module, readers, n_obs)
+        # clusters of joint components would differ between modalities by noise
+        balanced = [p for p, factor in anchor_factors(self).items() if balance and factor == 1]
         dataset = UnpairedDataset(
             readers,
             {name: np.arange(n) for name, n in n_obs.items()},
             paired=paired,
+            weights=draw_weights(balanced, readers, n_obs),
             batch_size=min(batch_size, max(n_obs.values())),
             first_step=self.n_steps_,
         )

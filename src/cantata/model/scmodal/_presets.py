@@ -20,6 +20,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "max_steps": 10_000,
             "batch_size": 500,
             "n_refinements": 0,
+            "balance": False,
             "plan_kwargs": {
                 "lr": 1e-3,
                 "lr_schedule": "constant",

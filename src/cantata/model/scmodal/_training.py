@@ -12,13 +12,14 @@ from cantata._keys import BATCH, CATEGORICAL, CONTINUOUS
 from cantata._mudata.pairing import modality_cells, row_table
 from cantata._mudata.values import MatrixReader
 from cantata._numeric.batches import apply_maps, batch_maps, sampled_by_batch
+from cantata._numeric.composition import composition_weights
 from cantata.data import MosaicObsField
 from cantata.model._inputs import clusters_of, training_reader
 from cantata.model.scmodal._links import linked_matrix
 from cantata.model.scmodal._module import covariates_key, linked_key
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from cantata._mudata.values import RowReader
     from cantata.model.base import MosaicModelClass
@@ -61,6 +62,25 @@ def batches_of(model: MosaicModelClass, modality: str) -> np.ndarray | None:
         return None
     columns = model.adata_manager.create_torch_dataset(data_and_attributes=[BATCH]).columns
     return columns[BATCH].numpy()[modality_cells(model.adata, modality)]
+
+
+def draw_weights(
+    pairs: Sequence[Pair], readers: Mapping[str, Mapping[str, RowReader]], n_obs: Mapping[str, int]
+) -> dict[str, np.ndarray]:
+    """How often the cells of each modality are drawn, so that those of linked ones are alike.
+
+    By the linked features of `pairs`; of several that a modality is in, the geometric mean.
+    """
+    found: dict[str, list[np.ndarray]] = {name: [] for name in readers}
+    for pair in pairs:
+        if all(name in readers for name in pair):
+            linked = [
+                readers[m][linked_key(m, other)](np.arange(n_obs[m]))
+                for m, other in zip(pair, reversed(pair), strict=True)
+            ]
+            for name, weights in zip(pair, composition_weights(*linked), strict=True):
+                found[name].append(np.log(weights))
+    return {name: np.exp(np.mean(logs, axis=0)) for name, logs in found.items() if logs}
 
 
 def _covariate_readers(model: MosaicModelClass, modality: str) -> dict[str, RowReader]:
