@@ -21,6 +21,7 @@ from torch.nn import functional
 
 import cantata
 from cantata import APOLLO, CLUE
+from cantata.losses import dependence
 from cantata.model.apollo._checkpoint import StageCheckpoint
 from cantata.model.apollo._training import image_components
 from cantata.nn import Covariates, turned
@@ -111,6 +112,9 @@ def test_second_stage_is_a_plain_loop(loss: str) -> None:
                 if plain:
                     total = total + (z[name][part][plain] - target[plain]).square().mean()
 
+            if len(cells[name]) >= 8:
+                total = total + 10 * dependence(z[name][1], z[name][0].detach())
+
         def decoded(logits: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
             if loss == "mse":
                 return (logits - image).square().mean()
@@ -192,6 +196,31 @@ def test_decoders_are_trained_along_where_they_decode(weight: float) -> None:
     for name in ("full", "shared_only"):
         before, after = (getattr(net, name).state_dict() for net in (stage.start[0], model.module))
         assert {torch.equal(before[k], after[k]) for k in before if "weight" in k} == {not weight}
+
+
+def test_minibatches_of_turned_images_alone_teach_nothing() -> None:
+    """Without decoding, regression needs images that are as they were."""
+    options = {"encoder_plan_kwargs": {"lambda_decoded": 0.0, "lambda_independence": 0.0}}
+    model = trained(image_mosaic(40), batch_size=4, early_stopping=False, **options)
+    assert np.isfinite(model.get_latent_representation()).all()
+
+
+def test_specific_encodings_alone_move_by_their_dependence() -> None:
+    stage = Second()
+    trained(image_mosaic(), callbacks=[stage], early_stopping=False, train_size=1.0)
+    net, table_rows = stage.start
+    batch = stage.seen[0][0]
+    encoder = net.encoder("dna")
+    for head in encoder.heads:
+        head.reset_parameters()
+    inputs = {m: net.read(m, batch[m]) for m in net.modalities}
+    terms = net.encoder_loss(inputs, batch, table_rows, lambda_independence=1.0).extra_metrics
+    weights = [head.weight for head in encoder.heads]
+    shared, specific = torch.autograd.grad(terms["encoded_dependence_dna"], weights)
+    assert not shared.any()
+    assert specific.any()
+    none = net.encoder_loss(inputs, batch, table_rows).extra_metrics
+    assert "encoded_dependence_dna" not in none
 
 
 def test_widths_of_latents_unless_given() -> None:

@@ -413,7 +413,7 @@ def test_defaults_are_those_of_the_docs() -> None:
     assert module["hidden_heads"] is False
     assert defaults(LatentPlan.__init__) == LATENT
     encoder = {"lr": None, "lr_schedule": "cosine", "weight_decay": 0.0}
-    images = {"lambda_decoded": None, "views": True, "augment": None}
+    images = {"lambda_decoded": None, "lambda_independence": None, "views": True, "augment": None}
     assert defaults(EncoderPlan.__init__) == encoder | images | {"cached": ()}
     assert TRAIN.items() <= defaults(APOLLO.train).items()
 
@@ -442,6 +442,7 @@ def test_preset_of_images_is_what_was_published() -> None:
         ("train", "batch_size"): 256,
         ("train", "encoder_plan_kwargs", "lr"): 1e-3,
         ("train", "encoder_plan_kwargs", "lambda_decoded"): 0.0,
+        ("train", "encoder_plan_kwargs", "lambda_independence"): 0.0,
         ("train", "encoder_plan_kwargs", "views"): False,
     }
     assert typed.items() <= images.items()

@@ -601,16 +601,19 @@ class APOLLOModule(BaseModuleClass):
         table_rows: Mapping[str, Tensor],
         *,
         lambda_decoded: float = 0.0,
+        lambda_independence: float = 0.0,
         view: Tensor | None = None,
     ) -> LossOutput:
         """Squared distance of encoded to optimised latents (Zhang et al. 2026, second step).
 
-        `lambda_decoded` weighs what decoders make of encodings beside it, which is not in the
-        paper. Of cells whose images were turned by a `view` other than 0 there are no optimised
-        latents; decoded images are turned with them.
+        `lambda_decoded` weighs what decoders make of encodings beside it, `lambda_independence`
+        the dependence of specific encodings on the shared ones of the same modality, held fixed;
+        neither is in the paper. Of cells whose images were turned by a `view` other than 0 there
+        are no optimised latents; decoded images are turned with them.
         """
         cell, covariates = tensors[CELL], Covariates.of(tensors)
         terms: dict[str, Tensor] = {}
+        dependent: dict[str, Tensor] = {}
         with torch.no_grad():
             shared = self.table(SHARED)(table_rows[SHARED][cell])
         is_plain = torch.ones_like(cell, dtype=torch.bool) if view is None else view == 0
@@ -624,6 +627,8 @@ class APOLLOModule(BaseModuleClass):
             both = self.encode(name, x, covariates.rows(rows))
             encoded[0][name], encoded[1][name] = both
             z_shared, z_specific = (z.float() for z in both)
+            if lambda_independence and z_specific.shape[1] and len(rows) >= MIN_ROWS:
+                dependent[f"encoded_dependence_{name}"] = dependence(z_specific, z_shared.detach())
             if name in self.image_sides:
                 plain = is_plain[rows]
                 if not plain.any():
@@ -643,6 +648,8 @@ class APOLLOModule(BaseModuleClass):
             decoded = self._decoded_terms(tensors, *encoded, is_plain)
             total = total + lambda_decoded * sum(decoded.values())
             terms |= decoded
+        total = total + lambda_independence * sum(dependent.values())
+        terms |= dependent
         metrics = terms | {"encoder_objective": total}
         return LossOutput(loss=total, n_obs_minibatch=len(cell), extra_metrics=metrics)
 

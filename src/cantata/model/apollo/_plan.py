@@ -27,6 +27,8 @@ N_MIXINGS = 8
 """Times in the first stage that shared latents are mixed over batches."""
 LAMBDA_DECODED = 100.0
 """Weight of decoding what encoders infer of images, whose loss is a mean over pixels."""
+IMAGE_INDEPENDENCE = 10.0
+"""Weight of the independence of what encoders infer of images, beside that of decoding."""
 RIDGE = 1e-3
 """Penalty of linear encoders, in units of the mean variance of their inputs."""
 
@@ -229,6 +231,9 @@ class EncoderPlan(_StagePlan):
         Weight of the loss of decoding what encoders infer, of a modality by its own encoder and by
         those of the others, which alone moves shared latents; decoders are trained along. Not in
         the paper. None: 100 where there are images, else 0.
+    lambda_independence
+        Weight of the dependence of specific encodings on shared ones, which decoding would bring.
+        Not in the paper. None: 10 where there are images, else 0.
     views
         Flip and turn the images of cells at random, all stains of a cell alike.
     augment
@@ -256,6 +261,7 @@ class EncoderPlan(_StagePlan):
         lr_schedule: Schedule = "cosine",
         weight_decay: float = 0.0,
         lambda_decoded: float | None = None,
+        lambda_independence: float | None = None,
         views: bool = True,
         augment: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
@@ -264,6 +270,9 @@ class EncoderPlan(_StagePlan):
             lr = IMAGE_LR if module.image_sides else ENCODER_LR
         self.cached, self.lr, self.weight_decay = cached, lr, weight_decay
         self.lambda_decoded = decoded_weight(module, lambda_decoded)
+        if lambda_independence is None:
+            lambda_independence = IMAGE_INDEPENDENCE if module.image_sides else 0.0
+        self.lambda_independence = lambda_independence
         self.views, self._augment = views and bool(module.image_sides), augment
 
     def configure_optimizers(self) -> list[Optimizer]:
@@ -290,9 +299,15 @@ class EncoderPlan(_StagePlan):
             images = {m: self._augment(inputs[m]) for m in self.module.image_sides}
             inputs |= images
         output = self.module.encoder_loss(
-            inputs, batch, self.table_rows, lambda_decoded=self.lambda_decoded, view=view
+            inputs,
+            batch,
+            self.table_rows,
+            lambda_decoded=self.lambda_decoded,
+            lambda_independence=self.lambda_independence,
+            view=view,
         )
-        self._step(optimizer, output.loss)
+        if output.loss.requires_grad:  # there may be images alone, all of them turned
+            self._step(optimizer, output.loss)
         self._train_terms.add(output.extra_metrics, output.n_obs_minibatch)
         return {"loss": output.loss.detach()}
 

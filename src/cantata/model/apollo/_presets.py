@@ -74,6 +74,7 @@ PRESETS: dict[str, dict[str, Any]] = {
                 "lr": 1e-3,
                 "lr_schedule": "constant",
                 "lambda_decoded": 0.0,
+                "lambda_independence": 0.0,
                 "views": False,
             },
         },
