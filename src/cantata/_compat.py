@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
-import torch
 from mudata import MuData
 from scvi.data import AnnDataManager, _constants
 from scvi.model._utils import parse_device_args
@@ -17,6 +15,8 @@ from scvi.train._logger import SimpleLogger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import torch
 
 FIELD_REGISTRIES: str = _constants._FIELD_REGISTRIES_KEY
 STATE_REGISTRY: str = _constants._STATE_REGISTRY_KEY
@@ -29,20 +29,12 @@ __all__ = [
     "MODEL_NAME",
     "SETUP_ARGS",
     "STATE_REGISTRY",
-    "keep_thread_limit",
     "quiet",
     "quiet_lightning",
     "saved_files",
     "simple_logger",
     "source_registry",
 ]
-
-
-def keep_thread_limit() -> None:
-    """Hold torch to ``OMP_NUM_THREADS`` again, which numba and Leiden are known to undo."""
-    limit = os.environ.get("OMP_NUM_THREADS", "")
-    if limit.isdigit() and 0 < int(limit) < torch.get_num_threads():
-        torch.set_num_threads(int(limit))
 
 
 def source_registry(manager: AnnDataManager) -> dict[str, Any] | None:

@@ -68,6 +68,7 @@ from cantata.model._imputation import (
     values_of,
 )
 from cantata.model._plan import BestWeights
+from cantata.model._threads import step_work, with_threads_for_steps
 from cantata.nn import CovariateEffects, Covariates, LikelihoodHead, with_new_categories
 
 if TYPE_CHECKING:
@@ -480,6 +481,7 @@ class MosaicModelClass(BaseModelClass):
 
     # Training -----------------------------------------------------------------------------------
 
+    @with_threads_for_steps
     def train(
         self,
         max_epochs: int | None = None,
@@ -544,7 +546,6 @@ class MosaicModelClass(BaseModelClass):
 
     def _ensure_inputs(self) -> None:
         """Call :meth:`_fit_inputs` unless it was called, or weights were inherited."""
-        _compat.keep_thread_limit()
         self._set_panels()
         if not self.has_inputs_:
             self._fit_inputs()
@@ -618,7 +619,6 @@ class MosaicModelClass(BaseModelClass):
             trainer_kwargs.setdefault("early_stopping_patience", patience)
             best = BestWeights(trainer_kwargs["early_stopping_monitor"])
             trainer_kwargs["callbacks"] = [*trainer_kwargs.get("callbacks", []), best]
-        _compat.keep_thread_limit()
         with _compat.quiet_lightning(), warnings.catch_warnings():
             runner = self._train_runner_cls(
                 self,
@@ -642,6 +642,15 @@ class MosaicModelClass(BaseModelClass):
             self.held_out_cells_ = (
                 held_out if before is None else held_out[np.isin(held_out, before)]
             )
+
+    def _step_work(self, n_cells: int) -> int:
+        """Multiplications of a minibatch, by which threads are chosen."""
+        weights = (
+            weight
+            for key, weight in self.module.named_parameters()
+            if key.split(".")[0] not in self._parts_of_cells
+        )
+        return step_work(weights, n_cells, max(self.image_sides.values(), default=1))
 
     # Running on data ----------------------------------------------------------------------------
 
@@ -796,6 +805,7 @@ class MosaicModelClass(BaseModelClass):
         chosen = self._chosen_cells(cells, modality, indices)
         return self._run(cells, chosen, batch_size, lambda t: self._embed(t, modality))
 
+    @with_threads_for_steps
     @torch.inference_mode()
     def _run(
         self,
@@ -901,6 +911,7 @@ class MosaicModelClass(BaseModelClass):
             out=out,
         )
 
+    @with_threads_for_steps
     @torch.inference_mode()
     def _impute(
         self,
@@ -1231,6 +1242,7 @@ class MosaicModelClass(BaseModelClass):
             )
         return table
 
+    @with_threads_for_steps
     @torch.inference_mode()
     def _values_at(
         self,

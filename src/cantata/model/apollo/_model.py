@@ -27,6 +27,7 @@ from cantata.model._imputation import (
     values_of,
 )
 from cantata.model._inputs import BLOCK_ROWS, fit_input, resolve_transforms, sampled_rows
+from cantata.model._threads import with_threads_for_steps
 from cantata.model.apollo._batches import mix_encoders
 from cantata.model.apollo._checkpoint import Stage, StageCheckpoint, StageRecord, digest
 from cantata.model.apollo._impute import MAX_CALIBRATION_CELLS, Calibration
@@ -244,6 +245,7 @@ class APOLLO(MosaicModelClass):
 
     # Training -----------------------------------------------------------------------------------
 
+    @with_threads_for_steps
     def train(
         self,
         max_epochs: int | None = None,
@@ -815,6 +817,7 @@ class APOLLO(MosaicModelClass):
             shared_only=space == "shared",
         )
 
+    @with_threads_for_steps
     def decode_latents(
         self,
         modality: str,

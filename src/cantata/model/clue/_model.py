@@ -22,6 +22,7 @@ from cantata._mudata.parts import no_pull
 from cantata._numeric.pairing_test import pairing_test
 from cantata.model._imputation import check_own_totals
 from cantata.model._inputs import fit_input, transform_of_counts
+from cantata.model._threads import with_threads_for_steps
 from cantata.model.base import Batches, Indices, MosaicModelClass
 from cantata.model.clue._library import fit_library_weights, imputed_library
 from cantata.model.clue._module import (
@@ -194,6 +195,7 @@ class CLUE(MosaicModelClass):
 
     # Training -----------------------------------------------------------------------------------
 
+    @with_threads_for_steps
     def train(
         self,
         max_epochs: int | None = None,

@@ -17,6 +17,7 @@ from cantata._numeric.neighbors import check_k, nearest_neighbors
 from cantata.data import STEPS_PER_EPOCH, UnpairedDataModule, UnpairedDataset
 from cantata.model._imputation import check_own_totals
 from cantata.model._inputs import fit_batches, fit_input, resolve_transforms
+from cantata.model._threads import with_threads_for_steps
 from cantata.model.base import Batches, Indices, MosaicModelClass
 from cantata.model.scmodal._impute import MAX_CALIBRATION_CELLS, NearestCells, make_unbiased
 from cantata.model.scmodal._links import check_matrices, linked_matrix, resolve_pairs
@@ -160,6 +161,7 @@ class SCMODAL(MosaicModelClass):
 
     # Training -----------------------------------------------------------------------------------
 
+    @with_threads_for_steps
     def train(
         self,
         max_epochs: int | None = None,
