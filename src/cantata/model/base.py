@@ -56,6 +56,7 @@ from cantata.data import (
     registered_fields,
     without_cells,
 )
+from cantata.model._checkpoint import TrainingCheckpoint, TrainingRecord, digest
 from cantata.model._differential import compared_groups, differences
 from cantata.model._imputation import (
     ImputationWriter,
@@ -494,6 +495,7 @@ class MosaicModelClass(BaseModelClass):
         devices: int | list[int] | str = "auto",
         datasplitter_kwargs: Mapping[str, Any] | None = None,
         plan_kwargs: Mapping[str, Any] | None = None,
+        ckpt_path: str | Path | None = None,
         **kwargs: Any,
     ) -> None:
         """Train the model.
@@ -513,6 +515,10 @@ class MosaicModelClass(BaseModelClass):
             Further arguments of :class:`~cantata.data.MosaicSplitter`.
         plan_kwargs
             Arguments of the training plan.
+        ckpt_path
+            Checkpoint from the end of an epoch, by lightning's ``ModelCheckpoint``. A model of the
+            same data, arguments and seed then ends where uninterrupted training would have ended.
+            The history begins after the checkpoint.
         accelerator, devices, **kwargs
             Passed to :class:`~scvi.train.Trainer`, e.g. ``enable_progress_bar``, ``precision``.
         """
@@ -529,6 +535,8 @@ class MosaicModelClass(BaseModelClass):
             **(datasplitter_kwargs or {}),
         )
         self._train_cells = np.asarray(splitter.external_indexing[0])
+        cells = self.adata.obs_names[self._train_cells]
+        kwargs = self._resumable(ckpt_path, cells, max_epochs, kwargs)
         self._ensure_inputs()
         self._fit(
             self._training_plan_cls(self.module, **(plan_kwargs or {})),
@@ -539,6 +547,30 @@ class MosaicModelClass(BaseModelClass):
             devices=devices,
             **kwargs,
         )
+
+    def _resumable(
+        self,
+        ckpt_path: str | Path | None,
+        cells: Sequence[str],
+        n_epochs: int,
+        options: Mapping[str, Any],
+        planned_by: str = "max_epochs",
+    ) -> dict[str, Any]:
+        """Arguments of the trainer with which checkpoints say what they are of.
+
+        With `ckpt_path` they also continue it. It is checked first: a ``ValueError`` if it is not
+        of this model and these training cells, or beyond `n_epochs`.
+        """
+        method, options = type(self).__name__, dict(options)
+        record = TrainingRecord(method, digest(cells))
+        options["callbacks"] = [*options.get("callbacks", []), record]
+        if ckpt_path is not None:
+            checkpoint = TrainingCheckpoint.read(ckpt_path, method)
+            checkpoint.check_weights(self.module)
+            checkpoint.check_cells(cells)
+            checkpoint.check_epochs(n_epochs, planned_by)
+            options |= checkpoint.options(options)
+        return options
 
     def _planned_epochs(self, n_cells: int, batch_size: int) -> int:
         """Epochs of :meth:`train` by default."""

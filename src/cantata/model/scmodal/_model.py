@@ -176,6 +176,7 @@ class SCMODAL(MosaicModelClass):
         accelerator: str = "auto",
         devices: int | list[int] | str = "auto",
         plan_kwargs: Mapping[str, Any] | None = None,
+        ckpt_path: str | Path | None = None,
         **kwargs: Any,
     ) -> None:
         """Train the model on all its cells, and keep the last step.
@@ -205,6 +206,10 @@ class SCMODAL(MosaicModelClass):
         plan_kwargs
             Arguments of :class:`~cantata.model.scmodal.SCMODALTrainingPlan`: learning rate,
             weights of the loss terms.
+        ckpt_path
+            Checkpoint from the end of a hundred steps, by lightning's ``ModelCheckpoint``. A model
+            of the same data, arguments and seed then ends where uninterrupted training would have
+            ended. The history begins after the checkpoint.
         accelerator, devices, **kwargs
             Passed to :class:`~scvi.train.Trainer`, e.g. ``enable_progress_bar``, ``precision``.
 
@@ -212,8 +217,11 @@ class SCMODAL(MosaicModelClass):
         ------
         ValueError
             If both `max_epochs` and `max_steps` are given or one is not positive, if cells are to
-            be held out, if `use_paired` finds no cell with two linked modalities, or if linked
-            features cannot be compared.
+            be held out, if `use_paired` finds no cell with two linked modalities, if linked
+            features cannot be compared, or if `ckpt_path` is no checkpoint of this model and these
+            cells.
+        FileNotFoundError
+            If `ckpt_path` does not exist.
         KeyError
             If the linked features are gone.
         TypeError
@@ -246,6 +254,9 @@ class SCMODAL(MosaicModelClass):
         refine_before = refinement_steps(
             steps, 0 if self.is_frozen_ else n_refinements, continued=self.n_steps_ > 0
         )
+        n_epochs = -(-steps // STEPS_PER_EPOCH)
+        cells = [f"{name}:{cell}" for name in present for cell in self.adata[name].obs_names]
+        kwargs = self._resumable(ckpt_path, cells, n_epochs, kwargs, "max_steps")
         # 1. the plan; weights that a user gives hold as they are
         options: dict[str, Any] = {"max_steps": steps, **(plan_kwargs or {})}
         paired = None
@@ -278,7 +289,7 @@ class SCMODAL(MosaicModelClass):
         self._fit(
             plan,
             UnpairedDataModule(dataset, steps),
-            -(-steps // STEPS_PER_EPOCH),
+            n_epochs,
             accelerator=accelerator,
             devices=devices,
             reload_dataloaders_every_n_epochs=1,
