@@ -1,12 +1,14 @@
-"""The only file that imports a private scvi-tools name or branches on its version."""
+"""The only file that uses private names of scvi-tools and torch, or branches on versions."""
 
 from __future__ import annotations
 
 import logging
+import platform
 import warnings
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from mudata import MuData
 from scvi.data import AnnDataManager, _constants
 from scvi.model._utils import parse_device_args
@@ -15,8 +17,6 @@ from scvi.train._logger import SimpleLogger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import torch
 
 FIELD_REGISTRIES: str = _constants._FIELD_REGISTRIES_KEY
 STATE_REGISTRY: str = _constants._STATE_REGISTRY_KEY
@@ -29,12 +29,20 @@ __all__ = [
     "MODEL_NAME",
     "SETUP_ARGS",
     "STATE_REGISTRY",
+    "computes_in_bf16",
     "quiet",
     "quiet_lightning",
     "saved_files",
     "simple_logger",
     "source_registry",
 ]
+
+
+def computes_in_bf16() -> bool:
+    """Whether the processor calculates with bfloat16; otherwise every value is converted twice."""
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def source_registry(manager: AnnDataManager) -> dict[str, Any] | None:

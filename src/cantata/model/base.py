@@ -68,7 +68,7 @@ from cantata.model._imputation import (
     mean_over_batches,
     values_of,
 )
-from cantata.model._plan import BestWeights
+from cantata.model._plan import BestWeights, kept_random_state
 from cantata.model._threads import step_work, with_threads_for_steps
 from cantata.nn import CovariateEffects, Covariates, LikelihoodHead, with_new_categories
 
@@ -660,6 +660,7 @@ class MosaicModelClass(BaseModelClass):
                 early_stopping=stops,
                 **trainer_kwargs,
             )
+            _warn_of_precision(runner.trainer)
             # lightning trains in whatever mode the module is in; inference left it in evaluation
             self.module.train(not self.is_frozen_)
             warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
@@ -1030,7 +1031,7 @@ class MosaicModelClass(BaseModelClass):
             if isinstance(totals, float):
                 library = torch.full((len(tensors[CELL]),), totals, device=self.module.device)
             values = self._expected(tensors, modality, source, None, library, **options)[0]
-            predicted.append(values[:, columns].double().cpu().numpy())
+            predicted.append(values[:, columns].cpu().double().numpy())
         # 3. and what was measured, at the same total
         measured = MatrixReader(self.registered_values(modality))(rows).astype(np.float64)
         if isinstance(totals, float):
@@ -1288,14 +1289,14 @@ class MosaicModelClass(BaseModelClass):
     ) -> np.ndarray:
         """(n, p) expected values of cells, any of them several times, as shares of totals."""
         values = []
-        with torch.random.fork_rng():
+        with kept_random_state():
             torch.manual_seed(settings.seed or 0)
             for tensors in self._minibatches(cells, chosen, batch_size):
                 total = None
                 if self._has_totals(modality):
                     total = torch.ones(len(tensors[CELL]), device=self.module.device)
                 expected = self._expected(tensors, modality, source, batches, total, **options)[0]
-                values.append(expected.double().cpu().numpy())
+                values.append(expected.cpu().double().numpy())
         return np.concatenate(values)
 
     def _has_totals(self, modality: str) -> bool:
@@ -1735,6 +1736,19 @@ class MosaicModelClass(BaseModelClass):
 
     def __repr__(self) -> str:
         return self.summary()
+
+
+def _warn_of_precision(trainer: LightningTrainer) -> None:
+    """Say where half precision makes training slower."""
+    precision, device = str(trainer.precision), trainer.strategy.root_device.type
+    if "16" in precision and device == "cpu" and not _compat.computes_in_bf16():
+        warnings.warn(
+            f"precision={precision!r} is several times slower here than single precision: this "
+            "processor has no arithmetic of bfloat16 (AVX512_BF16 or AMX), so that all values are "
+            "converted there and back. Leave precision out, or train on a GPU.",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _ancestors(path: str) -> list[str]:
