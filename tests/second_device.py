@@ -3,7 +3,8 @@
 Tensors stay in memory of the processor. Which of them "are on the device" is known by their
 storage; what is computed from such tensors is there too. ``Tensor.device`` says so, ``to``,
 ``cpu`` and factories with ``device=`` move, and ``numpy`` refuses. Tensors without dimensions may
-meet those of the device, and positions on the processor may index them, as in torch.
+meet those of the device, and positions on the processor may index them, as in torch. As
+``"mps:0"`` it also refuses double precision.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-DEVICE = torch.device("cuda:0")
+DEVICE, MPS = torch.device("cuda:0"), torch.device("mps:0")
 INDEXING = ("aten.index.", "aten.index_put", "aten._unsafe_index", "aten._index_put_impl")
 
 
@@ -37,13 +38,16 @@ def _parts(x: torch.Tensor) -> list[torch.Tensor]:
 class _Storages:
     """Storages on the device; they are kept, so that none is taken for another."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self._kept: dict[int, Any] = {}
 
     def has(self, x: torch.Tensor) -> bool:
         return any(part.untyped_storage()._cdata in self._kept for part in _parts(x))
 
     def add(self, x: torch.Tensor) -> None:
+        if self.device == MPS and x.dtype == torch.float64:
+            raise TypeError("the MPS framework doesn't support float64. Use float32 instead.")
         for part in _parts(x):
             storage = part.untyped_storage()
             self._kept[storage._cdata] = storage
@@ -92,9 +96,9 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
         if func == torch.Tensor.device.__get__:
-            return DEVICE if self.storages.has(args[0]) else func(*args)
+            return self.storages.device if self.storages.has(args[0]) else func(*args)
         if func == torch.Tensor.is_cuda.__get__:  # type: ignore[attr-defined]
-            return self.storages.has(args[0])
+            return self.storages.has(args[0]) and self.storages.device == DEVICE
         if name in ("numpy", "__array__") and self.storages.has(args[0]):
             raise TypeError("can't convert a tensor of the device to numpy. Use Tensor.cpu().")
         if name in ("to", "cpu"):
@@ -115,8 +119,8 @@ class _Functions(TorchFunctionMode):
                 device = wanted
             elif isinstance(wanted, torch.Tensor):
                 x = x.to(wanted.dtype)
-                device = DEVICE if self.storages.has(wanted) else "cpu"
-        wants = device is not None and torch.device(device).type == DEVICE.type
+                device = self.storages.device if self.storages.has(wanted) else "cpu"
+        wants = device is not None and torch.device(device).type == self.storages.device.type
         if device is None or self.storages.has(x) == wants:
             return x
         moved = _Copy.apply(x)
@@ -139,17 +143,19 @@ class _Copy(torch.autograd.Function):
 
 
 @contextmanager
-def second_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+def second_device(
+    monkeypatch: pytest.MonkeyPatch, device: torch.device = DEVICE
+) -> Iterator[torch.device]:
     """Let models train on the stand-in: lightning's root device, and scvi-tools' choice."""
     from lightning.pytorch.accelerators import CPUAccelerator
     from lightning.pytorch.strategies import SingleDeviceStrategy
     from scvi.train import _trainrunner
 
-    monkeypatch.setattr(_trainrunner, "parse_device_args", lambda **_: ("cpu", 1, DEVICE))
+    monkeypatch.setattr(_trainrunner, "parse_device_args", lambda **_: ("cpu", 1, device))
     monkeypatch.setattr(CPUAccelerator, "setup_device", lambda self, device: None)
-    monkeypatch.setattr(SingleDeviceStrategy, "root_device", property(lambda self: DEVICE))
-    storages = _Storages()
+    monkeypatch.setattr(SingleDeviceStrategy, "root_device", property(lambda self: device))
+    storages = _Storages(device)
     with ExitStack() as stack:
         stack.enter_context(_Functions(storages))
         stack.enter_context(_Operators(storages))
-        yield DEVICE
+        yield device

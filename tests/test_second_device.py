@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from second_device import DEVICE, second_device
+from second_device import DEVICE, MPS, second_device
 
 
 def test_the_stand_in_refuses_what_a_gpu_refuses(monkeypatch) -> None:
@@ -32,3 +32,14 @@ def test_the_stand_in_refuses_what_a_gpu_refuses(monkeypatch) -> None:
             csr @ x.T
         with pytest.raises(RuntimeError, match="same device"):
             torch.nn.functional.embedding(torch.tensor([0]), layer.weight)
+
+
+def test_the_stand_in_for_mps_has_no_double_precision(monkeypatch) -> None:
+    with second_device(monkeypatch, MPS):
+        there = torch.randn(3).to(MPS)
+        assert there.device == MPS
+        assert there.cpu().double().dtype == torch.float64
+        with pytest.raises(TypeError, match="float64"):
+            there.double()
+        with pytest.raises(TypeError, match="float64"):
+            torch.zeros(2, dtype=torch.float64).to(MPS)

@@ -1,9 +1,9 @@
-"""The only file that imports a private scvi-tools name or branches on its version."""
+"""The only file that uses private names of scvi-tools and torch, or branches on versions."""
 
 from __future__ import annotations
 
 import logging
-import os
+import platform
 import warnings
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ __all__ = [
     "MODEL_NAME",
     "SETUP_ARGS",
     "STATE_REGISTRY",
-    "keep_thread_limit",
+    "computes_in_bf16",
     "quiet",
     "quiet_lightning",
     "saved_files",
@@ -38,11 +38,11 @@ __all__ = [
 ]
 
 
-def keep_thread_limit() -> None:
-    """Hold torch to ``OMP_NUM_THREADS`` again, which numba and Leiden are known to undo."""
-    limit = os.environ.get("OMP_NUM_THREADS", "")
-    if limit.isdigit() and 0 < int(limit) < torch.get_num_threads():
-        torch.set_num_threads(int(limit))
+def computes_in_bf16() -> bool:
+    """Whether the processor calculates with bfloat16; otherwise every value is converted twice."""
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def source_registry(manager: AnnDataManager) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from cantata._numeric import neighbors
+from cantata._numeric import closer, neighbors
 from cantata.metrics import foscttm, pair_distance
 
 
@@ -54,6 +54,7 @@ def block_rows(request, monkeypatch):
     if request.param is not None:
         monkeypatch.setattr(neighbors, "_MIN_BLOCK_ROWS", request.param)
         monkeypatch.setattr(neighbors, "_BLOCK_ENTRIES", 1)
+        monkeypatch.setattr(closer, "TILE", (request.param, 4 * request.param))
 
 
 @pytest.mark.usefixtures("block_rows")

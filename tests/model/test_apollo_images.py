@@ -385,7 +385,7 @@ def test_resumed_training_of_encoders_equals_uninterrupted(tmp_path, monkeypatch
     whole = trained(
         image_mosaic(40), callbacks=[keep], enable_checkpointing=True, encoder_epochs=3
     )
-    files = [StageCheckpoint.read(path) for path in sorted(tmp_path.glob("*.ckpt"))]
+    files = [StageCheckpoint.read(path, "APOLLO") for path in sorted(tmp_path.glob("*.ckpt"))]
     middle = next(f for f in files if f.stage == "encoder" and f.n_epochs == 2)
     again = trained(image_mosaic(40), ckpt_path=middle.path, encoder_epochs=3)
     for key, value in whole.module.state_dict().items():

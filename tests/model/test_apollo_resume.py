@@ -38,7 +38,8 @@ def saved(folder: Path, model: APOLLO, **options) -> dict[str, list[Path]]:
     """Files from the ends of the epochs of each stage of a model that is trained."""
     keep = ModelCheckpoint(folder, "{epoch}", save_top_k=-1)
     model.train(callbacks=[keep], enable_checkpointing=True, **(QUIET | options))
-    found = sorted(map(StageCheckpoint.read, folder.glob("*.ckpt")), key=lambda c: c.n_epochs)
+    found = [StageCheckpoint.read(path, "APOLLO") for path in folder.glob("*.ckpt")]
+    found.sort(key=lambda checkpoint: checkpoint.n_epochs)
     return {
         stage: [checkpoint.path for checkpoint in found if checkpoint.stage == stage]
         for stage in ("latent", "encoder")

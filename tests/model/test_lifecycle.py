@@ -18,7 +18,7 @@ from linked_mosaics import assert_unchanged, linked_mosaic, snapshot
 from model_cases import QUIET, Case, close, new_batch
 from mosaics import counts_mosaic, mosaic
 from scipy import sparse
-from second_device import DEVICE, second_device
+from second_device import DEVICE, MPS, second_device
 
 from cantata import APOLLO, SCMODAL
 from cantata.data import BATCH
@@ -627,14 +627,16 @@ def test_weights_of_losses_are_not_negative(case) -> None:
 # Devices ----------------------------------------------------------------------------------------
 
 
-def test_training_and_results_on_a_second_device(case, monkeypatch, tmp_path) -> None:
+@pytest.mark.parametrize("device", [DEVICE, MPS], ids=str)
+def test_training_and_results_on_a_second_device(case, monkeypatch, tmp_path, device) -> None:
     """Without a GPU: on a stand-in whose operators refuse to mix tensors of two devices."""
     expected = case.fit(case.data())
-    with second_device(monkeypatch):
+    with second_device(monkeypatch, device):
         model = case.fit(case.data())
-        assert model.device == DEVICE
+        assert model.device == device
         embedding = model.get_latent_representation()
         imputed = model.impute("adt", source="rna").X
+        model.differential_expression("adt", "batch", n_samples=20, silent=True)
         model.write_results(denoised=True, imputed=["rna"])
         model.save(str(tmp_path / "model"))
         query = case.cls.load_query_data(case.data(seed=3, n_cells=40), model)
@@ -645,16 +647,18 @@ def test_training_and_results_on_a_second_device(case, monkeypatch, tmp_path) ->
 
 
 @pytest.mark.gpu
-def test_training_and_results_on_a_gpu(case, tmp_path) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    model = case.fit(case.data(), accelerator="gpu")
-    assert model.device.type == "cuda"
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_training_and_results_on_a_gpu(case, tmp_path, kind) -> None:
+    if not getattr(torch, kind).is_available():
+        pytest.skip(f"no device of kind {kind!r}")
+    accelerator = {"cuda": "gpu", "mps": "mps"}[kind]
+    model = case.fit(case.data(), accelerator=accelerator)
+    assert model.device.type == kind
     model.write_results(denoised=True, imputed=["rna"])
     assert np.isfinite(model.adata.obsm[case.key]).all()
     model.save(str(tmp_path / "model"))
     loaded = case.cls.load(str(tmp_path / "model"), model.adata)
     close(loaded.get_latent_representation(), model.get_latent_representation(), 1e-4)
     query = case.cls.load_query_data(case.data(seed=3, n_cells=40), model)
-    query.train(**case.train | QUIET | {"accelerator": "gpu"})
+    query.train(**case.train | QUIET | {"accelerator": accelerator})
     assert np.isfinite(query.get_latent_representation()).all()

@@ -166,10 +166,12 @@ class SquaredDistances:
         reach = (np.sqrt(x_square) + np.sqrt(y_square.max())) ** 2
         self._margin = (x.shape[1] + 8) * reach
 
-    def block(self, rows: slice, *, double: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Approximate squared distances (rows x all of y) and, per row, a bound on their error."""
+    def block(
+        self, rows: slice, columns: slice = slice(None), *, double: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Approximate squared distances (rows x columns) and, per row, a bound on their error."""
         left, right = (self._left, self._right) if double else (self._left32, self._right32)
-        values = left[rows] @ right
+        values = left[rows] @ right[:, columns]
         limits = np.finfo(values.dtype)
         return values, self._margin[rows] * float(limits.eps) + float(limits.tiny) * left.shape[1]
 

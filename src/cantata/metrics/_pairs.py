@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 
-from cantata._numeric.neighbors import SquaredDistances, row_blocks, row_codes, true_pairs
+from cantata._numeric.neighbors import SquaredDistances, row_blocks
 from cantata.metrics._inputs import read_pairs
 
 if TYPE_CHECKING:
@@ -95,48 +95,11 @@ def foscttm(
 
     Of a MuData: ``foscttm(mdata, use_rep="X_clue", source="rna", target="adt")``.
     """
+    from cantata._numeric.closer import closer_than_partner  # compiles for a second
+
     left, right, _ = read_pairs(x, y, use_rep, source, target)
-    fractions = np.column_stack([_fraction_closer(left, right), _fraction_closer(right, left)])
+    fractions = closer_than_partner(left, right) / len(left)
     return fractions if return_per_cell else float(fractions.mean())
-
-
-def _fraction_closer(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """For every row of `x`, the fraction of rows of `y` strictly closer than its partner."""
-    n_cells = len(x)
-    distances = SquaredDistances(x, y)
-    cells = np.arange(n_cells)
-    to_partner = distances.exact(cells, cells)
-    codes = row_codes(y)
-    counts = np.empty(n_cells)
-    for rows in row_blocks(n_cells, n_cells):
-        # 1. count what is closer beyond doubt
-        closer, unsure = _compare(distances, rows, to_partner[rows])
-        counts[rows] = [np.count_nonzero(row) for row in closer]
-        # 2. decide the rest exactly; the partner itself and its copies are exactly as far
-        i, j = true_pairs(unsure)
-        i += rows.start
-        distinct = codes[i] != codes[j]
-        i, j = i[distinct], j[distinct]
-        closer_pairs = i[distances.exact(i, j) < to_partner[i]]
-        counts[rows] += np.bincount(closer_pairs - rows.start, minlength=len(closer))
-    return counts / n_cells
-
-
-def _compare(
-    distances: SquaredDistances, rows: slice, limit: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Boolean blocks: surely closer than the limit of the row, and too close to it to tell.
-
-    Where single precision leaves many pairs open, the block is computed again in double.
-    """
-    for double in (False, True):
-        values, margin = distances.block(rows, double=double)
-        closer = values < (limit - margin).astype(values.dtype)[:, None]
-        unsure = values <= (limit + margin).astype(values.dtype)[:, None]
-        unsure ^= closer
-        if np.count_nonzero(unsure) <= unsure.size // 64:
-            break
-    return closer, unsure
 
 
 @overload

@@ -378,7 +378,7 @@ def fit_batches(layer: EncoderInput, matrix: Any, codes: np.ndarray, n_known: in
 def clusters_of(layer: EncoderInput) -> Clusters:
     """Clusters of the cells that a layer was fitted to."""
     kept = (layer.cluster_share, layer.cluster_mean, layer.cluster_variance)
-    return Clusters(*(buffer.double().cpu().numpy() for buffer in kept))
+    return Clusters(*(buffer.cpu().double().numpy() for buffer in kept))
 
 
 def _inverse(sd: np.ndarray) -> np.ndarray:

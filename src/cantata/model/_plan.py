@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
@@ -13,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from lightning.pytorch import Trainer
     from lightning.pytorch.core.optimizer import LightningOptimizer
@@ -41,6 +42,35 @@ def loss_weights(cls: type[Weights], lambdas: Mapping[str, float]) -> Weights:
         if not 0 <= weight < math.inf:
             raise ValueError(f"{name}={weight} must be at least 0 and finite.")
     return cls(**lambdas)
+
+
+def random_state() -> dict[str, Any]:
+    """Random state of torch, on the processor and on accelerators."""
+    state: dict[str, Any] = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    if torch.backends.mps.is_available():
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Go on from a random state, of which accelerators that are not here are left out."""
+    torch.set_rng_state(state["torch"].cpu())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+    if "mps" in state and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"].cpu())
+
+
+@contextmanager
+def kept_random_state() -> Iterator[None]:
+    """Afterwards the random state is as before."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(state)
 
 
 class TermMeans:
@@ -168,10 +198,7 @@ class MosaicTrainingPlan(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the random state."""
-        state: dict[str, Any] = {"torch": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            state["cuda"] = torch.cuda.get_rng_state_all()
-        checkpoint["random_state"] = state
+        checkpoint["random_state"] = random_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the random state for the start of training."""
@@ -179,11 +206,8 @@ class MosaicTrainingPlan(LightningModule):
 
     def on_train_start(self) -> None:
         """Continue the random sequence of the checkpoint, if there is one."""
-        if self._random_state is None:
-            return
-        torch.set_rng_state(self._random_state["torch"].cpu())
-        if "cuda" in self._random_state and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all([s.cpu() for s in self._random_state["cuda"]])
+        if self._random_state is not None:
+            set_random_state(self._random_state)
         self._random_state = None
 
     def on_fit_end(self) -> None:

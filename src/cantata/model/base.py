@@ -56,6 +56,7 @@ from cantata.data import (
     registered_fields,
     without_cells,
 )
+from cantata.model._checkpoint import TrainingCheckpoint, TrainingRecord, digest
 from cantata.model._differential import compared_groups, differences
 from cantata.model._imputation import (
     ImputationWriter,
@@ -67,7 +68,8 @@ from cantata.model._imputation import (
     mean_over_batches,
     values_of,
 )
-from cantata.model._plan import BestWeights
+from cantata.model._plan import BestWeights, kept_random_state
+from cantata.model._threads import step_work, with_threads_for_steps
 from cantata.nn import CovariateEffects, Covariates, LikelihoodHead, with_new_categories
 
 if TYPE_CHECKING:
@@ -480,6 +482,7 @@ class MosaicModelClass(BaseModelClass):
 
     # Training -----------------------------------------------------------------------------------
 
+    @with_threads_for_steps
     def train(
         self,
         max_epochs: int | None = None,
@@ -492,6 +495,7 @@ class MosaicModelClass(BaseModelClass):
         devices: int | list[int] | str = "auto",
         datasplitter_kwargs: Mapping[str, Any] | None = None,
         plan_kwargs: Mapping[str, Any] | None = None,
+        ckpt_path: str | Path | None = None,
         **kwargs: Any,
     ) -> None:
         """Train the model.
@@ -511,6 +515,10 @@ class MosaicModelClass(BaseModelClass):
             Further arguments of :class:`~cantata.data.MosaicSplitter`.
         plan_kwargs
             Arguments of the training plan.
+        ckpt_path
+            Checkpoint from the end of an epoch, by lightning's ``ModelCheckpoint``. A model of the
+            same data, arguments and seed then ends where uninterrupted training would have ended.
+            The history begins after the checkpoint.
         accelerator, devices, **kwargs
             Passed to :class:`~scvi.train.Trainer`, e.g. ``enable_progress_bar``, ``precision``.
         """
@@ -527,6 +535,8 @@ class MosaicModelClass(BaseModelClass):
             **(datasplitter_kwargs or {}),
         )
         self._train_cells = np.asarray(splitter.external_indexing[0])
+        cells = self.adata.obs_names[self._train_cells]
+        kwargs = self._resumable(ckpt_path, cells, max_epochs, kwargs)
         self._ensure_inputs()
         self._fit(
             self._training_plan_cls(self.module, **(plan_kwargs or {})),
@@ -538,13 +548,36 @@ class MosaicModelClass(BaseModelClass):
             **kwargs,
         )
 
+    def _resumable(
+        self,
+        ckpt_path: str | Path | None,
+        cells: Sequence[str],
+        n_epochs: int,
+        options: Mapping[str, Any],
+        planned_by: str = "max_epochs",
+    ) -> dict[str, Any]:
+        """Arguments of the trainer with which checkpoints say what they are of.
+
+        With `ckpt_path` they also continue it. It is checked first: a ``ValueError`` if it is not
+        of this model and these training cells, or beyond `n_epochs`.
+        """
+        method, options = type(self).__name__, dict(options)
+        record = TrainingRecord(method, digest(cells))
+        options["callbacks"] = [*options.get("callbacks", []), record]
+        if ckpt_path is not None:
+            checkpoint = TrainingCheckpoint.read(ckpt_path, method)
+            checkpoint.check_weights(self.module)
+            checkpoint.check_cells(cells)
+            checkpoint.check_epochs(n_epochs, planned_by)
+            options |= checkpoint.options(options)
+        return options
+
     def _planned_epochs(self, n_cells: int, batch_size: int) -> int:
         """Epochs of :meth:`train` by default."""
         return int(np.clip(round(20_000 * 400 / n_cells), 1, 400))
 
     def _ensure_inputs(self) -> None:
         """Call :meth:`_fit_inputs` unless it was called, or weights were inherited."""
-        _compat.keep_thread_limit()
         self._set_panels()
         if not self.has_inputs_:
             self._fit_inputs()
@@ -618,7 +651,6 @@ class MosaicModelClass(BaseModelClass):
             trainer_kwargs.setdefault("early_stopping_patience", patience)
             best = BestWeights(trainer_kwargs["early_stopping_monitor"])
             trainer_kwargs["callbacks"] = [*trainer_kwargs.get("callbacks", []), best]
-        _compat.keep_thread_limit()
         with _compat.quiet_lightning(), warnings.catch_warnings():
             runner = self._train_runner_cls(
                 self,
@@ -628,6 +660,7 @@ class MosaicModelClass(BaseModelClass):
                 early_stopping=stops,
                 **trainer_kwargs,
             )
+            _warn_of_precision(runner.trainer)
             # lightning trains in whatever mode the module is in; inference left it in evaluation
             self.module.train(not self.is_frozen_)
             warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
@@ -642,6 +675,15 @@ class MosaicModelClass(BaseModelClass):
             self.held_out_cells_ = (
                 held_out if before is None else held_out[np.isin(held_out, before)]
             )
+
+    def _step_work(self, n_cells: int) -> int:
+        """Multiplications of a minibatch, by which threads are chosen."""
+        weights = (
+            weight
+            for key, weight in self.module.named_parameters()
+            if key.split(".")[0] not in self._parts_of_cells
+        )
+        return step_work(weights, n_cells, max(self.image_sides.values(), default=1))
 
     # Running on data ----------------------------------------------------------------------------
 
@@ -796,6 +838,7 @@ class MosaicModelClass(BaseModelClass):
         chosen = self._chosen_cells(cells, modality, indices)
         return self._run(cells, chosen, batch_size, lambda t: self._embed(t, modality))
 
+    @with_threads_for_steps
     @torch.inference_mode()
     def _run(
         self,
@@ -901,6 +944,7 @@ class MosaicModelClass(BaseModelClass):
             out=out,
         )
 
+    @with_threads_for_steps
     @torch.inference_mode()
     def _impute(
         self,
@@ -987,7 +1031,7 @@ class MosaicModelClass(BaseModelClass):
             if isinstance(totals, float):
                 library = torch.full((len(tensors[CELL]),), totals, device=self.module.device)
             values = self._expected(tensors, modality, source, None, library, **options)[0]
-            predicted.append(values[:, columns].double().cpu().numpy())
+            predicted.append(values[:, columns].cpu().double().numpy())
         # 3. and what was measured, at the same total
         measured = MatrixReader(self.registered_values(modality))(rows).astype(np.float64)
         if isinstance(totals, float):
@@ -1231,6 +1275,7 @@ class MosaicModelClass(BaseModelClass):
             )
         return table
 
+    @with_threads_for_steps
     @torch.inference_mode()
     def _values_at(
         self,
@@ -1244,14 +1289,14 @@ class MosaicModelClass(BaseModelClass):
     ) -> np.ndarray:
         """(n, p) expected values of cells, any of them several times, as shares of totals."""
         values = []
-        with torch.random.fork_rng():
+        with kept_random_state():
             torch.manual_seed(settings.seed or 0)
             for tensors in self._minibatches(cells, chosen, batch_size):
                 total = None
                 if self._has_totals(modality):
                     total = torch.ones(len(tensors[CELL]), device=self.module.device)
                 expected = self._expected(tensors, modality, source, batches, total, **options)[0]
-                values.append(expected.double().cpu().numpy())
+                values.append(expected.cpu().double().numpy())
         return np.concatenate(values)
 
     def _has_totals(self, modality: str) -> bool:
@@ -1691,6 +1736,19 @@ class MosaicModelClass(BaseModelClass):
 
     def __repr__(self) -> str:
         return self.summary()
+
+
+def _warn_of_precision(trainer: LightningTrainer) -> None:
+    """Say where half precision makes training slower."""
+    precision, device = str(trainer.precision), trainer.strategy.root_device.type
+    if "16" in precision and device == "cpu" and not _compat.computes_in_bf16():
+        warnings.warn(
+            f"precision={precision!r} is several times slower here than single precision: this "
+            "processor has no arithmetic of bfloat16 (AVX512_BF16 or AMX), so that all values are "
+            "converted there and back. Leave precision out, or train on a GPU.",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _ancestors(path: str) -> list[str]:

@@ -14,6 +14,7 @@ from cantata.nn._likelihoods import (
     SquaredHead,
 )
 from cantata.nn._mlp import MLP, BatchNorm1d, BatchNorm2d, WeightInit, initialize_weights
+from cantata.nn._precision import in_double
 
 __all__ = [
     "ARCSINH_COFACTOR",
@@ -40,6 +41,7 @@ __all__ = [
     "SquaredHead",
     "Transform",
     "WeightInit",
+    "in_double",
     "initialize_weights",
     "turned",
     "with_new_categories",

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from cantata.nn._covariates import CovariateEffects
 from cantata.nn._mlp import BatchNorm2d
+from cantata.nn._precision import in_double
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -226,12 +227,10 @@ class ImageComponents(nn.Module):
         with torch.no_grad():
             # 1. moments of the pixels over all views, one view at a time
             size = len(self.mean)
-            total, second = (
-                self.mean.new_zeros(size).double(),
-                self.mean.new_zeros(size, size).double(),
-            )
+            total = in_double(self.mean.new_zeros(size))
+            second = in_double(self.mean.new_zeros(size, size))
             for view in range(N_VIEWS):
-                x = self.pooled(turned(images, view)).double()
+                x = in_double(self.pooled(turned(images, view)))
                 total, second = total + x.sum(dim=0), second + x.T @ x
             n = N_VIEWS * len(images)
             mean = total / n

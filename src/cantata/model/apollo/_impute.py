@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from cantata.nn import in_double
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -59,7 +61,7 @@ class Calibration:
         # 2. what is left of each feature's mean: a factor of counts, a shift of other values
         one, none = np.ones(total.shape, np.float32), np.zeros(total.shape, np.float32)
         plain = cls(takes_log, floor, span, one, none)
-        mapped: Any = sum(plain.values(block).double().nansum(dim=0).cpu() for block in scaled)
+        mapped: Any = sum(in_double(plain.values(block)).nansum(dim=0).cpu() for block in scaled)
         n = np.maximum(n, 1)
         mean, of_decoder = total / n, np.asarray(mapped) / n
         if takes_log:

@@ -20,6 +20,7 @@ from cantata._mudata.pairing import check_connected, membership, row_table
 from cantata._mudata.values import MatrixReader
 from cantata._numeric.batches import sample_cells
 from cantata._numeric.normalise import row_sums
+from cantata.model._checkpoint import digest
 from cantata.model._imputation import (
     ImputationWriter,
     batch_codes,
@@ -27,8 +28,9 @@ from cantata.model._imputation import (
     values_of,
 )
 from cantata.model._inputs import BLOCK_ROWS, fit_input, resolve_transforms, sampled_rows
+from cantata.model._threads import with_threads_for_steps
 from cantata.model.apollo._batches import mix_encoders
-from cantata.model.apollo._checkpoint import Stage, StageCheckpoint, StageRecord, digest
+from cantata.model.apollo._checkpoint import Stage, StageCheckpoint, StageRecord
 from cantata.model.apollo._impute import MAX_CALIBRATION_CELLS, Calibration
 from cantata.model.apollo._module import SHARED, APOLLOModule
 from cantata.model.apollo._plan import (
@@ -244,6 +246,7 @@ class APOLLO(MosaicModelClass):
 
     # Training -----------------------------------------------------------------------------------
 
+    @with_threads_for_steps
     def train(
         self,
         max_epochs: int | None = None,
@@ -345,7 +348,7 @@ class APOLLO(MosaicModelClass):
         cells = self.adata.obs_names[train].to_numpy().astype(str)
         checkpoint = None
         if ckpt_path is not None:
-            checkpoint = StageCheckpoint.read(ckpt_path)
+            checkpoint = StageCheckpoint.read(ckpt_path, type(self).__name__)
             n_rows = {name: int((rows >= 0).sum()) for name, rows in table_rows.items()}
             checkpoint.check(self.module, cells, n_rows, n_epochs)
         # 1. what encoders read, and where latents start or were
@@ -815,6 +818,7 @@ class APOLLO(MosaicModelClass):
             shared_only=space == "shared",
         )
 
+    @with_threads_for_steps
     def decode_latents(
         self,
         modality: str,

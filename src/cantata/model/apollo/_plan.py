@@ -11,7 +11,7 @@ from cantata._keys import CELL
 from cantata.model._plan import MosaicTrainingPlan, Schedule, loss_weights
 from cantata.model.apollo._batches import mixed
 from cantata.model.apollo._module import ABSENT, SHARED, APOLLOModule, LossWeights
-from cantata.nn import N_VIEWS
+from cantata.nn import N_VIEWS, in_double
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -347,9 +347,9 @@ def fit_linear_encoders(
         trained = (own[has] >= 0).nonzero().squeeze(1)
         rows = own[has][trained]
         # 2. their inputs and latents, centred
-        x = x.to(device)[trained].double()
+        x = in_double(x.to(device)[trained])
         shared = module.table(SHARED).weight[shared_rows[has][trained]]
-        latents = torch.cat([shared, module.table(name).weight[rows]], dim=1).double()
+        latents = in_double(torch.cat([shared, module.table(name).weight[rows]], dim=1))
         x_mean, latent_mean = x.mean(dim=0), latents.mean(dim=0)
         centred = x - x_mean
         # 3. ridge regression; the intercept is not penalised

@@ -22,6 +22,7 @@ from cantata._mudata.parts import no_pull
 from cantata._numeric.pairing_test import pairing_test
 from cantata.model._imputation import check_own_totals
 from cantata.model._inputs import fit_input, transform_of_counts
+from cantata.model._threads import with_threads_for_steps
 from cantata.model.base import Batches, Indices, MosaicModelClass
 from cantata.model.clue._library import fit_library_weights, imputed_library
 from cantata.model.clue._module import (
@@ -194,6 +195,7 @@ class CLUE(MosaicModelClass):
 
     # Training -----------------------------------------------------------------------------------
 
+    @with_threads_for_steps
     def train(
         self,
         max_epochs: int | None = None,
@@ -206,6 +208,7 @@ class CLUE(MosaicModelClass):
         devices: int | list[int] | str = "auto",
         datasplitter_kwargs: Mapping[str, Any] | None = None,
         plan_kwargs: Mapping[str, Any] | None = None,
+        ckpt_path: str | Path | None = None,
         **kwargs: Any,
     ) -> None:
         """Train the model.
@@ -227,8 +230,17 @@ class CLUE(MosaicModelClass):
         plan_kwargs
             Arguments of :class:`~cantata.model.clue.CLUETrainingPlan`: learning rate, weights of
             the loss terms.
+        ckpt_path
+            Checkpoint from the end of an epoch, by lightning's ``ModelCheckpoint``. A model of the
+            same data, arguments and seed then ends where uninterrupted training would have ended.
+            The history begins after the checkpoint.
         accelerator, devices, **kwargs
             Passed to :class:`~scvi.train.Trainer`, e.g. ``enable_progress_bar``, ``precision``.
+
+        Raises
+        ------
+        ValueError, FileNotFoundError
+            If `ckpt_path` is no checkpoint of this model and these cells.
 
         Examples
         --------
@@ -251,6 +263,7 @@ class CLUE(MosaicModelClass):
             devices=devices,
             datasplitter_kwargs=datasplitter_kwargs,
             plan_kwargs=plan_kwargs,
+            ckpt_path=ckpt_path,
             **kwargs,
         )
         if before is not None:

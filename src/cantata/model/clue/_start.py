@@ -81,7 +81,7 @@ def _inputs(
     ):
         minibatch = {key: value.to(model.device) for key, value in tensors.items()}
         for name in names:
-            blocks[name].append(module.encoder_input(minibatch, name).double().cpu().numpy())
+            blocks[name].append(module.encoder_input(minibatch, name).cpu().double().numpy())
             rows[name].append(n_cells + tensors[rows_key(name)].numpy())
         n_cells += len(tensors[CELL])
         designs.append(_design(Covariates.of(tensors), sizes))

@@ -17,6 +17,7 @@ from cantata._numeric.neighbors import check_k, nearest_neighbors
 from cantata.data import STEPS_PER_EPOCH, UnpairedDataModule, UnpairedDataset
 from cantata.model._imputation import check_own_totals
 from cantata.model._inputs import fit_batches, fit_input, resolve_transforms
+from cantata.model._threads import with_threads_for_steps
 from cantata.model.base import Batches, Indices, MosaicModelClass
 from cantata.model.scmodal._impute import MAX_CALIBRATION_CELLS, NearestCells, make_unbiased
 from cantata.model.scmodal._links import check_matrices, linked_matrix, resolve_pairs
@@ -166,6 +167,7 @@ class SCMODAL(MosaicModelClass):
 
     # Training -----------------------------------------------------------------------------------
 
+    @with_threads_for_steps
     def train(
         self,
         max_epochs: int | None = None,
@@ -181,6 +183,7 @@ class SCMODAL(MosaicModelClass):
         accelerator: str = "auto",
         devices: int | list[int] | str = "auto",
         plan_kwargs: Mapping[str, Any] | None = None,
+        ckpt_path: str | Path | None = None,
         **kwargs: Any,
     ) -> None:
         """Train the model on all its cells, and keep the last step.
@@ -215,6 +218,10 @@ class SCMODAL(MosaicModelClass):
         plan_kwargs
             Arguments of :class:`~cantata.model.scmodal.SCMODALTrainingPlan`: learning rate,
             weights of the loss terms.
+        ckpt_path
+            Checkpoint from the end of a hundred steps, by lightning's ``ModelCheckpoint``. A model
+            of the same data, arguments and seed then ends where uninterrupted training would have
+            ended. The history begins after the checkpoint.
         accelerator, devices, **kwargs
             Passed to :class:`~scvi.train.Trainer`, e.g. ``enable_progress_bar``, ``precision``.
 
@@ -222,8 +229,11 @@ class SCMODAL(MosaicModelClass):
         ------
         ValueError
             If both `max_epochs` and `max_steps` are given or one is not positive, if cells are to
-            be held out, if `use_paired` finds no cell with two linked modalities, or if linked
-            features cannot be compared.
+            be held out, if `use_paired` finds no cell with two linked modalities, if linked
+            features cannot be compared, or if `ckpt_path` is no checkpoint of this model and these
+            cells.
+        FileNotFoundError
+            If `ckpt_path` does not exist.
         KeyError
             If the linked features are gone.
         TypeError
@@ -256,6 +266,9 @@ class SCMODAL(MosaicModelClass):
         refine_before = refinement_steps(
             steps, 0 if self.is_frozen_ else n_refinements, continued=self.n_steps_ > 0
         )
+        n_epochs = -(-steps // STEPS_PER_EPOCH)
+        cells = [f"{name}:{cell}" for name in present for cell in self.adata[name].obs_names]
+        kwargs = self._resumable(ckpt_path, cells, n_epochs, kwargs, "max_steps")
         # 1. the plan; weights that a user gives hold as they are
         options: dict[str, Any] = {"max_steps": steps, **(plan_kwargs or {})}
         paired = None
@@ -291,7 +304,7 @@ class SCMODAL(MosaicModelClass):
         self._fit(
             plan,
             UnpairedDataModule(dataset, steps),
-            -(-steps // STEPS_PER_EPOCH),
+            n_epochs,
             accelerator=accelerator,
             devices=devices,
             reload_dataloaders_every_n_epochs=1,
