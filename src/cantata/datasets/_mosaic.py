@@ -248,9 +248,9 @@ def _check_numbers(
 ) -> None:
     for name, value in sizes.items():
         check_integer(name, value, 0 if name in ("n_private", "seed") else 1)
-    for name, value in (("batch_effect", batch_effect), ("curvature", curvature)):
-        if not 0 <= value < np.inf:
-            raise ValueError(f"{name}={value!r}: give a number of at least 0.")
+    for name, number in (("batch_effect", batch_effect), ("curvature", curvature)):
+        if not 0 <= number < np.inf:
+            raise ValueError(f"{name}={number!r}: give a number of at least 0.")
     if sparse_format not in get_args(SparseFormat):
         raise ValueError(
             f"sparse_format={sparse_format!r}: choose one of {list(get_args(SparseFormat))}."
