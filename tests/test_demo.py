@@ -451,9 +451,25 @@ def test_perfect_and_random_embeddings_are_scored_as_such():
     assert found["labels, x to y"].model == 1
     assert found["labels, x to y"].chance == 0.5
     assert all(score.beats_chance for score in found.values())
+    score = found["labels, x to y"]
+    # of right or wrong beside always right, the error of a share
+    assert score.error == pytest.approx((score.simple * (1 - score.simple) / 40) ** 0.5)
     clusters = _scores.cluster_score(cells, labels, rng.permutation(labels), seed=0)
     assert clusters.model == pytest.approx(1)
     assert clusters.chance < 0.2
+
+
+def test_standard_errors_are_those_of_a_mean():
+    values = np.random.default_rng(0).normal(size=400)
+    found = _scores.standard_error(lambda rows: float(values[rows].mean()), 400)
+    assert found == pytest.approx(values.std() / 20, rel=0.15)
+
+
+def test_only_what_is_beyond_the_error_is_bold():
+    assert _output._number(0.5, 0.4, 0.05, higher=True) == "[bold]0.500[/bold]"
+    assert _output._number(0.5, 0.4, 0.2, higher=True) == "0.500"
+    assert _output._number(0.5, 0.4, 0.05, higher=False) == "0.500"
+    assert _output._number(0.4, 0.5, 0.05, higher=False) == "[bold]0.400[/bold]"
 
 
 def test_target_is_the_protein_panel():

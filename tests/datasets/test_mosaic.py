@@ -265,6 +265,7 @@ def test_h5mu_round_trip(tmp_path, k):
         ({"n_shared": 0}, ValueError, "n_shared=0"),
         ({"seed": -1}, ValueError, "seed=-1"),
         ({"batch_effect": -0.1}, ValueError, "batch_effect"),
+        ({"curvature": -0.1}, ValueError, "curvature"),
         ({"batch_effect": float("nan")}, ValueError, "batch_effect"),
         ({"depth": 0}, ValueError, "depth of modality 'rna'"),
         ({"depth": {"atac": 1.0}}, KeyError, "'atac'"),
@@ -649,3 +650,46 @@ def test_batches_differ_by_what_was_asked():
     assert none < 0.58
     assert none + 0.02 < usual < strong
     assert strong > 0.9
+
+
+def test_curvature_adds_squares_to_what_modalities_read():
+    sizes = {"n_features": {"rna": 60, "atac": 50}, "n_batches": 1, "n_private": 0, "n_shared": 3}
+
+    def explained(curvature):
+        """Share of log rates that factors tell in a line, and with their products."""
+        mdata = simulate_mosaic(
+            600, pairing="full", curvature=curvature, keep_expected=True, **sizes
+        )
+        z = mdata.obsm["truth_shared"]
+        products = np.stack([z[:, i] * z[:, j] for i in range(3) for j in range(i, 3)], axis=1)
+        found = []
+        for name in ("rna", "atac"):
+            adata = mdata[name][mdata.obs_names]
+            rates = np.log(adata.layers["truth_expected"])
+            rates = rates - rates.mean(axis=1, keepdims=True)
+            for x in (z, np.hstack([z, products])):
+                x = np.column_stack([x, np.ones(len(x))])
+                rest = rates - x @ np.linalg.lstsq(x, rates)[0]
+                found.append(1 - rest.var(axis=0).sum() / rates.var(axis=0).sum())
+        return np.array(found)
+
+    np.testing.assert_allclose(explained(0), 1, atol=1e-3)
+    curved = explained(1)
+    np.testing.assert_allclose(curved[[1, 3]], 1, atol=1e-3)
+    assert (curved[[0, 2]] < 0.8).all()
+
+
+def test_factors_are_bent_as_the_docs_say():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(50, 3)) * [1, 2, 3] + 4
+    found = _mosaic.bent(z, 0.5, np.random.default_rng(1))
+    again = np.random.default_rng(1)
+    p, q = (np.linalg.qr(again.normal(size=(3, 3)))[0] for _ in range(2))
+    mean, sd = z.mean(axis=0), z.std(axis=0)
+    for i in range(50):
+        y = [sum((z[i, a] - mean[a]) / sd[a] * p[a, b] for a in range(3)) for b in range(3)]
+        squares = [(value**2 - 1) / 2**0.5 for value in y]
+        for c in range(3):
+            added = 0.5 * sd[c] * sum(squares[b] * q[b, c] for b in range(3))
+            assert found[i, c] == pytest.approx(mean[c] + (z[i, c] - mean[c] + added) / 1.25**0.5)
+    assert _mosaic.bent(z, 0, rng) is z

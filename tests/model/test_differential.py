@@ -1,4 +1,4 @@
-"""Differential expression: scvi-tools' computation on what a model expects."""
+"""Differential expression, scvi-tools' computation on what a model expects, and abundance."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from linked_mosaics import link
 from model_cases import CASES, QUIET
 from mosaics import counts_mosaic
 
 from cantata import CLUE
-from cantata.model._differential import compared_groups, differences
+from cantata.model._differential import abundance_contrasts, compared_groups, differences
 
 FEW = {"n_samples": 200, "silent": True}
 
@@ -212,3 +213,102 @@ def test_bad_input_is_named():
             model.differential_expression(*arguments, **FEW)
     with pytest.raises(KeyError, match="source='protein'"):
         model.differential_expression("adt", "batch", source="protein", **FEW)
+
+
+def sampled_mosaic():
+    """Three types of cells in two samples of each condition; b has few of the first."""
+    mdata = counts_mosaic({"rna": 30, "adt": 12}, n_cells=600, n_batches=1)
+    group = pd.concat([mdata[m].obs["group"] for m in mdata.mod]).groupby(level=0).first()
+    group = group.reindex(mdata.obs_names).to_numpy()
+    rng = np.random.default_rng(0)
+    for adata in mdata.mod.values():  # four linked features that tell the types
+        x = adata.X.toarray()
+        x[:, :3] = rng.poisson(1 + 19 * np.eye(3)[adata.obs["group"].astype(int)])
+        adata.X = type(adata.X)(x)
+    link(mdata, "rna", "adt")
+    condition = np.where(rng.random(600) < np.where(group == "0", 0.15, 0.5), "b", "a")
+    mdata.obs["condition"] = condition
+    mdata.obs["sample"] = [
+        f"{c}{i}" for c, i in zip(condition, rng.integers(2, size=600), strict=True)
+    ]
+    return mdata, group
+
+
+def true_difference(group, condition):
+    """Log ratio of the share of each cell's type in b to that in a."""
+    shares = pd.crosstab(group, condition, normalize="columns")
+    return np.log(shares["b"] / shares["a"])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_known_change_of_abundance_is_found_and_no_other(name):
+    case = CASES[name]
+    mdata, group = sampled_mosaic()
+    few = {"max_steps": 100} if name == "SCMODAL" else {"max_epochs": 5}
+    model = case.fit(mdata, setup={}, **few | ({"encoder_epochs": 5} if name == "APOLLO" else {}))
+    table = model.differential_abundance(sample_key="sample", groupby="condition", n_neighbors=30)
+    assert list(table.columns) == ["DA_a", "DA_b"]
+    assert table.index.equals(mdata.obs_names)
+    np.testing.assert_allclose(table["DA_a"], -table["DA_b"], atol=1e-10)
+    truth = true_difference(group, mdata.obs["condition"])
+    assert truth["0"] < -1
+    assert truth.drop("0").min() > 0.2
+    np.testing.assert_allclose(table["DA_b"].groupby(group).median(), truth, atol=0.35)
+    # where samples are drawn alike, nothing is found
+    mdata.obs["sample"] = np.random.default_rng(1).permutation(mdata.obs["sample"])
+    mdata.obs["condition"] = mdata.obs["sample"].str[0]
+    none = model.differential_abundance(sample_key="sample", groupby="condition", n_neighbors=30)
+    truth = true_difference(group, mdata.obs["condition"])
+    np.testing.assert_allclose(none["DA_b"].groupby(group).median(), truth, atol=0.35)
+    assert none["DA_b"].groupby(group).median().abs().max() < 0.45
+
+
+def test_abundance_of_samples_and_of_new_cells():
+    mdata, _ = sampled_mosaic()
+    model = CASES["CLUE"].fit(mdata, setup={})
+    table = model.differential_abundance(sample_key="sample")
+    assert list(table.columns) == ["a0", "a1", "b0", "b1"]
+    # densities of the samples average to that of all cells
+    sizes = mdata.obs["sample"].value_counts().reindex(table.columns) / mdata.n_obs
+    np.testing.assert_allclose(np.exp(table) @ sizes, 1, atol=0.1)
+    part = mdata[:300].copy()
+    part.obs.loc[part.obs_names[:5], "sample"] = None
+    found = model.differential_abundance(part, sample_key="sample", n_neighbors=10)
+    assert found.index.equals(part.obs_names)
+    assert np.isfinite(found.to_numpy()).all()
+
+
+def test_contrasts_of_abundance_equal_a_loop():
+    rng = np.random.default_rng(0)
+    densities = pd.DataFrame(rng.normal(size=(5, 6)), columns=list("uvwxyz"))
+    conditions = pd.Series(["a", "b", "b", None, "c", "a"], index=list("uvwxyz"))
+    found = abundance_contrasts(densities, conditions)
+    assert list(found.columns) == ["DA_a", "DA_b", "DA_c"]
+    for name in "abc":
+        for i in range(5):
+            of = {True: [], False: []}
+            for sample, condition in conditions.items():
+                if condition is not None:
+                    of[condition == name].append(np.exp(densities.loc[i, sample]))
+            expected = np.log(np.mean(of[True])) - np.log(np.mean(of[False]))
+            assert found.loc[i, f"DA_{name}"] == pytest.approx(expected)
+
+
+def test_samples_and_conditions_are_checked():
+    mdata = counts_mosaic(n_cells=60)
+    model = CASES["CLUE"].fit(mdata)
+    mdata.obs["sample"] = ["s", "t"] * 30
+    mdata.obs["one"] = "s"
+    mdata.obs["small"] = ["u"] * 2 + ["v"] * 58
+    mdata.obs["mixed"] = ["a"] * 30 + ["b"] * 30
+    for arguments, error, message in (
+        ({"sample_key": "x"}, KeyError, "sample_key='x'"),
+        ({"sample_key": "one"}, ValueError, r"has the samples \['s'\]: name two"),
+        ({"sample_key": "small"}, ValueError, "Sample 'u' has 2 cells; 3 are needed"),
+        ({"sample_key": "sample", "groupby": "x"}, KeyError, "groupby='x'"),
+        ({"sample_key": "sample", "groupby": "mixed"}, ValueError, "2 samples .* e.g. 's'"),
+        ({"sample_key": "sample", "groupby": "one"}, ValueError, r"conditions \['s'\]: name two"),
+        ({"sample_key": "sample", "n_neighbors": 0}, ValueError, "n_neighbors"),
+    ):
+        with pytest.raises(error, match=message):
+            model.differential_abundance(**arguments)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-SIMULATION: dict[str, Any] = {"n_cells": 1600}
-"""Arguments of the simulated mosaic."""
+SIMULATION: dict[str, Any] = {"n_cells": 1600, "curvature": 0.5}
+"""Arguments of the simulated mosaic, as curved as real data: ``benchmarks/curvature.py``."""
 
 LABEL_NAMES = (
     "cell_type",

@@ -172,20 +172,20 @@ class EpochBar(Callback):
 # Table of scores ---------------------------------------------------------------------------------
 
 
-def _number(value: float, other: float, *, higher: bool) -> str:
-    """Three digits, bold where the value is at least as good as the other."""
-    text = f"{value:.3f}"
-    return f"[bold]{text}[/bold]" if (value >= other if higher else value <= other) else text
+def _number(value: float, other: float, error: float, *, higher: bool) -> str:
+    """Three digits, bold where the value is better than the other by more than the error."""
+    text, gain = f"{value:.3f}", value - other if higher else other - value
+    return f"[bold]{text}[/bold]" if gain > error else text
 
 
 def score_table(scores: Sequence[Score], model: str) -> Table:
-    """Table for a rich console; the better of the model and the simple method is bold.
+    """Table for a rich console; what is better by more than a standard error is bold.
 
     Scores of one section stand together in `scores`; `model` is its name.
     """
     table = Table(title="Scores", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("score")
-    for name in ("cells", model, "simple", "chance"):
+    for name in ("cells", model, "simple", "±", "chance"):
         table.add_column(name, justify="right")
     section = None
     for score in scores:
@@ -193,12 +193,13 @@ def score_table(scores: Sequence[Score], model: str) -> Table:
             section = score.section
             table.add_row(f"[italic]{section}[/italic]")
         higher = score.higher_is_better
-        simple = _number(score.simple, score.model, higher=higher)
+        simple = _number(score.simple, score.model, score.error, higher=higher)
         table.add_row(
             f"  {escape(score.name)}",
             score.cells,
-            _number(score.model, score.simple, higher=higher),
+            _number(score.model, score.simple, score.error, higher=higher),
             f"{simple} {score.method:<4}",
+            f"{score.error:.3f}",
             f"{score.chance:.3f}",
         )
     return table

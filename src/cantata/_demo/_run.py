@@ -280,6 +280,7 @@ def _report(ready: Prepared, scores: list[Score], console: Console) -> None:
         "CCA": "regularised canonical correlation on the components that CLUE reads",
         "k-NN": f"mean of {N_NEIGHBORS} nearest paired training cells, by the source's components",
     }
+    lines["±"] = "standard error of the difference over cells; bold: better by more than that"
     if ready.mosaic.label_key is None:
         lines["no labels"] = "scores of labels are left out; name a column with --label-key"
     worse = [score.name for score in scores if not score.beats_chance]

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import normalized_mutual_info_score
 
+from cantata._numeric.knn_labels import knn_labels
 from cantata._numeric.neighbors import nearest_neighbors
-from cantata.metrics import foscttm, label_transfer_accuracy, matching_score
+from cantata.metrics import foscttm, matching_matrix
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from mudata import MuData
 
@@ -31,6 +32,9 @@ MAX_PAIRS = 3
 
 MAX_FEATURES = 300
 """Of wider modalities, this many of the most abundant features are predicted."""
+
+N_DRAWS = 200
+"""Draws of the cells for a standard error."""
 
 HELD_OUT, SEEN, TRUTH = SECTIONS = ("held-out cells", "training cells", "simulated truth")
 
@@ -49,6 +53,8 @@ class Score:
     """How many cells, or how many to how many."""
     model: float
     simple: float
+    error: float
+    """Standard error, over the cells, of the difference of these two."""
     method: str
     """Name of the simple method."""
     chance: float
@@ -106,6 +112,7 @@ def as_table(scores: list[Score]) -> pd.DataFrame:
             "n_cells": [score.cells for score in scores],
             "model": [score.model for score in scores],
             "simple": [score.simple for score in scores],
+            "error_of_difference": [score.error for score in scores],
             "simple_method": [score.method for score in scores],
             "chance": [score.chance for score in scores],
             "higher_is_better": [score.higher_is_better for score in scores],
@@ -116,33 +123,48 @@ def as_table(scores: list[Score]) -> pd.DataFrame:
 # Scores of embeddings and clusters ---------------------------------------------------------------
 
 
+def standard_error(difference: Callable[[np.ndarray], float], n: int) -> float:
+    """Of the difference of two scores of n cells, from its spread over cells drawn anew."""
+    rng = np.random.default_rng(0)
+    return float(np.std([difference(rng.integers(n, size=n)) for _ in range(N_DRAWS)]))
+
+
+def _of_cells(
+    section: str, name: str, n: str, values: list[np.ndarray], chance: float, **options: Any
+) -> Score:
+    """Mean of one value for each cell, of the model and of canonical correlation."""
+    model, simple = values
+    error = float(np.std(model - simple) / len(model) ** 0.5)
+    figures = float(model.mean()), float(simple.mean()), error
+    return Score(section, name, n, *figures, CORRELATION, chance, **options)
+
+
 def embedding_scores(cells: Cells, model: Embedding, simple: Embedding) -> Iterator[Score]:
     """Scores of alignment and of label transfer for every pair of modalities."""
     for a, b in cells.pairs():
         both = cells.held_out & cells.having(a, b)
         n = int(both.sum())
         if n >= MIN_CELLS:
-            left, right = (
+            sides = [
                 [part.by_modality[name][cells.rows[name][both]] for name in (a, b)]
                 for part in (model, simple)
-            )
-            yield Score(
+            ]
+            yield _of_cells(
                 HELD_OUT,
                 f"FOSCTTM, {a} and {b}",
                 f"{n:,}",
-                foscttm(*left),
-                foscttm(*right),
-                CORRELATION,
+                [foscttm(x, y, return_per_cell=True).mean(axis=1) for x, y in sides],
                 (n - 1) / (2 * n),
                 higher_is_better=False,
             )
-            yield Score(
+            yield _of_cells(
                 HELD_OUT,
                 f"matching score, {a} and {b}",
                 f"{n:,}",
-                matching_score(*left),
-                matching_score(*right),
-                CORRELATION,
+                [
+                    (matching_matrix(x, y).diagonal() + matching_matrix(y, x).diagonal()) / 2
+                    for x, y in sides
+                ],
                 1 / n,
             )
     if cells.labels is not None:
@@ -170,22 +192,21 @@ def _transfer(
     labels = pd.Series(cells.labels[reference]).astype(str)
     truth = pd.Series(cells.labels[query]).astype(str)
 
-    def accuracy(embedding: Embedding) -> float:
+    def is_right(embedding: Embedding) -> np.ndarray:
         if disjoint:
             x, y = embedding.joint[reference], embedding.joint[query]
         else:
             x = embedding.by_modality[source][cells.rows[source][reference]]
             y = embedding.by_modality[target][cells.rows[target][query]]
-        return label_transfer_accuracy(x, labels, y, truth, k=N_NEIGHBORS)
+        predicted = knn_labels(x, labels, y, k=N_NEIGHBORS)["label"].astype(str)
+        return (predicted.to_numpy() == truth.to_numpy()).astype(float)
 
     commonest = labels.value_counts().index[0]
-    yield Score(
+    yield _of_cells(
         section,
         what,
         f"{reference.sum():,} to {query.sum():,}",
-        accuracy(model),
-        accuracy(simple),
-        CORRELATION,
+        [is_right(model), is_right(simple)],
         float((truth == commonest).mean()),
     )
 
@@ -197,15 +218,21 @@ def cluster_score(cells: Cells, model: np.ndarray, simple: np.ndarray, *, seed: 
     """
     assert cells.labels is not None
     training = cells.labelled & ~cells.held_out
-    labels, clusters = cells.labels[training].astype(str), model[training]
-    rng = np.random.default_rng(seed)
-    shuffled = [normalized_mutual_info_score(labels, rng.permutation(clusters)) for _ in range(10)]
+    labels, n = cells.labels[training].astype(str), int(training.sum())
+    clusters, others = model[training], simple[training]
+
+    def nmi(found: np.ndarray, rows: np.ndarray) -> float:
+        return float(normalized_mutual_info_score(labels[rows], found[rows]))
+
+    everyone, rng = np.arange(n), np.random.default_rng(seed)
+    shuffled = [nmi(rng.permutation(clusters), everyone) for _ in range(10)]
     return Score(
         SEEN,
         "NMI, Leiden and labels",
-        f"{training.sum():,}",
-        float(normalized_mutual_info_score(labels, clusters)),
-        float(normalized_mutual_info_score(labels, simple[training])),
+        f"{n:,}",
+        nmi(clusters, everyone),
+        nmi(others, everyone),
+        standard_error(lambda rows: nmi(clusters, rows) - nmi(others, rows), n),
         CORRELATION,
         float(np.mean(shuffled)),
     )
@@ -255,12 +282,18 @@ def imputation_scores(
         rep, rows = mdata[source].obsm[str(records[source]["rep"])], cells.rows[source]
         paired = ~cells.held_out & cells.having(source, target)
         means = neighbor_means(rep[rows[paired]], observed(paired), rep[rows[chosen]])
+        logs, n = np.log1p(np.asarray(imputed.X)), len(expected)
+
+        def mean(found: np.ndarray, rows: np.ndarray) -> float:
+            return float(correlations(found[rows], expected[rows]).mean())
+
         return Score(
             section,
             what,
-            f"{chosen.sum():,}",
-            float(correlations(np.log1p(np.asarray(imputed.X)), expected).mean()),
-            float(correlations(means, expected).mean()),
+            f"{n:,}",
+            mean(logs, np.arange(n)),
+            mean(means, np.arange(n)),
+            standard_error(lambda rows: mean(logs, rows) - mean(means, rows), n),
             NEIGHBORS,
             0.0,
         )

@@ -65,6 +65,7 @@ def simulate_mosaic(
     n_batches: int = 2,
     pairing: Pairing = "partial",
     batch_effect: float = 0.25,
+    curvature: float = 0.0,
     depth: float | Mapping[str, float] = 1.0,
     seed: int = 0,
     sparse_format: SparseFormat = "csr",
@@ -98,6 +99,10 @@ def simulate_mosaic(
         met exactly up to rounding.
     batch_effect
         Standard deviation of the shift that a batch causes in the log rate of a feature.
+    curvature
+        How far each modality reads squares of the shared factors, its own ones, beside the factors
+        themselves. At 0 what modalities have in common is linear in log rates, which favours
+        canonical correlation; real counts are curved.
     depth
         Factor on the library sizes, for all modalities or by name.
     seed
@@ -154,6 +159,11 @@ def simulate_mosaic(
     .. math:: x_{ij} \sim NB\bigl(l_i e^{a_j + \beta_{bj}} (4 + 25\, y_{ij} e^{h_{ij}}),
               \theta_j\bigr), \qquad y_{ij} \sim Bernoulli(\mathrm{logit}^{-1}(3 h_{ij})).
 
+    With a `curvature` :math:`\kappa`, modality :math:`m` reads :math:`(z_i + \kappa\, S Q_m\,
+    q(P_m S^{-1} z_i)) / \sqrt{1 + \kappa^2}` in place of :math:`z_i`, with
+    :math:`q(y) = (y^2 - 1) / \sqrt 2`, rotations :math:`P_m` and :math:`Q_m` of its own, and the
+    spread :math:`S` of the factors, around their mean.
+
     The median library of p features is :math:`9\sqrt p` for RNA and :math:`2.5\sqrt p` for
     chromatin, so more features make an easier task; `depth` makes a harder one. Links: 80 % of
     the proteins and 30 % of the peaks have :math:`w_j` turned to a cosine of about 0.95 with that
@@ -170,7 +180,13 @@ def simulate_mosaic(
     """
     sizes = {"n_shared": n_shared, "n_private": n_private, "n_batches": n_batches}
     _check_numbers(
-        batch_effect, sparse_format, n_cells=n_cells, n_cell_types=n_cell_types, seed=seed, **sizes
+        batch_effect,
+        curvature,
+        sparse_format,
+        n_cells=n_cells,
+        n_cell_types=n_cell_types,
+        seed=seed,
+        **sizes,
     )
     widths = resolve_features(n_features)
     names = list(widths)
@@ -194,6 +210,7 @@ def simulate_mosaic(
             cells,
             measured=member[:, column],
             depth=depths[name],
+            curvature=curvature,
             seed=seed,
             sparse_format=sparse_format,
             shuffle=shuffle,
@@ -214,6 +231,7 @@ def simulate_mosaic(
         "n_cell_types": n_cell_types,
         "seed": seed,
         "batch_effect": batch_effect,
+        "curvature": curvature,
         "depth": depths,
         "kinds": measures,
         "pairing": {" + ".join(pattern): share for pattern, share in shares.items()},
@@ -225,11 +243,14 @@ def simulate_mosaic(
 # Design of the study -----------------------------------------------------------------------------
 
 
-def _check_numbers(batch_effect: float, sparse_format: str, **sizes: int) -> None:
+def _check_numbers(
+    batch_effect: float, curvature: float, sparse_format: str, **sizes: int
+) -> None:
     for name, value in sizes.items():
         check_integer(name, value, 0 if name in ("n_private", "seed") else 1)
-    if not 0 <= batch_effect < np.inf:
-        raise ValueError(f"batch_effect={batch_effect!r}: give a number of at least 0.")
+    for name, number in (("batch_effect", batch_effect), ("curvature", curvature)):
+        if not 0 <= number < np.inf:
+            raise ValueError(f"{name}={number!r}: give a number of at least 0.")
     if sparse_format not in get_args(SparseFormat):
         raise ValueError(
             f"sparse_format={sparse_format!r}: choose one of {list(get_args(SparseFormat))}."
@@ -678,6 +699,17 @@ def var_table(features: Features, names: list[str], genes: list[str] | None) -> 
     return var
 
 
+def bent(shared: np.ndarray, curvature: float, rng: np.random.Generator) -> np.ndarray:
+    """(n, k) shared factors as a modality reads them: squares added, with the spread as before."""
+    if curvature == 0:
+        return shared
+    mean, sd = shared.mean(axis=0), np.maximum(shared.std(axis=0), 1e-12)
+    into, back = (np.linalg.qr(rng.normal(size=(sd.size, sd.size)))[0] for _ in range(2))
+    squares = ((shared - mean) / sd @ into) ** 2 - 1
+    added = curvature * sd * (squares / np.sqrt(2) @ back)
+    return mean + (shared - mean + added) / np.sqrt(1 + curvature**2)
+
+
 def draw_modality(
     name: str,
     kind: Kind,
@@ -686,6 +718,7 @@ def draw_modality(
     *,
     measured: np.ndarray,
     depth: float,
+    curvature: float,
     seed: int,
     sparse_format: SparseFormat,
     shuffle: bool,
@@ -700,7 +733,7 @@ def draw_modality(
     counts, expected = draw_counts(
         kind,
         features,
-        shared=cells.shared,
+        shared=bent(cells.shared, curvature, stream(seed, f"{name}/curvature")),
         private=private,
         batch=cells.batch,
         library=library,

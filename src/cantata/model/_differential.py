@@ -1,4 +1,4 @@
-"""Differences of expected values between groups of cells, by scvi-tools' own computation."""
+"""Differences between groups of cells, of expected values by scvi-tools, and of abundance."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scipy.special import logsumexp
 from scvi.model.base import DifferentialComputation
 from scvi.utils import track
 
@@ -141,3 +142,68 @@ def differences(
             table[f"is_de_fdr_{fdr_target}"] = (expected <= fdr_target).to_numpy()
         tables.append(table.assign(group1=name))
     return pd.concat(tables)
+
+
+def checked_samples(column: pd.Series, key: str) -> pd.Categorical:
+    """Sample of every cell.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two samples, or one has fewer than 3 cells.
+    """
+    sizes = column.value_counts()
+    if len(sizes) < 2:
+        raise ValueError(f"sample_key={key!r} has the samples {list(sizes.index)}: name two.")
+    if sizes.min() < MIN_CELLS:
+        raise ValueError(
+            f"Sample {sizes.index[-1]!r} has {sizes.min()} cells; {MIN_CELLS} are needed."
+        )
+    return pd.Categorical(column, categories=sorted(sizes.index))
+
+
+def conditions_of(samples: pd.Categorical, column: pd.Series, key: str) -> pd.Series:
+    """Condition of each sample; of samples without one it is missing.
+
+    Raises
+    ------
+    ValueError
+        If a sample has cells of several conditions, or there are fewer than two conditions.
+    """
+    pairs = pd.DataFrame({"sample": samples, "condition": column.to_numpy()}).dropna()
+    pairs = pairs.drop_duplicates()
+    mixed = pairs.loc[pairs["sample"].duplicated(), "sample"].unique()
+    if len(mixed):
+        raise ValueError(
+            f"groupby={key!r}: {len(mixed)} samples have cells of several conditions, e.g. "
+            f"{mixed[0]!r}. Name as sample_key what lies within conditions."
+        )
+    found = pairs.set_index("sample")["condition"].reindex(samples.categories)
+    if found.nunique() < 2:
+        raise ValueError(f"groupby={key!r} has the conditions {list(found.unique())}: name two.")
+    return found
+
+
+def abundance_contrasts(densities: pd.DataFrame, conditions: pd.Series) -> pd.DataFrame:
+    """Log of the mean density of each condition's samples over that of all others.
+
+    Parameters
+    ----------
+    densities
+        (cells, samples) log densities.
+    conditions
+        Condition of each sample.
+    """
+    known = conditions.notna().to_numpy()
+
+    def mean(chosen: np.ndarray) -> np.ndarray:
+        return logsumexp(densities.loc[:, chosen], axis=1) - np.log(chosen.sum())
+
+    return pd.DataFrame(
+        {
+            f"DA_{name}": mean(is_it) - mean(known & ~is_it)
+            for name in sorted(conditions.dropna().unique())
+            for is_it in [(conditions == name).to_numpy()]
+        },
+        index=densities.index,
+    )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from lightning.pytorch import Trainer as LightningTrainer
 from scvi import settings
@@ -46,6 +47,7 @@ from cantata._mudata.pairing import modality_cells, row_table
 from cantata._mudata.panels import panel_of_batches, report_panel, without_nan
 from cantata._mudata.parts import mudata_of_parts, parts_of_mudata
 from cantata._mudata.values import MatrixReader, matrix_of, recorded_reps
+from cantata._numeric.abundance import log_densities
 from cantata._numeric.batches import sample_cells
 from cantata._numeric.conformal import ConformalIntervals, n_needed
 from cantata.data import (
@@ -57,7 +59,13 @@ from cantata.data import (
     without_cells,
 )
 from cantata.model._checkpoint import TrainingCheckpoint, TrainingRecord, digest
-from cantata.model._differential import compared_groups, differences
+from cantata.model._differential import (
+    abundance_contrasts,
+    checked_samples,
+    compared_groups,
+    conditions_of,
+    differences,
+)
 from cantata.model._imputation import (
     ImputationWriter,
     batch_codes,
@@ -73,7 +81,6 @@ from cantata.model._threads import step_work, with_threads_for_steps
 from cantata.nn import CovariateEffects, Covariates, LikelihoodHead, with_new_categories
 
 if TYPE_CHECKING:
-    import pandas as pd
     from anndata import AnnData
     from lightning.pytorch import LightningDataModule, LightningModule
     from mudata import MuData
@@ -1306,6 +1313,82 @@ class MosaicModelClass(BaseModelClass):
     def _sampling(self, modality: str) -> dict[str, Any]:
         """Options of :meth:`_expected` for one sample of each cell."""
         return {}
+
+    def differential_abundance(
+        self,
+        mdata: MuData | None = None,
+        *,
+        sample_key: str,
+        groupby: str | None = None,
+        n_neighbors: int = 50,
+        batch_size: int | None = None,
+    ) -> pd.DataFrame:
+        """Where in the embedding samples, or conditions, have more or fewer cells than others.
+
+        In the form of scvi-tools, a log density of each sample around every cell, and differences
+        between groups of samples (Boyeau et al. 2025, MrVI). Densities are those of each sample
+        among a cell's nearest other cells. scvi-tools' own, the mixture of the posteriors of a
+        sample's cells, says of most cells that they are like themselves: posteriors are narrower
+        than the space between cells, and SCMODAL and APOLLO have none.
+
+        Parameters
+        ----------
+        mdata
+            Cells to compare; the model's own by default.
+        sample_key
+            Annotation of the samples, at the level of the MuData or of a modality. Cells without
+            one are scored, but are nobody's neighbours.
+        groupby
+            Annotation of conditions, one for each sample.
+        n_neighbors
+            Neighbours of a cell. More are less noisy, and blur what is rarer.
+        batch_size
+            Cells per minibatch.
+
+        Returns
+        -------
+        DataFrame of the cells in the order of ``mdata.obs_names``: a column for each sample, the
+        natural logarithm of its density over that of all cells. With `groupby` a column
+        ``DA_<condition>`` for each condition: log of the mean density of its samples, less that of
+        all other samples with a condition. At .7 such cells are twice as frequent in it.
+
+        Raises
+        ------
+        KeyError
+            If an annotation does not exist.
+        ValueError
+            If there are fewer than two samples or conditions, a sample has fewer than 3 cells, or
+            cells of two conditions.
+
+        Notes
+        -----
+        Whatever separates samples in the embedding looks like abundance: a batch that was not
+        registered, or a modality that one sample lacks. Neighbourhoods overlap and cells of one
+        donor are not independent: to test a difference compare samples, not cells.
+
+        Examples
+        --------
+        >>> import cantata
+        >>> mdata = cantata.datasets.simulate_mosaic(n_cells=200)
+        >>> cantata.CLUE.setup_mudata(mdata, batch_key="batch")
+        >>> model = cantata.CLUE(mdata)
+        >>> model.train(max_epochs=1, enable_progress_bar=False)
+        >>> model.differential_abundance(sample_key="batch").shape
+        (200, 2)
+        """
+        k = check_integer("n_neighbors", n_neighbors, 1)
+        cells = self._cells(mdata)
+        column = category_names(coalesce_obs(cells.mdata, sample_key, argument="sample_key"))
+        check_groups(column, "sample_key", sample_key)
+        samples = checked_samples(column, sample_key)
+        conditions = None
+        if groupby is not None:
+            column = category_names(coalesce_obs(cells.mdata, groupby, argument="groupby"))
+            conditions = conditions_of(samples, column, groupby)
+        z = self.get_latent_representation(mdata, batch_size=batch_size).astype(np.float64)
+        densities = log_densities(z, samples.codes, k, seed=settings.seed or 0)
+        table = pd.DataFrame(densities, cells.mdata.obs_names, samples.categories.to_list())
+        return table if conditions is None else abundance_contrasts(table, conditions)
 
     # Results ------------------------------------------------------------------------------------
 
