@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cantata.losses import (
-    _scaled_entropy,
+    _sparse_values,
     linear_scaled_cross_entropy,
     min_max_scaled,
     scaled_cross_entropy,
@@ -150,7 +150,7 @@ class TestLinearScaledCrossEntropy:
     @pytest.fixture(autouse=True, params=[2**19, 7 * 16])
     def blocks(self, request, monkeypatch):
         """One block, and several of which the last is narrower."""
-        monkeypatch.setitem(_scaled_entropy.BLOCK_ENTRIES, "cpu", request.param)
+        monkeypatch.setitem(_sparse_values.BLOCK_ENTRIES, "cpu", request.param)
 
     @pytest.mark.parametrize("weight", [1.0, 0.3, 12.0])
     def test_equals_loops(self, weight):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cantata.losses import SparseCounts, min_max_scaled
+from cantata.losses import SparseValues, min_max_scaled
 from cantata.nn import LIKELIHOODS, LOSSES, Covariates, ScaledHead, SquaredHead
 
 ONE_BATCH = Covariates(torch.zeros(6, 1, dtype=torch.long), None)
@@ -80,16 +80,32 @@ def test_head_agrees_with_its_distribution(name: str, n_batch: int) -> None:
     x[:, 0] += 1
     library = x.sum(1) if head.has_library else None
     location = head.location(hidden, covariates)
-    log_prob = head.log_prob(location, library, covariates, SparseCounts.from_dense(x))
+    log_prob = head.log_prob(location, library, covariates, SparseValues.of(x))
+    taken = torch.tensor([3, 0, 0, 2, 1, 3])  # rows may repeat
+    of_hidden = head.log_prob_of_hidden(
+        hidden[taken],
+        covariates,
+        None if library is None else library[taken],
+        SparseValues.of(x),
+        taken,
+    )
+    torch.testing.assert_close(of_hidden, log_prob[taken])
     distribution = head.distribution(location, library, covariates)
     seen = (x > 0).float() if name == "bernoulli" else x
     assert torch.allclose(log_prob, distribution.log_prob(seen).sum(1), atol=1e-3)
     assert distribution.mean.shape == (4, 5)
     if head.has_library and name != "zinb":
         assert torch.allclose(distribution.mean.sum(1), library, rtol=1e-4)
-    loss = -log_prob.mean()
-    loss.backward()
-    assert all(p.grad is not None for p in head.parameters())
+    assert all(
+        torch.allclose(*gradients, atol=1e-4)
+        for gradients in zip(
+            *(
+                torch.autograd.grad(value.mean(), list(head.parameters()))
+                for value in (log_prob[taken], of_hidden)
+            ),
+            strict=True,
+        )
+    )
 
 
 @pytest.mark.parametrize("panel", [False, True])
@@ -109,7 +125,7 @@ def test_fitted_library_is_the_likeliest(name: str, panel: bool) -> None:
     location = head.location(torch.randn(5, 4), covariates)
     found = head.fitted_library(location, covariates, counts)
     grid = torch.linspace(-2, 12, 14_001)
-    seen = SparseCounts.from_dense(counts)
+    seen = SparseValues.of(counts)
     with torch.no_grad():
         log_probs = torch.stack(
             [head.log_prob(location, size.exp().expand(5), covariates, seen) for size in grid]
@@ -143,10 +159,13 @@ def test_features_that_a_batch_did_not_measure_have_no_part(name: str) -> None:
         if name == "bce":
             target = min_max_scaled(x, log=True)
         else:
-            target = x if name == "mse" else SparseCounts.from_dense(x)
+            target = x if name == "mse" else SparseValues.of(x)
         library = layer.observed_library(x) if layer.has_library else None
         location = layer.location(hidden, covariates)
-        losses.append(layer.log_prob(location, library, covariates, target))
+        if layer.terms is None:
+            losses.append(layer.log_prob(location, library, covariates, target))
+        else:
+            losses.append(layer.log_prob_of_hidden(hidden, covariates, library, target))
         losses[-1].sum().backward()
     if name != "bce":  # which is scaled by the least value of a cell
         torch.testing.assert_close(*losses)

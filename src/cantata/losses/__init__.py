@@ -15,6 +15,17 @@ from cantata.losses._alignment import (
     product_of_experts,
     squared_to_fused,
 )
+from cantata.losses._count_likelihoods import (
+    ABSENT,
+    MIN_SHARE,
+    OutputLayer,
+    Terms,
+    bernoulli_terms,
+    linear_log_prob,
+    negative_binomial_terms,
+    poisson_terms,
+    zero_inflated_terms,
+)
 from cantata.losses._distributions import (
     dependence,
     gaussian_kernel,
@@ -26,31 +37,32 @@ from cantata.losses._distributions import (
     pair_discriminator_loss,
     squared_distances,
 )
-from cantata.losses._reconstruction import (
-    SparseCounts,
-    negative_binomial_log_prob,
-    poisson_log_prob,
-    reconstruction_loss,
-)
+from cantata.losses._reconstruction import reconstruction_loss
 from cantata.losses._scaled_entropy import (
-    ScaledValues,
     linear_scaled_cross_entropy,
     min_max_scaled,
     scaled_cross_entropy,
 )
+from cantata.losses._sparse_values import SparseValues, entries
 
 __all__ = [
-    "ScaledValues",
-    "SparseCounts",
+    "ABSENT",
+    "MIN_SHARE",
+    "OutputLayer",
+    "SparseValues",
+    "Terms",
     "anchor_loss",
+    "bernoulli_terms",
     "contrastive",
     "cosine_to_fused",
     "cycle_loss",
     "dependence",
+    "entries",
     "fuse_mean",
     "gaussian_kernel",
     "geometry_loss",
     "kl_to_standard_normal",
+    "linear_log_prob",
     "linear_scaled_cross_entropy",
     "linked_loss",
     "maximum_mean_discrepancy",
@@ -59,15 +71,16 @@ __all__ = [
     "modality_count",
     "modality_cross_entropy",
     "mutual_neighbors",
-    "negative_binomial_log_prob",
+    "negative_binomial_terms",
     "norm_penalty",
     "pair_discriminator_loss",
     "paired_loss",
     "paired_rows",
-    "poisson_log_prob",
+    "poisson_terms",
     "product_of_experts",
     "reconstruction_loss",
     "scaled_cross_entropy",
     "squared_distances",
     "squared_to_fused",
+    "zero_inflated_terms",
 ]

@@ -6,46 +6,22 @@ therefore made in the forward pass, and where the logits come from a linear laye
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from cantata.losses._sparse_values import SparseValues, entries
 
+if TYPE_CHECKING:
     from torch import Tensor
 
 PSEUDOCOUNT = 0.5
 """Added to counts before the logarithm."""
 
-BLOCK_ENTRIES = {"cpu": 2**19}
-"""Logits of a block, by device: two megabytes on a processor."""
-OTHER_BLOCK_ENTRIES = 2**25
-"""Logits of a block on other devices, which want few and large operations."""
 
-
-class ScaledValues(NamedTuple):
-    """Values in [0, 1] of a minibatch, of which only those above 0 matter; column by column."""
-
-    row: Tensor
-    """(nnz,) row of each value."""
-    column: Tensor
-    """(nnz,) column of each value, ascending."""
-    value: Tensor
-    """(nnz,) values."""
-    shape: tuple[int, int]
-    """Cells and features."""
-
-    def dense(self) -> Tensor:
-        """(n, p) values."""
-        full = self.value.new_zeros(self.shape)
-        full[self.row, self.column] = self.value
-        return full
-
-
-def min_max_scaled(values: Tensor, *, log: bool = True) -> ScaledValues:
+def min_max_scaled(values: Tensor, *, log: bool = True) -> SparseValues:
     """Log counts of every cell, scaled to [0, 1] (Zhang et al. 2026, methods).
 
     ``y = (t - min t) / (max t - min t)`` over the features of a cell, with ``t = log(x + 0.5)``.
@@ -68,7 +44,7 @@ def min_max_scaled(values: Tensor, *, log: bool = True) -> ScaledValues:
     if not log:
         return _min_max_of_all(values.to_dense())
     # 1. Logs of what is stored; all else has the log of the pseudocount.
-    row, column, value = _entries(values)
+    row, column, value = entries(values)
     t = torch.log(value.clamp(min=0) + PSEUDOCOUNT)
     # 2. The least of a cell is that of a 0 unless it has none, the greatest that of a count.
     has_zero = torch.bincount(row, minlength=n) < p
@@ -79,54 +55,15 @@ def min_max_scaled(values: Tensor, *, log: bool = True) -> ScaledValues:
     # 3. A 0 becomes 0, so that what is stored is all there is.
     inverse = 1 / torch.where(top > floor, top - floor, 1.0)
     y = (t - floor.index_select(0, row)) * inverse.index_select(0, row)
-    return _by_column(row, column, y, (n, p))
+    return SparseValues.from_entries(row, column, y, (n, p))
 
 
-def _min_max_of_all(values: Tensor) -> ScaledValues:
+def _min_max_of_all(values: Tensor) -> SparseValues:
     """Values themselves, less the least of their cell, over its range."""
     shifted = values - values.amin(dim=1, keepdim=True)
     size = shifted.amax(dim=1, keepdim=True)
     scaled = shifted / torch.where(size > 0, size, 1.0)
-    row, column = scaled.nonzero(as_tuple=True)
-    return _by_column(row, column, scaled[row, column], (len(values), values.shape[1]))
-
-
-def _entries(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Row, column and value of what a matrix stores, or of what is not 0 in a dense one."""
-    if values.layout != torch.sparse_csr:
-        row, column = values.nonzero(as_tuple=True)
-        return row, column, values[row, column]
-    counts = values.crow_indices().diff().long()
-    cells = torch.arange(len(counts), device=values.device)
-    column = values.col_indices()
-    row = torch.repeat_interleave(cells, counts, output_size=len(column))
-    return row, column, values.values()
-
-
-def _by_column(row: Tensor, column: Tensor, value: Tensor, shape: tuple[int, int]) -> ScaledValues:
-    """Values in the order of their columns, which are visited in blocks."""
-    column, order = torch.sort(column, stable=True)
-    return ScaledValues(
-        row.index_select(0, order), column.long(), value.index_select(0, order), shape
-    )
-
-
-def _blocks(target: ScaledValues) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-    """Blocks of columns, with the flat indices, rows and values of the target in each."""
-    n, p = target.shape
-    entries = BLOCK_ENTRIES.get(target.value.device.type, OTHER_BLOCK_ENTRIES)
-    width = min(p, max(16, entries // max(n, 1)))
-    starts = range(0, p, width)
-    # Values are sorted by column, so that those of a block are a slice.
-    cuts = [0, len(target.column)]
-    if len(starts) > 1:
-        inner = torch.tensor(list(starts)[1:], device=target.column.device)
-        cuts[1:1] = torch.searchsorted(target.column, inner).tolist()
-    for k, start in enumerate(starts):
-        columns, part = slice(start, min(start + width, p)), slice(cuts[k], cuts[k + 1])
-        row = target.row[part]
-        index = row * (columns.stop - start) + (target.column[part] - start)
-        yield columns, index, row, target.value[part]
+    return SparseValues.of(scaled)
 
 
 def _block_loss(
@@ -152,11 +89,11 @@ def _block_loss(
 class _OfLogits(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, target: ScaledValues, pos_weight: float, with_slope: bool
+        ctx: Any, logits: Tensor, target: SparseValues, pos_weight: float, with_slope: bool
     ) -> Tensor:
         losses = logits.new_zeros(len(logits))
         slope = torch.empty_like(logits) if with_slope else None
-        for columns, index, row, y in _blocks(target):
+        for columns, index, row, _, y in target.blocks():
             block = logits[:, columns].clone(memory_format=torch.contiguous_format)
             losses += _block_loss(block, index, row, y, pos_weight, with_slope)
             if slope is not None:
@@ -179,7 +116,7 @@ class _OfLinear(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor,
-        target: ScaledValues,
+        target: SparseValues,
         pos_weight: float,
         scale: float,
         with_slope: bool,
@@ -190,7 +127,7 @@ class _OfLinear(torch.autograd.Function):
             torch.zeros_like(x, dtype=torch.float32) if with_slope and needed else None
             for x, needed in zip((hidden, weight, bias), ctx.needs_input_grad, strict=False)
         )
-        for columns, index, row, y in _blocks(target):
+        for columns, index, row, _, y in target.blocks():
             # 2. The logits of a block, and their derivative in the same memory.
             logits = torch.addmm(bias[columns], hidden, weight[columns].T).float()
             losses += _block_loss(logits, index, row, y, pos_weight, with_slope)
@@ -224,7 +161,7 @@ class _OfLinear(torch.autograd.Function):
         return *cast, None, None, None, None
 
 
-def scaled_cross_entropy(logits: Tensor, target: ScaledValues, pos_weight: float = 1.0) -> Tensor:
+def scaled_cross_entropy(logits: Tensor, target: SparseValues, pos_weight: float = 1.0) -> Tensor:
     r"""Cross-entropy of values in [0, 1], summed over features (Zhang et al. 2026, eq. 1).
 
     :math:`-\sum_j w\,y_j \log\sigma(l_j) + (1 - y_j)\log(1 - \sigma(l_j))`.
@@ -255,7 +192,7 @@ def scaled_cross_entropy(logits: Tensor, target: ScaledValues, pos_weight: float
 
 
 def linear_scaled_cross_entropy(
-    hidden: Tensor, weight: Tensor, bias: Tensor, target: ScaledValues, pos_weight: float = 1.0
+    hidden: Tensor, weight: Tensor, bias: Tensor, target: SparseValues, pos_weight: float = 1.0
 ) -> Tensor:
     """Mean of :func:`scaled_cross_entropy` over cells and features, of a linear layer's output.
 

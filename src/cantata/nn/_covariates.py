@@ -141,6 +141,21 @@ class CovariateEffects(nn.Module):
             else None
         )
 
+    def design(self, covariates: Covariates) -> tuple[Tensor, Tensor]:
+        """(n, q) indicators and values of covariates, and (q, n_out) weights; q is at least 1."""
+        columns, tables = [], list(self.categorical)
+        for column, table in enumerate(self.categorical):
+            assert covariates.codes is not None
+            code, n = covariates.codes[:, column], len(table)
+            known = (code >= 0) & (code < n)
+            indicators = functional.one_hot(torch.where(known, code, 0), n).to(table)
+            columns.append(torch.where(known.unsqueeze(1), indicators, 1 / n))
+        if self.continuous is not None:
+            assert covariates.values is not None
+            columns.append(covariates.values.to(self.continuous))
+            tables.append(self.continuous)
+        return torch.cat(columns, dim=1), torch.cat(tables)
+
     def forward(self, covariates: Covariates) -> Tensor | float:
         """(n, n_out) sums of effects; 0 without covariates."""
         total: Tensor | float = 0.0

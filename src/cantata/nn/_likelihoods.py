@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from scvi.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
@@ -11,21 +11,27 @@ from torch.distributions import Bernoulli, Distribution, Normal, Poisson
 from torch.nn import functional
 
 from cantata.losses import (
+    ABSENT,
+    MIN_SHARE,
+    OutputLayer,
+    bernoulli_terms,
+    entries,
+    linear_log_prob,
     linear_scaled_cross_entropy,
-    negative_binomial_log_prob,
-    poisson_log_prob,
+    negative_binomial_terms,
+    poisson_terms,
     scaled_cross_entropy,
+    zero_inflated_terms,
 )
 from cantata.nn._covariates import CovariateEffects, Covariates
+
+if TYPE_CHECKING:
+    from cantata.losses import SparseValues, Terms
 
 MIN_LIBRARY = 1e-4
 MIN_SCALE = 1e-7
 N_SCORINGS = 5
 """Steps of the search for the library size of greatest likelihood."""
-MIN_SHARE = 1e-6
-"""Share of the features that library sizes count, below which sizes are not scaled further."""
-ABSENT = -1e4
-"""Location of a feature that a batch did not measure: its share of the counts is 0."""
 
 
 class LikelihoodHead(nn.Module):
@@ -60,6 +66,8 @@ class LikelihoodHead(nn.Module):
     """Whether locations are scaled and shifted where there is a single batch, too."""
     absent_location: float | None = ABSENT
     """Location of a feature that a batch did not measure; None: its loss is left out instead."""
+    terms: Terms | None = None
+    """Log-likelihood of a block of features, see :func:`~cantata.losses.linear_log_prob`."""
 
     measured: Tensor | None
     """(n_batch, p) whether each batch measured each feature; None: all did."""
@@ -98,9 +106,15 @@ class LikelihoodHead(nn.Module):
         self.counted = None if counted is None or counted.all() else counted.to(device)
 
     def observed_library(self, values: Tensor) -> Tensor:
-        """(n,) totals of (n, p) counts, bounded away from 0."""
-        counts = values if self.counted is None else values[:, self.counted]
-        return counts.sum(dim=1).clamp(min=MIN_LIBRARY)
+        """(n,) totals of (n, p) counts, dense or CSR, bounded away from 0."""
+        if values.layout == torch.sparse_csr:
+            row, column, value = entries(values)
+            if self.counted is not None:
+                value = value * self.counted.index_select(0, column)
+            totals = value.new_zeros(len(values)).index_add_(0, row, value)
+        else:
+            totals = (values if self.counted is None else values[:, self.counted]).sum(dim=1)
+        return totals.clamp(min=MIN_LIBRARY)
 
     def _only_measured(self, values: Tensor, covariates: Covariates, absent: float) -> Tensor:
         """(n, p) values, `absent` where the batch of a cell did not measure the feature."""
@@ -128,19 +142,66 @@ class LikelihoodHead(nn.Module):
     ) -> Tensor:
         """(n,) log-likelihoods, summed over features.
 
-        `target` is what the values are to the loss: :class:`~cantata.losses.SparseCounts` for
-        likelihoods, :class:`~cantata.losses.ScaledValues` for ``"bce"``, (n, p) values for
-        ``"mse"``.
+        `target` is what the values are to the loss: :class:`~cantata.losses.SparseValues` for
+        likelihoods and ``"bce"``, (n, p) values for ``"mse"``.
         """
-        log_prob = self.distribution(location, library, covariates).log_prob(target.dense)
+        log_prob = self.distribution(location, library, covariates).log_prob(target.dense())
         return self._only_measured(log_prob, covariates, 0.0).sum(dim=1)
+
+    def log_prob_of_hidden(
+        self,
+        hidden: Tensor,
+        covariates: Covariates,
+        library: Tensor | None,
+        target: Any,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """(n,) log-likelihoods of the output for the (n, n_hidden) hidden layer of a decoder.
+
+        With `rows` that of each is for another row of `target`, whose `covariates` are given;
+        rows may repeat. Likelihoods of counts never have locations of all features.
+        """
+        of_hidden = covariates if rows is None else covariates.rows(rows)
+        if self.terms is None:
+            location = self.location(hidden, of_hidden)
+            compared = target if rows is None else target.taken(rows)
+            return self.log_prob(location, library, of_hidden, compared)
+        weight = self.output.weight
+        if self.covariates is not None:
+            design, effects = self.covariates.design(of_hidden.without_batch())
+            hidden = torch.cat([hidden.to(design), design], dim=1)
+            weight = torch.cat([weight, effects.T], dim=1)
+        scale = functional.softplus(self.scale)
+        layer = OutputLayer(
+            weight, self.output.bias, scale, self.bias, self.measured, self.counted
+        )
+        log_prob = linear_log_prob(
+            self.terms,
+            hidden,
+            layer,
+            of_hidden.batch,
+            library,
+            target if rows is None else target.taken(rows),
+            *self.tables,
+        )
+        constant = target.sum_rows(self.constant_terms(covariates, target))
+        return log_prob + (constant if rows is None else constant[rows])
+
+    def constant_terms(self, covariates: Covariates, target: SparseValues) -> Tensor:
+        """For each count that is not 0, the part of its log-probability that has no mean."""
+        return -torch.lgamma(target.value + 1)
+
+    @property
+    def tables(self) -> tuple[Tensor, ...]:
+        """(n_batch, p) parameters of the likelihood beside its mean."""
+        return ()
 
     def mean_loss(
         self, hidden: Tensor, covariates: Covariates, library: Tensor | None, target: Any
     ) -> Tensor:
         """Mean over cells and features of the negative log-likelihood."""
-        location = self.location(hidden, covariates)
-        return -self.log_prob(location, library, covariates, target).mean() / self.n_features
+        log_prob = self.log_prob_of_hidden(hidden, covariates, library, target)
+        return -log_prob.mean() / self.n_features
 
     def distribution(
         self, location: Tensor, library: Tensor | None, covariates: Covariates
@@ -158,6 +219,7 @@ class PoissonHead(LikelihoodHead):
 
     requires_counts = True
     has_library = True
+    terms = staticmethod(poisson_terms)
 
     def mean(self, location: Tensor, library: Tensor | None) -> Tensor:
         """(n, p) expected counts."""
@@ -193,18 +255,28 @@ class PoissonHead(LikelihoodHead):
     ) -> Distribution:
         return Poisson(self.mean(location, library), validate_args=False)
 
-    def log_prob(
-        self, location: Tensor, library: Tensor | None, covariates: Covariates, target: Any
-    ) -> Tensor:
-        return poisson_log_prob(location, self._total(location, library), target)
-
 
 class NegativeBinomialHead(PoissonHead):
     """Negative binomial counts with a dispersion per batch and feature."""
 
+    terms = staticmethod(negative_binomial_terms)
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.log_theta = nn.Parameter(torch.zeros(self.n_batch, self.n_features))
+
+    @property
+    def tables(self) -> tuple[Tensor, ...]:
+        return (self.log_theta,)
+
+    def constant_terms(self, covariates: Covariates, target: SparseValues) -> Tensor:
+        place, x = target.column, target.value
+        if self.n_batch > 1:
+            place = covariates.batch.index_select(0, target.row) * self.n_features + place
+        log_theta = self.log_theta.flatten().index_select(0, place)
+        theta = log_theta.exp()
+        of_theta = torch.lgamma(x + theta) - torch.lgamma(theta) - x * log_theta
+        return of_theta - torch.lgamma(x + 1)
 
     def _precision(self, mean: Tensor, covariates: Covariates) -> Tensor:
         theta = self._per_batch(self.log_theta, covariates).exp()
@@ -216,20 +288,19 @@ class NegativeBinomialHead(PoissonHead):
         theta = self._per_batch(self.log_theta, covariates).exp()
         return NegativeBinomial(mu=self.mean(location, library), theta=theta, validate_args=False)
 
-    def log_prob(
-        self, location: Tensor, library: Tensor | None, covariates: Covariates, target: Any
-    ) -> Tensor:
-        log_theta = self._per_batch(self.log_theta, covariates)
-        total = self._total(location, library)
-        return negative_binomial_log_prob(location, total, log_theta, target)
-
 
 class ZeroInflatedNegativeBinomialHead(NegativeBinomialHead):
     """Negative binomial counts of which some were lost, with a logit per batch and feature."""
 
+    terms = staticmethod(zero_inflated_terms)
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.zero_logits = nn.Parameter(torch.full((self.n_batch, self.n_features), -2.0))
+
+    @property
+    def tables(self) -> tuple[Tensor, ...]:
+        return self.log_theta, self.zero_logits
 
     def distribution(
         self, location: Tensor, library: Tensor | None, covariates: Covariates
@@ -242,15 +313,14 @@ class ZeroInflatedNegativeBinomialHead(NegativeBinomialHead):
             validate_args=False,
         )
 
-    def log_prob(
-        self, location: Tensor, library: Tensor | None, covariates: Covariates, target: Any
-    ) -> Tensor:
-        log_prob = self.distribution(location, library, covariates).log_prob(target.dense)
-        return self._only_measured(log_prob, covariates, 0.0).sum(dim=1)
-
 
 class BernoulliHead(LikelihoodHead):
     """Whether a feature has a count at all; values above 0 are taken as 1."""
+
+    terms = staticmethod(bernoulli_terms)
+
+    def constant_terms(self, covariates: Covariates, target: SparseValues) -> Tensor:
+        return torch.zeros_like(target.value)
 
     def distribution(
         self, location: Tensor, library: Tensor | None, covariates: Covariates
@@ -260,7 +330,7 @@ class BernoulliHead(LikelihoodHead):
     def log_prob(
         self, location: Tensor, library: Tensor | None, covariates: Covariates, target: Any
     ) -> Tensor:
-        seen = (target.dense > 0).float()
+        seen = (target.dense() > 0).float()
         return -functional.binary_cross_entropy_with_logits(location, seen, reduction="none").sum(
             dim=1
         )

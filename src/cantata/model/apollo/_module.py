@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from cantata._keys import CELL, rows_key
 from cantata.losses import (
-    SparseCounts,
+    SparseValues,
     dependence,
     maximum_mean_discrepancy,
     mean_over_modalities,
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from cantata.losses import ScaledValues
     from cantata.nn import Transform
 
 SHARED = "shared"
@@ -396,12 +395,11 @@ class APOLLOModule(BaseModuleClass):
             return None, values
         if self.losses[modality] == "bce":
             return None, self._scaled(modality, values)
-        values = values.to_dense()
         if self.losses[modality] == "mse":
-            return None, self.input(modality).standardized(values)
+            return None, self.input(modality).standardized(values.to_dense())
         head = self.head(modality)
         library = head.observed_library(values) if head.has_library else None
-        return library, SparseCounts.from_dense(values)
+        return library, SparseValues.of(values)
 
     def takes_log(self, modality: str) -> bool:
         """Whether values are counts, whose logarithm is scaled to [0, 1]."""
@@ -411,7 +409,7 @@ class APOLLOModule(BaseModuleClass):
         """Set whether values are counts."""
         getattr(self, f"takes_log_{modality}").fill_(takes_log)
 
-    def _scaled(self, modality: str, values: Tensor) -> ScaledValues:
+    def _scaled(self, modality: str, values: Tensor) -> SparseValues:
         return min_max_scaled(values, log=self.takes_log(modality))
 
     def read(self, modality: str, values: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from cantata._keys import CELL, LABELS, rep_key, rows_key
 from cantata._numeric.normalise import RNA_TOTAL
 from cantata.losses import (
-    SparseCounts,
+    SparseValues,
     contrastive,
     cosine_to_fused,
     fuse_mean,
@@ -95,6 +95,20 @@ class Inference:
     """(n, K * d) mean of the product of experts, with that fusion."""
     fused_scale: Tensor | None
     """(n, K * d) standard deviation of the product of experts, with that fusion."""
+
+
+@dataclass
+class _Pass:
+    """Rows of a modality that are decoded from some embeddings."""
+
+    z: Tensor
+    """(n, K * d) embeddings."""
+    rows: Tensor
+    """(n,) rows of the modality."""
+    source: str
+    """Modality of the embeddings."""
+    source_rows: Tensor
+    """(n,) its rows."""
 
 
 class CLUEModule(BaseModuleClass):
@@ -362,14 +376,14 @@ class CLUEModule(BaseModuleClass):
         i, j = self.modalities.index(source), self.modalities.index(target)
         return getattr(self, f"library_{i}_{j}")
 
-    def _library(
-        self, source: str, target: str, source_counts: Tensor, target_counts: Tensor
-    ) -> Tensor | None:
+    def _library(self, target: str, tensors: Mapping[str, Tensor], step: _Pass) -> Tensor | None:
+        """(n,) library sizes of what is decoded, where the likelihood has some."""
         if not self.head(target).has_library:
             return None
         if self.library == "learned":
-            return self.learned_library(source, target, source_counts)
-        return self.head(target).observed_library(target_counts)
+            sizes = self.learned_library(step.source, target, tensors[step.source])
+            return sizes[step.source_rows]
+        return self.head(target).observed_library(tensors[target])[step.rows]
 
     def _get_generative_input(
         self, tensors: Mapping[str, Tensor], inference_outputs: Inference, **kwargs: Any
@@ -398,34 +412,52 @@ class CLUEModule(BaseModuleClass):
             rows = inferred.rows[name]
             if not len(rows):
                 continue
-            target = _Target(self, name, tensors[name], covariates.rows(rows))
-            nll = target.nll(inferred.samples[name], name, tensors[name])
-            out["self"][name] = nll
+            others = [m for m in self.modalities if m != name] if real_cross else []
+            # 1. which embeddings are decoded, and what rows of the modality are those of
+            several = (n_modalities[rows] > 1).nonzero().squeeze(1)
+            every = torch.arange(len(rows), device=rows.device)
+            passes = [_Pass(inferred.samples[name], every, name, every)]
+            if cross and len(several):
+                passes.append(_Pass(inferred.fused[rows[several]], several, name, several))
+            for source in others:
+                here, there = paired_rows(rows, inferred.rows[source])
+                if len(here):
+                    passes.append(_Pass(inferred.samples[source][there], here, source, there))
+            # 2. one likelihood of all of them
+            parts = self._nll(name, tensors, covariates.rows(rows), passes)
+            out["self"][name] = nll = parts.pop(0)
             if cross:
                 # a cell with one modality is fused from it: its cross value is its self value
                 out["cross"][name] = nll
-                several = (n_modalities[rows] > 1).nonzero().squeeze(1)
                 if len(several):
-                    part = target.subset(several)
-                    of_fused = part.nll(inferred.fused[rows[several]], name, part.counts.dense)
-                    out["cross"][name] = nll.index_copy(0, several, of_fused)
+                    out["cross"][name] = nll.index_copy(0, several, parts.pop(0))
             if real_cross:
-                out["real_cross"][name] = self._from_others(target, tensors, inferred)
+                out["real_cross"][name] = torch.cat([nll.new_zeros(0), *parts])
         return out
 
-    def _from_others(
-        self, target: _Target, tensors: Mapping[str, Tensor], inferred: Inference
-    ) -> Tensor:
-        """Negative log-likelihoods of the rows that another modality of the cell can predict."""
-        parts = [tensors[target.name].new_zeros(0)]
-        for source in self.modalities:
-            if source == target.name:
-                continue
-            here, there = paired_rows(inferred.rows[target.name], inferred.rows[source])
-            if len(here):
-                sample = inferred.samples[source][there]
-                parts.append(target.subset(here).nll(sample, source, tensors[source][there]))
-        return torch.cat(parts)
+    def _nll(
+        self,
+        name: str,
+        tensors: Mapping[str, Tensor],
+        covariates: Covariates,
+        passes: list[_Pass],
+    ) -> list[Tensor]:
+        """Of each pass, negative log-likelihoods of its rows, divided by the number of features.
+
+        `covariates` are those of all rows of the modality.
+        """
+        decoder, part = self.decoders[name], self.subspace(name)
+        hidden = [decoder(step.z[:, part], covariates.rows(step.rows)) for step in passes]
+        sizes = [self._library(name, tensors, step) for step in passes]
+        log_prob = self.head(name).log_prob_of_hidden(
+            torch.cat(hidden),
+            covariates,
+            torch.cat(sizes) if sizes[0] is not None else None,
+            SparseValues.of(tensors[name]),
+            torch.cat([step.rows for step in passes]),
+        )
+        nll = -log_prob / self.n_features[name]
+        return list(nll.split([len(step.rows) for step in passes]))
 
     # Objective ----------------------------------------------------------------------------------
 
@@ -552,27 +584,3 @@ class CLUEModule(BaseModuleClass):
     def sample(self, *args: Any, **kwargs: Any) -> Tensor:
         """Draws of imputed data come from :meth:`cantata.CLUE.impute`."""
         raise NotImplementedError("Use CLUE.impute(n_samples=...).")
-
-
-class _Target:
-    """Rows of one modality that are to be decoded, with their counts and covariates."""
-
-    def __init__(
-        self, module: CLUEModule, name: str, values: Tensor, covariates: Covariates
-    ) -> None:
-        self.module, self.name = module, name
-        self.counts, self.covariates = SparseCounts.from_dense(values), covariates
-
-    def subset(self, rows: Tensor) -> _Target:
-        if len(rows) == len(self.counts.dense):
-            return self
-        values, covariates = self.counts.dense[rows], self.covariates.rows(rows)
-        return _Target(self.module, self.name, values, covariates)
-
-    def nll(self, z: Tensor, source: str, source_counts: Tensor) -> Tensor:
-        """Negative log-likelihood per row and feature, decoded from embeddings `z` of `source`."""
-        module, name = self.module, self.name
-        location = module.decode(name, z, self.covariates)
-        library = module._library(source, name, source_counts, self.counts.dense)
-        log_prob = module.head(name).log_prob(location, library, self.covariates, self.counts)
-        return -log_prob / module.n_features[name]
