@@ -113,7 +113,7 @@ def test_second_stage_is_a_plain_loop(loss: str) -> None:
                     total = total + (z[name][part][plain] - target[plain]).square().mean()
 
             if len(cells[name]) >= 8:
-                total = total + 10 * dependence(z[name][1], z[name][0].detach())
+                total = total + 5 * dependence(z[name][1], z[name][0].detach())
 
         def decoded(logits: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
             if loss == "mse":

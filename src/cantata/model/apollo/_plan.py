@@ -27,7 +27,7 @@ N_MIXINGS = 8
 """Times in the first stage that shared latents are mixed over batches."""
 LAMBDA_DECODED = 100.0
 """Weight of decoding what encoders infer of images, whose loss is a mean over pixels."""
-IMAGE_INDEPENDENCE = 10.0
+IMAGE_INDEPENDENCE = 5.0
 """Weight of the independence of what encoders infer of images, beside that of decoding."""
 RIDGE = 1e-3
 """Penalty of linear encoders, in units of the mean variance of their inputs."""
@@ -233,7 +233,7 @@ class EncoderPlan(_StagePlan):
         the paper. None: 100 where there are images, else 0.
     lambda_independence
         Weight of the dependence of specific encodings on shared ones, which decoding would bring.
-        Not in the paper. None: 10 where there are images, else 0.
+        Not in the paper. None: 5 where there are images, else 0.
     views
         Flip and turn the images of cells at random, all stains of a cell alike.
     augment
