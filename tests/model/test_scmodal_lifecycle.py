@@ -240,11 +240,13 @@ def test_resumed_training_equals_uninterrupted(
 
 
 def test_consistency_is_looked_at_every_tenth_step(mdata, monkeypatch) -> None:
-    looked = []
-    whole = SCMODALModule.consistency
-    monkeypatch.setattr(
-        SCMODALModule, "consistency", lambda *given: looked.append(1) or whole(*given)
-    )
+    looked, whole = [], SCMODALModule.consistency
+
+    def look(*given):
+        looked.append(1)
+        return whole(*given)
+
+    monkeypatch.setattr(SCMODALModule, "consistency", look)
     model = trained(mdata, steps=21)
     assert len(looked) == 3
     assert np.isfinite(model.history["consistency_rna_adt_train"].to_numpy(dtype=float)).all()
