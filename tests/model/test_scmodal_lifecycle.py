@@ -25,6 +25,7 @@ from mosaics import counts_mosaic, mosaic
 import cantata
 from cantata import SCMODAL
 from cantata.data import StepSampler
+from cantata.model.scmodal import SCMODALModule
 from cantata.model.scmodal._model import _planned_steps
 from cantata.nn import Covariates
 
@@ -236,6 +237,19 @@ def test_resumed_training_equals_uninterrupted(
     for term, values in resumed.history.items():
         tail = whole.history[term].to_numpy().ravel()[after + 1 :]
         np.testing.assert_array_equal(tail, values.to_numpy().ravel())
+
+
+def test_consistency_is_looked_at_every_tenth_step(mdata, monkeypatch) -> None:
+    looked, whole = [], SCMODALModule.consistency
+
+    def look(*given):
+        looked.append(1)
+        return whole(*given)
+
+    monkeypatch.setattr(SCMODALModule, "consistency", look)
+    model = trained(mdata, steps=21)
+    assert len(looked) == 3
+    assert np.isfinite(model.history["consistency_rna_adt_train"].to_numpy(dtype=float)).all()
 
 
 def test_training_goes_on(mdata) -> None:

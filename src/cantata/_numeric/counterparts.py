@@ -64,7 +64,7 @@ def counterpart_probability(
         (n, d) coordinates in which cells of `x` are neighbours; `x` by default. Components of what
         was measured keep populations apart that a common space has no reason to.
     seed
-        Seed of the clusters, and of the approximate search above 50,000 cells.
+        Seed of the clusters, and of the approximate search above 100,000 cells.
 
     Returns
     -------

@@ -57,7 +57,7 @@ def knn_labels(
     query_names
         Index of the result; by default the positions 0, 1, ....
     seed
-        Seed of the approximate search that is used above 50,000 labelled reference cells. Below,
+        Seed of the approximate search that is used above 100,000 labelled reference cells. Below,
         neighbours are exact.
 
     Returns

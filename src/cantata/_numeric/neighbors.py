@@ -15,7 +15,7 @@ import pandas as pd
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MAX_EXACT = 50_000
+MAX_EXACT = 100_000
 """Reference cells up to which neighbours are exact; above, pynndescent searches."""
 
 _BLOCK_ENTRIES = 2**22

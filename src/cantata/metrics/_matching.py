@@ -58,7 +58,7 @@ def matching_matrix(
         Divide every row of `x` and `y` by its length first, as the competition entry did and
         as fits what CLUE compares. With ``False`` neighbours are Euclidean as given.
     seed
-        Seed of the approximate search that is used where a group has more than 50,000 cells.
+        Seed of the approximate search that is used where a group has more than 100,000 cells.
 
     Returns
     -------

@@ -94,7 +94,7 @@ def mixing_metric(
         Average over this many cells, drawn at random; their neighbours are found among all cells,
         exactly. All cells by default. Advised above 50,000 cells.
     seed
-        Seed of the draw, and of the approximate search that is used where all of more than 50,000
+        Seed of the draw, and of the approximate search that is used where all of more than 100,000
         cells are scored.
     return_per_cell
         Return the value of every scored cell in place of their mean.
@@ -191,7 +191,7 @@ def kbet(
         Whether the cell itself is one of its `k` neighbours, as in the R package ``kBET``.
     seed
         Seed of the draws, and of the approximate search that is used where all of more than
-        50,000 cells are drawn.
+        100,000 cells are drawn.
 
     Returns
     -------
@@ -497,7 +497,7 @@ def _neighborhoods(
     """The `k` nearest of all cells for every one of `cells`, nearest first, as row numbers.
 
     With `include_self` the cell itself is the first of them, else it is not among them. Exact,
-    except where all of more than 50,000 cells are asked for: there pynndescent searches.
+    except where all of more than 100,000 cells are asked for: there pynndescent searches.
     """
     n_cells = len(embedding)
     n_listed = min(k if include_self else k + 1, n_cells)

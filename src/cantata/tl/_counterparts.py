@@ -64,7 +64,7 @@ def counterparts(
         Name of the column; by default the method of `use_rep` with ``_counterpart`` behind, e.g.
         ``"clue_counterpart"`` for ``"X_clue"``.
     seed
-        Seed of the neighbourhoods, and of the approximate search above 50,000 cells.
+        Seed of the neighbourhoods, and of the approximate search above 100,000 cells.
 
     Returns
     -------
