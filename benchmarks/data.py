@@ -187,6 +187,14 @@ def represent(
     return keys
 
 
+def whole(modalities: dict[str, AnnData]) -> MuData:
+    """All cells, the halves of the test cells put together again."""
+    parts = {m: adata.copy() for m, adata in modalities.items()}
+    for adata in parts.values():
+        adata.obs_names = adata.obs[columns.CELL].to_numpy(dtype=str)
+    return MuData(parts)
+
+
 def add_patterns(modalities: dict[str, AnnData]) -> None:
     """Note for every row which modalities its cell is known to have."""
     known: dict[str, list[str]] = {}
