@@ -63,7 +63,7 @@ def negative_binomial_terms(
         of_theta.index_add_(0, block.column, at_counts)
     else:
         of_theta = (tail * theta).addcmul_(of_mean, mean).mul_(-weight.unsqueeze(1))
-        of_theta.view(-1).index_add_(0, block.index, at_counts)
+        of_theta.view(-1).index_add_(0, block.place, at_counts)
     return value, of_mean, of_log_mean, (of_theta,)
 
 
@@ -110,7 +110,7 @@ def _at(table: Tensor, block: Block) -> Tensor:
     """Entries of (w,) or (n, w) values at the counts of a block."""
     if table.dim() == 1:
         return table.index_select(0, block.column)
-    return table.flatten().index_select(0, block.index)
+    return table.flatten().index_select(0, block.place)
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,7 +232,7 @@ class _LinearLogProb(torch.autograd.Function):
         sums = top.new_zeros(n, 1 if job.counted is None else 2)
         for block in blocks:
             x = job.location(block.columns, *layer)
-            at_counts.append(x.view(-1).index_select(0, block.index))
+            at_counts.append(x.view(-1).index_select(0, block.place))
             if library is not None:
                 before, top = top, torch.maximum(top, x.amax(dim=1, keepdim=True))
                 x.sub_(top).exp_()
@@ -296,7 +296,7 @@ class _LinearLogProb(torch.autograd.Function):
                 if job.counted is not None:
                     common = common * torch.where(of_few, MIN_SHARE, job.counted[columns].to(x))
                 slope = (slope - common) * x
-            slope.view(-1).index_add_(0, block.index, of_at)
+            slope.view(-1).index_add_(0, block.place, of_at)
             absent = job.absent(columns)
             if absent is not None:
                 slope.masked_fill_(absent, 0.0)
