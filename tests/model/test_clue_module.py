@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from mosaics import counts_mosaic
+from scipy import sparse
 from scvi.distributions import NegativeBinomial
 
 import cantata
@@ -145,6 +146,66 @@ def test_real_cross_decodes_from_the_other_modality_alone() -> None:
             counts = tensors[m][rows.index(cell)]
             batch = int(tensors["batch"][cell])
             assert got == pytest.approx(loop_nll(net, m, z, counts, batch, counts.sum()), abs=1e-4)
+
+
+@pytest.mark.parametrize("library", ["observed", "learned"])
+@pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson", "bernoulli", "normal"])
+def test_sparse_minibatches_are_as_dense_ones(likelihood: str, library: str) -> None:
+    """All terms and their gradients, of components of sparse values and of dense ones."""
+    features = {"rna": 60, "adt": 40}
+    torch.manual_seed(0)
+    net = CLUEModule(
+        features,
+        {},
+        dict.fromkeys(features, likelihood),
+        n_batch=2,
+        n_categories=[2],
+        dropout_rate=0.0,
+        library=library,
+        **SMALL | {"n_components": 5},
+    )
+    tensors = minibatch()
+    tensors["categorical_covariates"] = torch.tensor([[0], [1], [1], [0], [-1], [0]])
+    for name, p in features.items():
+        layer = net.input(name)
+        layer.set({"loadings": np.random.default_rng(0).normal(size=(p, 5))})
+        counts = torch.poisson(torch.full((len(tensors[f"{name}_rows"]), p), 0.15))
+        counts[:, 0] += 1
+        tensors[name] = counts
+    as_csr = tensors | {name: tensors[name].to_sparse_csr() for name in features}
+    results = []
+    for batch in (tensors, as_csr):
+        net.zero_grad()
+        inferred = net.inference(batch, sample=False)
+        assert net.input("rna")(batch["rna"]).shape == (5, 5)
+        out = net.loss(batch, inferred, net.generative(batch, inferred, real_cross=True))
+        out.loss.backward()
+        results.append([out.loss.detach(), *(p.grad for p in net.parameters())])
+    for dense, own in zip(*results, strict=True):
+        assert (dense is None) == (own is None)
+        if dense is not None:
+            torch.testing.assert_close(own, dense, rtol=1e-4, atol=1e-5)
+
+
+def test_minibatches_of_sparse_matrices_stay_sparse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In training and afterwards; dense matrices stay dense."""
+    mdata = counts_mosaic()
+    mdata["rna"].X = sparse.csc_matrix(mdata["rna"].X)
+    mdata["adt"].X = mdata["adt"].X.toarray()
+    layouts = {"rna": set(), "adt": set()}
+    read = CLUEModule.encoder_input
+
+    def spy(self, tensors, modality):
+        layouts[modality].add(tensors[modality].layout)
+        return read(self, tensors, modality)
+
+    monkeypatch.setattr(CLUEModule, "encoder_input", spy)
+    CLUE.setup_mudata(mdata)
+    clue = CLUE(mdata, **SMALL)
+    clue.train(1, batch_size=16, enable_progress_bar=False, accelerator="cpu")
+    clue.get_latent_representation()
+    clue.impute("adt", source="rna")
+    assert layouts == {"rna": {torch.sparse_csr}, "adt": {torch.strided}}
 
 
 def test_steps_of_the_two_players_leave_the_other_alone() -> None:

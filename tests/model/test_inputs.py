@@ -249,7 +249,10 @@ def test_all_components_give_the_values_back() -> None:
 @pytest.mark.parametrize(
     ("name", "transform"), [("rna", "log1p"), ("adt", "clr"), ("atac", "tfidf")]
 )
-def test_the_components_of_preprocess(name: str, transform: str) -> None:
+def test_the_components_of_preprocess(
+    name: str, transform: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cantata.nn._inputs.MAX_DENSITY", 2.0)
     mdata = counts_mosaic({"rna": 20, "adt": 15, "atac": 30}, np.ones((60, 3), dtype=bool))
     values = mdata[name].X.copy()
     cantata.pp.preprocess(mdata, n_components=5)
@@ -464,7 +467,12 @@ def test_storage_does_not_matter(tmp_path, transform: str, k: int | None) -> Non
 
 @pytest.mark.parametrize("transform", ["log1p", "tfidf", "clr", "identity"])
 @pytest.mark.parametrize("k", [None, 4])
-def test_sparse_values_are_read_as_dense_ones(transform: str, k: int | None) -> None:
+@pytest.mark.parametrize("max_density", [0.0, 2.0])
+def test_sparse_values_are_read_as_dense_ones(
+    transform: str, k: int | None, max_density: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether they are few enough for a sparse product or not."""
+    monkeypatch.setattr("cantata.nn._inputs.MAX_DENSITY", max_density)
     if transform == "tfidf" and k is None:
         pytest.skip("chromatin is read as components")
     x = counts(60, 14)

@@ -15,7 +15,7 @@ from cantata.data._fields import (
     MosaicValuesField,
     registered_fields,
 )
-from cantata.data._loader import EpochBatchSampler, EpochSampler, MosaicLoader
+from cantata.data._loader import EpochBatchSampler, EpochSampler, MosaicLoader, keeps_sparse
 from cantata.data._query import align_query, without_cells
 from cantata.data._splitter import MosaicSplitter, stratified_split
 from cantata.data._unpaired import (
@@ -49,6 +49,7 @@ __all__ = [
     "UnpairedDataset",
     "align_query",
     "as_tensor",
+    "keeps_sparse",
     "membership",
     "paired_key",
     "registered_fields",

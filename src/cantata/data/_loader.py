@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from cantata.data._dataset import MosaicManager
 
 
+def keeps_sparse(device: torch.device) -> bool:
+    """Whether a device knows sparse tensors."""
+    return device.type in ("cpu", "cuda")
+
+
 class EpochSampler(Sampler[int]):
     """A new permutation of `data`, anything with a length, every epoch.
 

@@ -13,12 +13,13 @@ from cantata import _compat
 from cantata._mudata.checks import check_integer
 from cantata._mudata.pairing import membership
 from cantata._mudata.patterns import pattern_codes
-from cantata.data._loader import EpochBatchSampler, MosaicLoader
+from cantata.data._loader import EpochBatchSampler, MosaicLoader, keeps_sparse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mudata import MuData
+    from torch import Tensor
 
     from cantata.data._dataset import MosaicManager
 
@@ -178,6 +179,21 @@ class MosaicSplitter(DataSplitter):
                 external_indexing=external_indexing,
                 **kwargs,
             )
+
+    def on_before_batch_transfer(
+        self, batch: dict[str, Tensor], dataloader_idx: int
+    ) -> dict[str, Tensor]:
+        """Values go to the device as they are stored, where it knows sparse tensors."""
+        trainer = self.trainer
+        if trainer is None or keeps_sparse(trainer.strategy.root_device):
+            return batch
+        return {key: values.to_dense() for key, values in batch.items()}
+
+    def on_after_batch_transfer(
+        self, batch: dict[str, Tensor], dataloader_idx: int
+    ) -> dict[str, Tensor]:
+        """The network takes sparse values; scvi-tools' splitter would make them dense."""
+        return batch
 
     def train_dataloader(self) -> MosaicLoader:
         """Loader of the training cells, its order set for the trainer's current epoch."""

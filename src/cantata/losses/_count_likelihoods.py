@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 Terms = Callable[..., tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]]
 """A likelihood of a block: from (n, w) means, the logs of those at counts other than 0, the
 :class:`Block`, (n,) weights and further parameters, (w,) or (n, w) each, to (n,) log-probabilities
-without what depends on no mean, their derivatives by means and by logs of means, and those of
-their weighted sum by the parameters. Without weights the last are left out, with them the first.
+without what depends on no mean, their derivatives by logs of means, of terms that every entry has
+and of those at counts, and those of their weighted sum by the parameters. Without weights the last
+are left out, with them the first.
 Where there is no library size, locations take the place of means and of their logs."""
 
 ABSENT = -1e4
@@ -39,7 +40,7 @@ def poisson_terms(
 ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
     """``x log mu - mu``."""
     value = (-mean.sum(dim=1)).index_add_(0, block.row, block.value * log_mean)
-    return value, mean.new_full((1,), -1.0), block.value, ()
+    return value, -mean, block.value, ()
 
 
 def negative_binomial_terms(
@@ -53,18 +54,18 @@ def negative_binomial_terms(
         value = -(tail @ theta) if theta.dim() == 1 else -torch.linalg.vecdot(tail, theta)
         at_counts = block.value * (log_mean - functional.softplus(log_ratio_at))
         value.index_add_(0, block.row, at_counts)
-    of_mean = ratio.add_(1).reciprocal_().neg_()
-    of_log_mean = block.value * torch.sigmoid(-log_ratio_at)
+    everywhere = torch.rsub(ratio, -1).reciprocal_().mul_(mean)
+    at_counts = block.value * torch.sigmoid(-log_ratio_at)
     if weight is None:
-        return value, of_mean, of_log_mean, ()
-    at_counts = weight.index_select(0, block.row) * (block.value - of_log_mean)
+        return value, everywhere, at_counts, ()
+    of_counts = weight.index_select(0, block.row) * (block.value - at_counts)
     if theta.dim() == 1:
-        of_theta = -(weight @ tail) * theta - weight @ (of_mean * mean)
-        of_theta.index_add_(0, block.column, at_counts)
+        of_theta = -(weight @ tail) * theta - weight @ everywhere
+        of_theta.index_add_(0, block.column, of_counts)
     else:
-        of_theta = (tail * theta).addcmul_(of_mean, mean).mul_(-weight.unsqueeze(1))
-        of_theta.view(-1).index_add_(0, block.index, at_counts)
-    return value, of_mean, of_log_mean, (of_theta,)
+        of_theta = (tail * theta).add_(everywhere).mul_(-weight.unsqueeze(1))
+        of_theta.view(-1).index_add_(0, block.place, of_counts)
+    return value, everywhere, at_counts, (of_theta,)
 
 
 def zero_inflated_terms(
@@ -93,7 +94,7 @@ def zero_inflated_terms(
         value, leaves[:2], torch.ones_like(value), retain_graph=weight is not None
     )
     of_rest = () if weight is None else torch.autograd.grad(value, leaves[2:], weight)
-    return value.detach(), of_mean, of_log_mean, of_rest
+    return value.detach(), of_mean * leaves[0].detach(), of_log_mean, of_rest
 
 
 def bernoulli_terms(
@@ -110,7 +111,7 @@ def _at(table: Tensor, block: Block) -> Tensor:
     """Entries of (w,) or (n, w) values at the counts of a block."""
     if table.dim() == 1:
         return table.index_select(0, block.column)
-    return table.flatten().index_select(0, block.index)
+    return table.flatten().index_select(0, block.place)
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,7 +233,7 @@ class _LinearLogProb(torch.autograd.Function):
         sums = top.new_zeros(n, 1 if job.counted is None else 2)
         for block in blocks:
             x = job.location(block.columns, *layer)
-            at_counts.append(x.view(-1).index_select(0, block.index))
+            at_counts.append(x.view(-1).index_select(0, block.place))
             if library is not None:
                 before, top = top, torch.maximum(top, x.amax(dim=1, keepdim=True))
                 x.sub_(top).exp_()
@@ -262,7 +263,7 @@ class _LinearLogProb(torch.autograd.Function):
             value, of_x, of_at, _ = job.terms(x, at, block, None, *params)
             log_prob += value
             if library is not None and with_slope:
-                pull += torch.linalg.vecdot(of_x, x).index_add_(0, block.row, of_at)
+                pull += of_x.sum(dim=1).index_add_(0, block.row, of_at)
         if with_slope:
             ctx.job, ctx.n_tables, ctx.n_blocks = job, len(tables), len(blocks)
             ctx.save_for_backward(library, of_few, pull, *tensors, *kept, *at_counts)
@@ -295,8 +296,8 @@ class _LinearLogProb(torch.autograd.Function):
                 common = (pull / library).unsqueeze(1)
                 if job.counted is not None:
                     common = common * torch.where(of_few, MIN_SHARE, job.counted[columns].to(x))
-                slope = (slope - common) * x
-            slope.view(-1).index_add_(0, block.index, of_at)
+                slope.addcmul_(x, common, value=-1)
+            slope.view(-1).index_add_(0, block.place, of_at)
             absent = job.absent(columns)
             if absent is not None:
                 slope.masked_fill_(absent, 0.0)

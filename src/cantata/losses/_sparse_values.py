@@ -21,7 +21,7 @@ class Block(NamedTuple):
     """Some columns, and the values in them."""
 
     columns: slice
-    index: Tensor
+    place: Tensor
     """(nnz,) position of each value in the flattened (n, width) block."""
     row: Tensor
     """(nnz,) row of each value."""
@@ -101,8 +101,8 @@ class SparseValues(NamedTuple):
         for k, start in enumerate(starts):
             columns, part = slice(start, min(start + width, p)), slice(cuts[k], cuts[k + 1])
             row, column = self.row[part], self.column[part] - start
-            index = row * (columns.stop - start) + column
-            yield Block(columns, index, row, column, self.value[part])
+            place = row * (columns.stop - start) + column
+            yield Block(columns, place, row, column, self.value[part])
 
 
 def entries(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -55,6 +55,7 @@ from cantata.data import (
     MosaicManager,
     MosaicSplitter,
     align_query,
+    keeps_sparse,
     registered_fields,
     without_cells,
 )
@@ -198,6 +199,8 @@ class MosaicModelClass(BaseModelClass):
     """Whether labels of cells are used."""
     _uses_images = False
     """Whether modalities can be images."""
+    _takes_sparse = False
+    """Whether the module takes values of sparse matrices as CSR tensors."""
     _min_modalities = 2
     """Fewest modalities that can be trained on."""
     _monitor = "elbo_validation"
@@ -539,7 +542,7 @@ class MosaicModelClass(BaseModelClass):
             train_size,
             validation_size,
             batch_size=batch_size,
-            **(datasplitter_kwargs or {}),
+            **{"load_sparse_tensor": self._takes_sparse} | dict(datasplitter_kwargs or {}),
         )
         self._train_cells = np.asarray(splitter.external_indexing[0])
         cells = self.adata.obs_names[self._train_cells]
@@ -797,7 +800,13 @@ class MosaicModelClass(BaseModelClass):
         self.module.eval()
         positions = cells.positions[chosen]
         batch_size = settings.batch_size if batch_size is None else batch_size
-        minibatches: Any = MosaicLoader(cells.manager, positions, batch_size, num_workers=0)
+        minibatches: Any = MosaicLoader(
+            cells.manager,
+            positions,
+            batch_size,
+            num_workers=0,
+            load_sparse_tensor=self._takes_sparse and keeps_sparse(self.module.device),
+        )
         if not len(positions):  # one minibatch without cells, which tells the width of results
             minibatches = [cells.manager.create_torch_dataset()[[]]]
         for minibatch in minibatches:

@@ -3,7 +3,7 @@
 from cantata.nn._covariates import CovariateEffects, Covariates, with_new_categories
 from cantata.nn._encoders import CrossEncoder, Featurizer, GroupedLinear, SplitEncoder
 from cantata.nn._images import N_VIEWS, ConvDecoder, ConvEncoder, ImageComponents, turned
-from cantata.nn._inputs import ARCSINH_COFACTOR, EncoderInput, Transform
+from cantata.nn._inputs import ARCSINH_COFACTOR, EncoderInput, Transform, sparse_product
 from cantata.nn._likelihoods import (
     LIKELIHOODS,
     LOSSES,
@@ -43,6 +43,7 @@ __all__ = [
     "WeightInit",
     "in_double",
     "initialize_weights",
+    "sparse_product",
     "turned",
     "with_new_categories",
 ]

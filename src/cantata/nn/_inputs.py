@@ -17,6 +17,29 @@ if TYPE_CHECKING:
 Transform = Literal["log1p", "clr", "tfidf", "arcsinh", "identity"]
 ARCSINH_COFACTOR = 5.0
 """What cytometry intensities are divided by before arcsinh."""
+MAX_DENSITY = 0.25
+"""Share of values that are not 0 above which a dense product is the faster one."""
+
+
+def sparse_product(values: Tensor, table: Tensor, weights: Tensor | None = None) -> Tensor:
+    """(n, k) product of a (n, p) CSR matrix with a (p, k) table.
+
+    Its cost follows the entries of the matrix; `weights` are (nnz,) values in place of its own.
+
+    Examples
+    --------
+    >>> sparse_product(torch.eye(2).to_sparse_csr(), torch.tensor([[1.0], [2.0]]))
+    tensor([[1.],
+            [2.]])
+    """
+    weights = values.values() if weights is None else weights
+    return functional.embedding_bag(
+        values.col_indices(),
+        table,
+        values.crow_indices()[:-1],
+        mode="sum",
+        per_sample_weights=weights,
+    )
 
 
 class EncoderInput(nn.Module):
@@ -146,7 +169,9 @@ class EncoderInput(nn.Module):
         With the (n,) codes of a `batch`, what is peculiar to it is taken out; a code of -1, or
         beyond the known batches, counts as their mean.
         """
-        if values.layout == torch.sparse_csr and self.is_rotated and self.scales_cells:
+        is_sparse = values.layout == torch.sparse_csr
+        is_sparse = is_sparse and len(values.values()) < MAX_DENSITY * values.numel()
+        if is_sparse and self.is_rotated and self.scales_cells:
             x = self._rotated_sparse(values) - self.offset
         else:
             x = self.standardized(values.to_dense())
@@ -203,9 +228,7 @@ class EncoderInput(nn.Module):
         x = x * self.inverse_sd.index_select(0, columns)
         x = torch.minimum(x, (self.ceiling + lowest).index_select(0, columns))
         # 3. Rotated, and less what the means come to once rotated.
-        rotated = functional.embedding_bag(
-            columns, self.loadings, starts[:-1], mode="sum", per_sample_weights=x
-        )
+        rotated = sparse_product(values, self.loadings, x)
         return rotated - lowest @ self.loadings
 
     def inverse(

@@ -219,7 +219,7 @@ class PoissonHead(LikelihoodHead):
 
     requires_counts = True
     has_library = True
-    terms = staticmethod(poisson_terms)
+    terms: Terms | None = staticmethod(poisson_terms)
 
     def mean(self, location: Tensor, library: Tensor | None) -> Tensor:
         """(n, p) expected counts."""

@@ -68,21 +68,6 @@ class StageSplitter(MosaicSplitter):
         super().__init__(adata_manager, load_sparse_tensor=True, **kwargs)
         self._cached, self._fixed_order = cached, fixed_order
 
-    def on_before_batch_transfer(
-        self, batch: dict[str, Tensor], dataloader_idx: int
-    ) -> dict[str, Tensor]:
-        """Values go to the device as they are stored, where it knows sparse tensors."""
-        trainer = self.trainer
-        if trainer is None or trainer.strategy.root_device.type in ("cpu", "cuda"):
-            return batch
-        return {key: values.to_dense() for key, values in batch.items()}
-
-    def on_after_batch_transfer(
-        self, batch: dict[str, Tensor], dataloader_idx: int
-    ) -> dict[str, Tensor]:
-        """The network takes sparse values; scvi-tools' splitter would make them dense."""
-        return batch
-
     def train_dataloader(self) -> MosaicLoader:
         """Loader of the training cells."""
         loader = super().train_dataloader()

@@ -173,7 +173,9 @@ def _fitted_log_library(
         covariates = Covariates.of(tensors).rows(tensors[rows_key(target)][here])
         unit = module.unit_means({source: loc})[source]
         location = module.decode(target, unit, covariates)
-        fitted = cast("PoissonHead", head).fitted_library(location, covariates, counts[here])
+        fitted = cast("PoissonHead", head).fitted_library(
+            location, covariates, counts.to_dense()[here]
+        )
         sizes = sizes.index_copy(0, here, fitted)
     return sizes.log()
 

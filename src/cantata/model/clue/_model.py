@@ -124,7 +124,7 @@ class CLUE(MosaicModelClass):
     """
 
     method = "clue"
-    _uses_reps = _uses_labels = True
+    _uses_reps = _uses_labels = _takes_sparse = True
     _min_modalities = 1
     _monitor = "objective_validation"
     presets: ClassVar = PRESETS

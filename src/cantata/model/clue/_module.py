@@ -33,6 +33,7 @@ from cantata.nn import (
     CrossEncoder,
     EncoderInput,
     LikelihoodHead,
+    sparse_product,
 )
 
 if TYPE_CHECKING:
@@ -368,8 +369,12 @@ class CLUEModule(BaseModuleClass):
     def learned_library(self, source: str, target: str, counts: Tensor) -> Tensor:
         """(n,) library sizes of `target` that the counts of `source` predict."""
         column = self.modalities.index(target)
-        sizes = functional.relu(self.library_encoders[source](counts))
-        return sizes[:, column].clamp(min=MIN_LIBRARY)
+        layer = cast("nn.Linear", self.library_encoders[source])
+        if counts.layout == torch.sparse_csr:
+            sizes = sparse_product(counts, layer.weight.T) + layer.bias
+        else:
+            sizes = layer(counts)
+        return functional.relu(sizes)[:, column].clamp(min=MIN_LIBRARY)
 
     def library_weights(self, source: str, target: str) -> Tensor:
         """Weights that predict the log library size of `target` from rows of `source`."""
@@ -448,11 +453,12 @@ class CLUEModule(BaseModuleClass):
         """
         decoder, part = self.decoders[name], self.subspace(name)
         hidden = [decoder(step.z[:, part], covariates.rows(step.rows)) for step in passes]
-        sizes = [self._library(name, tensors, step) for step in passes]
+        libraries = [self._library(name, tensors, step) for step in passes]
+        sizes = [library for library in libraries if library is not None]
         log_prob = self.head(name).log_prob_of_hidden(
             torch.cat(hidden),
             covariates,
-            torch.cat(sizes) if sizes[0] is not None else None,
+            torch.cat(sizes) if sizes else None,
             SparseValues.of(tensors[name]),
             torch.cat([step.rows for step in passes]),
         )

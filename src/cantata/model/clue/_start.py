@@ -13,7 +13,7 @@ from cantata._keys import CELL, rows_key
 from cantata._mudata.pairing import row_table
 from cantata._numeric.batches import sample_cells
 from cantata._numeric.canonical import are_connected, chosen_variates
-from cantata.data import MosaicLoader
+from cantata.data import MosaicLoader, keeps_sparse
 from cantata.nn import Covariates
 
 if TYPE_CHECKING:
@@ -77,7 +77,11 @@ def _inputs(
     designs, n_cells = [], 0
     sizes = [model.n_batch, *model.n_categories]
     for tensors in MosaicLoader(
-        model.adata_manager, cells.tolist(), batch_size=1024, num_workers=0
+        model.adata_manager,
+        cells.tolist(),
+        batch_size=1024,
+        num_workers=0,
+        load_sparse_tensor=keeps_sparse(model.device),
     ):
         minibatch = {key: value.to(model.device) for key, value in tensors.items()}
         for name in names:
