@@ -26,7 +26,7 @@ def log_densities(x: np.ndarray, samples: np.ndarray, k: int, *, seed: int = 0) 
     k
         Number of neighbours, fewer where there are fewer cells.
     seed
-        Seed of the search among more than 50,000 cells.
+        Seed of the search among more than 100,000 cells.
 
     Returns
     -------
