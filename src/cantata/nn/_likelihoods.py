@@ -259,7 +259,7 @@ class PoissonHead(LikelihoodHead):
 class NegativeBinomialHead(PoissonHead):
     """Negative binomial counts with a dispersion per batch and feature."""
 
-    terms = staticmethod(negative_binomial_terms)
+    terms: Terms | None = staticmethod(negative_binomial_terms)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
