@@ -216,7 +216,8 @@ class _Blockwise:
 
     def of_batch(self, n_batch: int, weight: Tensor) -> Tensor:
         """(n_batch, n) weights of the cells of each batch."""
-        return functional.one_hot(self.batch, n_batch).T * weight
+        table = weight.new_zeros(n_batch, len(weight))
+        return table.scatter_(0, self.batch.unsqueeze(0), weight.unsqueeze(0))
 
 
 class _LinearLogProb(torch.autograd.Function):

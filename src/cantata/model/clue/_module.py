@@ -271,7 +271,7 @@ class CLUEModule(BaseModuleClass):
     def encoder_input(self, tensors: Mapping[str, Tensor], modality: str) -> Tensor:
         """Registered representation, or components, or normalised log counts, or plain values."""
         if modality in self.reps:
-            return tensors[rep_key(modality)]
+            return tensors[rep_key(modality)].to_dense()
         return self.inputs[modality](tensors[modality])
 
     def _unit(self, x: Tensor) -> Tensor:
