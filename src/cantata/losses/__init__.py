@@ -43,11 +43,12 @@ from cantata.losses._scaled_entropy import (
     min_max_scaled,
     scaled_cross_entropy,
 )
-from cantata.losses._sparse_values import SparseValues, entries
+from cantata.losses._sparse_values import Block, SparseValues, entries
 
 __all__ = [
     "ABSENT",
     "MIN_SHARE",
+    "Block",
     "OutputLayer",
     "SparseValues",
     "Terms",

@@ -328,7 +328,7 @@ def linear_log_prob(
     Parameters
     ----------
     terms
-        The likelihood: :func:`negative_binomial_terms` and its neighbours.
+        The likelihood: ``negative_binomial_terms`` and its neighbours.
     hidden
         (n, d) input of the layer.
     layer
