@@ -288,7 +288,7 @@ def test_contrasts_of_abundance_equal_a_loop():
         for i in range(5):
             of = {True: [], False: []}
             for sample, condition in conditions.items():
-                if condition is not None:
+                if pd.notna(condition):
                     of[condition == name].append(np.exp(densities.loc[i, sample]))
             expected = np.log(np.mean(of[True])) - np.log(np.mean(of[False]))
             assert found.loc[i, f"DA_{name}"] == pytest.approx(expected)
