@@ -8,7 +8,6 @@ goes on where an earlier one stopped.
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from argparse import ArgumentParser, Namespace
@@ -22,6 +21,7 @@ import torch
 from data import TEST_SHARE, build, load, whole
 from inputs import LABEL, TEST
 from mudata import MuData
+from processes import run_missing
 from run_baselines import N_COMPONENTS
 from scores import K, leiden_nmi
 from sklearn.neighbors import KNeighborsClassifier
@@ -155,19 +155,17 @@ def main() -> None:
     quiet()
     torch.set_num_threads(1)
     given = arguments()
-    given.work.parent.mkdir(parents=True, exist_ok=True)
-    lines: list[dict[str, Any]] = []
-    if given.work.exists():
-        lines = [json.loads(line) for line in given.work.read_text().splitlines()]
-    for split, data, share in product(given.splits, given.data, given.shares):
-        case = {"data": data, "share": share, "split": split}
-        if any(case.items() <= line.items() for line in lines):
-            continue
-        lines.append(case | {"found": run(data, share, split)})
-        with given.work.open("a") as file:
-            file.write(json.dumps(lines[-1]) + "\n")
-        (HERE / "results" / f"{given.name}.md").write_text(report(lines))
-        print(time.strftime("%H:%M:%S"), lines[-1], flush=True)
+    cases = (
+        {"data": data, "share": share, "split": split}
+        for split, data, share in product(given.splits, given.data, given.shares)
+    )
+    run_missing(
+        given.work,
+        cases,
+        lambda **case: {"found": run(**case)},
+        HERE / "results" / f"{given.name}.md",
+        report,
+    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ half of the rest have one modality each. Every run adds a line to ``--work`` and
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from argparse import ArgumentParser, Namespace
@@ -20,6 +19,7 @@ import scvi
 import torch
 from data import build
 from mudata import MuData
+from processes import add_lines, lines_of
 from run_baselines import nearest_means, variates
 from run_cantata import embed, impute
 from scores import CALIBRATION, calibration, protein_correlations, score_halves
@@ -150,10 +150,7 @@ def main() -> None:
     quiet()
     torch.set_num_threads(1)
     given = arguments()
-    given.work.parent.mkdir(parents=True, exist_ok=True)
-    lines: list[dict[str, Any]] = []
-    if given.work.exists():
-        lines = [json.loads(line) for line in given.work.read_text().splitlines()]
+    lines = lines_of(given.work)
     path = HERE / "results" / f"{given.name}.md"
     wanted = product(given.seeds, given.splits, given.data, given.pairs)
     for seed, split, data, asked in wanted:
@@ -170,8 +167,7 @@ def main() -> None:
                 for method, scores in without_training(inputs).items()
             ]
         new.append(case | {"method": "CLUE", "seed": seed} | trained(inputs, seed))
-        with given.work.open("a") as file:
-            file.writelines(json.dumps(line) + "\n" for line in new)
+        add_lines(given.work, new)
         lines += new
         path.write_text(report(lines))
         print(time.strftime("%H:%M:%S"), data, len(both), "split", split, "seed", seed, flush=True)

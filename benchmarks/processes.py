@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+    from collections.abc import Callable, Iterable
 
 HERE = Path(__file__).resolve().parent
 GRACE = 900
@@ -41,6 +42,39 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--smoke", action="store_true", help="few cells and two epochs, to see that all runs"
     )
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """Results of earlier calls, one in a line of JSON each; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def add_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    """Keep results for later calls."""
+    with path.open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+def run_missing(
+    path: Path,
+    cases: Iterable[dict[str, Any]],
+    run: Callable[..., dict[str, Any]],
+    page: Path,
+    report: Callable[[list[dict[str, Any]]], str],
+) -> None:
+    """Run the cases that a file of results lacks, and write the page anew after each.
+
+    `run` takes the entries of a case and returns the rest of its line.
+    """
+    lines = lines_of(path)
+    for case in cases:
+        if any(case.items() <= line.items() for line in lines):
+            continue
+        lines.append(case | run(**case))
+        add_lines(path, lines[-1:])
+        page.write_text(report(lines))
+        print(time.strftime("%H:%M:%S"), lines[-1], flush=True)
 
 
 @dataclass

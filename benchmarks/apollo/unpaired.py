@@ -8,9 +8,9 @@ to ``--work`` and a row to ``results/<name>.md``; a call goes on where an earlie
 
 from __future__ import annotations
 
-import json
 import time
 from argparse import ArgumentParser
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import torch
 from data import TEST_SHARE, build
 from inputs import LABEL
 from mudata import MuData
+from processes import run_missing
 from sklearn.linear_model import RidgeCV
 from sklearn.metrics import r2_score
 from sklearn.model_selection import cross_val_predict
@@ -120,25 +121,22 @@ def main() -> None:
     given = parser.parse_args()
     quiet()
     torch.set_num_threads(1)
-    given.work.parent.mkdir(parents=True, exist_ok=True)
-    lines: list[dict[str, Any]] = []
-    if given.work.exists():
-        lines = [json.loads(line) for line in given.work.read_text().splitlines()]
-    paired: dict[tuple[str, int], Blocks] = {}
-    for split, data, share in product(given.splits, given.data, given.shares):
-        case = {"data": data, "share": share, "split": split}
-        if any(case.items() <= line.items() for line in lines):
-            continue
-        if (data, split) not in paired:  # what all others are held against
-            paired[data, split], about = latents(100, data, split, given.cells)
-        blocks = paired[data, split]
-        if share < 100:
-            blocks, about = latents(share, data, split, given.cells)
-        lines.append(case | about | {"read": scores(blocks, paired[data, split])})
-        with given.work.open("a") as file:
-            file.write(json.dumps(lines[-1]) + "\n")
-        (RESULTS / f"{given.name}.md").write_text(report(lines))
-        print(time.strftime("%H:%M:%S"), lines[-1], flush=True)
+
+    @cache
+    def paired_self(data: str, split: int) -> tuple[Blocks, dict[str, Any]]:
+        """What all others are held against."""
+        return latents(100, data, split, given.cells)
+
+    def run(data: str, share: float, split: int) -> dict[str, Any]:
+        paired = paired_self(data, split)
+        blocks, about = paired if share == 100 else latents(share, data, split, given.cells)
+        return about | {"read": scores(blocks, paired[0])}
+
+    cases = (
+        {"data": data, "share": share, "split": split}
+        for split, data, share in product(given.splits, given.data, given.shares)
+    )
+    run_missing(given.work, cases, run, RESULTS / f"{given.name}.md", report)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ earlier one stopped.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 import warnings
 from itertools import product
@@ -22,6 +21,7 @@ import mudata
 import numpy as np
 import pandas as pd
 from mudata import MuData
+from processes import run_missing
 from tables import table
 
 import cantata
@@ -129,19 +129,17 @@ def main() -> None:
     parser.add_argument("--name", default="suggested")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
-    given.work.parent.mkdir(parents=True, exist_ok=True)
-    lines: list[dict[str, Any]] = []
-    if given.work.exists():
-        lines = [json.loads(line) for line in given.work.read_text().splitlines()]
-    for seed, data, n_known in product(given.seeds, given.data, given.known):
-        case = {"data": data, "known": n_known, "seed": seed}
-        if any(case.items() <= line.items() for line in lines):
-            continue
-        lines.append(case | run(data, n_known, seed, given.cells))
-        with given.work.open("a") as file:
-            file.write(json.dumps(lines[-1]) + "\n")
-        (RESULTS / f"{given.name}.md").write_text(report(lines))
-        print(time.strftime("%H:%M:%S"), lines[-1], flush=True)
+    cases = (
+        {"data": data, "known": n_known, "seed": seed}
+        for seed, data, n_known in product(given.seeds, given.data, given.known)
+    )
+    run_missing(
+        given.work,
+        cases,
+        lambda data, known, seed: run(data, known, seed, given.cells),
+        RESULTS / f"{given.name}.md",
+        report,
+    )
 
 
 if __name__ == "__main__":

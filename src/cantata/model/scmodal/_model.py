@@ -277,9 +277,10 @@ class SCMODAL(MosaicModelClass):
             options.setdefault("lambda_paired", 5.0)
         elif options.get("lambda_paired"):
             raise ValueError("lambda_paired needs train(use_paired=True).")
+        factors = anchor_factors(self)
         plan = self._training_plan_cls(
             self.module,
-            anchor_factors=None if "lambda_anchor" in options else anchor_factors(self),
+            anchor_factors=None if "lambda_anchor" in options else factors,
             min_linked=1 if "lambda_linked" in options else self.module.n_latent,
             refine_before=refine_before,
             **options,
@@ -292,7 +293,7 @@ class SCMODAL(MosaicModelClass):
         n_obs = {name: self.adata[name].n_obs for name in present}
         plan.refine = partial(refined_variates, self.module, readers, n_obs)
         # clusters of joint components would differ between modalities by noise
-        balanced = [p for p, factor in anchor_factors(self).items() if balance and factor == 1]
+        balanced = [p for p, factor in factors.items() if balance and factor == 1]
         dataset = UnpairedDataset(
             readers,
             {name: np.arange(n) for name, n in n_obs.items()},
