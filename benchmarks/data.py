@@ -26,7 +26,9 @@ import cantata
 REPOSITORY = Path(__file__).resolve().parents[1]
 TEST_SHARE = 0.2
 TIMING_CELLS = 4000
-TIMING_FEATURES = {"rna": 2000, "atac": 10_000}
+TIMING_GENES = 2000
+TIMING_PEAKS = {"timing": 10_000, "timing4": 10_000, "wide": 50_000, "widest": 200_000}
+"""By the name of the simulated data."""
 TIMING_DEPTH = {"rna": 3.0, "atac": 2.5}
 """About 19 % and 3 % of the values are not zero, as in good multiome data."""
 
@@ -59,7 +61,7 @@ SOURCES = {
     ),
 }
 SIMULATED = Source("simulated", "cell_type", "multiome", kind="timing")
-NAMES = (*SOURCES, "timing", "timing4")
+NAMES = (*SOURCES, *TIMING_PEAKS)
 
 
 def data_folder() -> Path:
@@ -120,15 +122,16 @@ def simulate(name: str, n_cells: int | None) -> tuple[dict[str, AnnData], dict[s
     counts and their number are the same as with two.
     """
     n_cells = TIMING_CELLS if n_cells is None else n_cells
+    features = {"rna": TIMING_GENES, "atac": TIMING_PEAKS[name]}
     mdata = cantata.datasets.simulate_mosaic(
         n_cells + 100,  # some have no count in a half
-        n_features=TIMING_FEATURES,
+        n_features=features,
         pairing="full",
         depth=TIMING_DEPTH,
         seed=0,
     )
     halves, kinds = {}, {}
-    for kind in TIMING_FEATURES:
+    for kind in features:
         adata = _plain(mdata[kind][mdata.obs_names], SIMULATED)
         for part, start in (("a", 0), ("b", 1)):
             halves[f"{kind}_{part}"] = adata[:, start::2].copy()
@@ -137,7 +140,7 @@ def simulate(name: str, n_cells: int | None) -> tuple[dict[str, AnnData], dict[s
     cells = mdata.obs_names[np.min(totals, axis=0) > 0][:n_cells]
     if name == "timing4":
         return {half: adata[cells].copy() for half, adata in halves.items()}, kinds
-    whole = {kind: _plain(mdata[kind][cells], SIMULATED) for kind in TIMING_FEATURES}
+    whole = {kind: _plain(mdata[kind][cells], SIMULATED) for kind in features}
     return whole, {kind: kind for kind in whole}
 
 

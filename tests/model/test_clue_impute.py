@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import anndata
+import mudata
 import numpy as np
 import pytest
 import scvi
@@ -254,3 +255,37 @@ def test_library_sizes_are_fitted_on_training_cells() -> None:
         assert set(model.adata.obs_names[model.validation_indices]) == set(cells)
         results.append(model.impute("adt", source="rna").obs["library_size"])
     np.testing.assert_allclose(results[0], results[1], rtol=1e-3)
+
+
+def test_foreground_is_what_marked_cells_have() -> None:
+    """Half of the cells have two proteins beside an ambient background, which all have."""
+    rng = np.random.default_rng(0)
+    n, ambient = 400, 8.0
+    marked = rng.random(n) < 0.5
+    rna = rng.poisson(np.exp(rng.normal(0, 0.5, 30) + np.outer(marked, rng.normal(0, 1, 30))))
+    own = np.full((n, 6), ambient)
+    own[:, :2] += 120.0 * marked[:, None]
+    own[:, 2:4] += 90.0 * ~marked[:, None]
+    counts = {"rna": rna, "adt": rng.negative_binomial(8, 8 / (8 + own))}
+    parts = {m: anndata.AnnData(x.astype(np.float32)) for m, x in counts.items()}
+    mdata = mudata.MuData(parts)
+    CLUE.setup_mudata(mdata)
+    scvi.settings.seed = 0
+    model = CLUE(mdata, likelihoods={"adt": "nb_mixture"}, **SMALL)
+    model.train(200, batch_size=64, enable_progress_bar=False, accelerator="cpu")
+    with_background = model.impute("adt", source="rna").to_df().to_numpy()
+    imputed = model.impute("adt", source="rna", background=False)
+    assert imputed.uns["cantata"]["units"].startswith("expected foreground counts")
+    foreground = imputed.to_df().to_numpy()
+    assert (foreground <= with_background).all()
+    for protein, has in ((0, marked), (2, ~marked)):
+        assert np.median(with_background[~has, protein]) > 0.8 * ambient
+        assert np.median(foreground[~has, protein]) < 0.5 * ambient
+        assert np.median(foreground[has, protein]) > 0.8 * own[has, protein].mean()
+    with pytest.raises(ValueError, match=r"interval=0\.9 is of what is measured"):
+        model.impute("adt", source="rna", background=False, interval=0.9)
+
+
+def test_background_needs_a_likelihood_that_has_one(clue) -> None:
+    with pytest.raises(ValueError, match="likelihood 'nb' of 'adt' has no background"):
+        clue.impute("adt", background=False)

@@ -13,7 +13,7 @@ import cantata
 from cantata import CLUE
 from cantata.model.clue import CLUEModule, LossWeights
 from cantata.model.clue._plan import CLUETrainingPlan
-from cantata.nn import Covariates
+from cantata.nn import LIKELIHOODS, Covariates
 
 SMALL = {"n_latent": 4, "n_hidden_encoder": 16, "n_hidden_decoder": 8, "n_hidden_discriminator": 8}
 FEATURES = {"rna": 6, "adt": 4}
@@ -149,7 +149,7 @@ def test_real_cross_decodes_from_the_other_modality_alone() -> None:
 
 
 @pytest.mark.parametrize("library", ["observed", "learned"])
-@pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson", "bernoulli", "normal"])
+@pytest.mark.parametrize("likelihood", list(LIKELIHOODS))
 def test_sparse_minibatches_are_as_dense_ones(likelihood: str, library: str) -> None:
     """All terms and their gradients, of components of sparse values and of dense ones."""
     features = {"rna": 60, "adt": 40}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+from scipy.stats import nbinom
 from torch import nn
 
 from cantata.losses import SparseValues, min_max_scaled
@@ -108,8 +111,44 @@ def test_head_agrees_with_its_distribution(name: str, n_batch: int) -> None:
     )
 
 
+@pytest.mark.parametrize("n_batch", [1, 2])
+def test_mixture_of_background_and_foreground_beside_a_loop(n_batch: int) -> None:
+    torch.manual_seed(0)
+    n, p = 4, 3
+    head = LIKELIHOODS["nb_mixture"](5, p, n_batch)
+    for parameter in head.parameters():
+        nn.init.normal_(parameter, std=0.7)
+    hidden = torch.randn(n, 5)
+    covariates = Covariates(torch.arange(n).unsqueeze(1) % n_batch, None)
+    counts = torch.poisson(torch.rand(n, p) * 10)
+    library = counts.sum(dim=1) + 1
+    location = head.location(hidden, covariates)
+    found = head.log_prob(location, library, covariates, SparseValues.of(counts))
+    mean = head.expected(location, library, covariates)
+    foreground = head.foreground(location, library, covariates)
+    shares = location[:, :p].softmax(dim=1)
+    location, shares, found, mean, foreground = (
+        x.detach() for x in (location, shares, found, mean, foreground)
+    )
+    for i in range(n):
+        total = 0.0
+        for j in range(p):
+            rho, pi = (float(location[i, k * p + j].sigmoid()) for k in (1, 2))
+            theta = float(head.log_theta[i % n_batch, j].detach().exp())
+            f = float(library[i] * shares[i, j]) / (1 - pi + pi * rho)
+            of_both = [
+                weight * nbinom.pmf(float(counts[i, j]), theta, theta / (theta + mu))
+                for weight, mu in ((pi, rho * f), (1 - pi, f))
+            ]
+            total += math.log(sum(of_both))
+            assert float(mean[i, j]) == pytest.approx(pi * rho * f + (1 - pi) * f, rel=1e-4)
+            assert float(foreground[i, j]) == pytest.approx((1 - pi) * f, rel=1e-4)
+        assert float(found[i]) == pytest.approx(total, rel=1e-4)
+    torch.testing.assert_close(mean.sum(dim=1), library)
+
+
 @pytest.mark.parametrize("panel", [False, True])
-@pytest.mark.parametrize("name", ["nb", "poisson"])
+@pytest.mark.parametrize("name", ["nb", "poisson", "topics", "nb_mixture"])
 def test_fitted_library_is_the_likeliest(name: str, panel: bool) -> None:
     """Of each cell, beside a search over a fine grid."""
     torch.manual_seed(0)
@@ -124,7 +163,7 @@ def test_fitted_library_is_the_likeliest(name: str, panel: bool) -> None:
         counts[1::2, 4:] = 0
     location = head.location(torch.randn(5, 4), covariates)
     found = head.fitted_library(location, covariates, counts)
-    grid = torch.linspace(-2, 12, 14_001)
+    grid = torch.linspace(-2, 16, 1801)
     seen = SparseValues.of(counts)
     with torch.no_grad():
         log_probs = torch.stack(
@@ -137,8 +176,11 @@ def test_fitted_library_is_the_likeliest(name: str, panel: bool) -> None:
 
 
 @pytest.mark.parametrize("name", list(LOSSES))
-def test_features_that_a_batch_did_not_measure_have_no_part(name: str) -> None:
+def test_features_that_a_batch_did_not_measure_have_no_part(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As if the output layer had no such feature there: value and gradient."""
+    monkeypatch.setattr("cantata.nn._likelihoods.N_TOPICS", 2)
     torch.manual_seed(0)
     head = LOSSES[name](4, 5, 2)
     narrow = LOSSES[name](4, 3, 2)
@@ -147,8 +189,16 @@ def test_features_that_a_batch_did_not_measure_have_no_part(name: str) -> None:
     with torch.no_grad():
         for (key, value), whole in zip(narrow.named_parameters(), head.parameters(), strict=True):
             whole.normal_()
-            picked = whole[kept] if key.startswith("output") else whole[:, kept]
+            if name == "topics" and key.startswith("output"):
+                value.copy_(whole)
+                continue
+            if key.startswith("components"):
+                picked = whole[torch.cat([kept, kept + 5])]
+            else:
+                picked = whole[kept] if key.startswith(("output", "topics")) else whole[:, kept]
             value.copy_(picked)
+        if name == "topics":  # their shares are of what is measured
+            narrow.output.bias += head.topics.softmax(dim=0)[kept].sum(dim=0).log()
     head.set_measured(measured, measured.all(dim=0))
     hidden = torch.randn(6, 4)
     covariates = Covariates(torch.ones(6, 1, dtype=torch.long), None)
@@ -162,20 +212,23 @@ def test_features_that_a_batch_did_not_measure_have_no_part(name: str) -> None:
             target = x if name == "mse" else SparseValues.of(x)
         library = layer.observed_library(x) if layer.has_library else None
         location = layer.location(hidden, covariates)
-        if layer.terms is None:
-            losses.append(layer.log_prob(location, library, covariates, target))
-        else:
+        if name == "topics" or layer.terms is not None:
             losses.append(layer.log_prob_of_hidden(hidden, covariates, library, target))
+        else:
+            losses.append(layer.log_prob(location, library, covariates, target))
         losses[-1].sum().backward()
     if name != "bce":  # which is scaled by the least value of a cell
         torch.testing.assert_close(*losses)
         torch.testing.assert_close(head.bias.grad[:, kept], narrow.bias.grad)
-        torch.testing.assert_close(head.output.weight.grad[kept], narrow.output.weight.grad)
+        of_weight = head.output.weight.grad
+        expected = of_weight if name == "topics" else of_weight[kept]
+        torch.testing.assert_close(expected, narrow.output.weight.grad)
     assert torch.equal(head.bias.grad[:, [1, 4]], torch.zeros(2, 2))
-    assert torch.equal(head.output.weight.grad[[1, 4]], torch.zeros(2, 4))
+    if name != "topics":
+        assert torch.equal(head.output.weight.grad[[1, 4]], torch.zeros(2, 4))
 
 
-@pytest.mark.parametrize("name", ["nb", "zinb", "poisson"])
+@pytest.mark.parametrize("name", ["nb", "zinb", "poisson", "topics", "nb_mixture"])
 def test_library_sizes_count_what_all_batches_measured(name: str) -> None:
     torch.manual_seed(0)
     head = LOSSES[name](4, 5, 2)
@@ -189,3 +242,12 @@ def test_library_sizes_count_what_all_batches_measured(name: str) -> None:
         if name != "zinb":
             torch.testing.assert_close(expected[:, [0, 2, 3]].sum(dim=1), library)
         assert bool((expected[:, [1, 4]] > 0).all()) == (batch == 0)
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_frozen_heads_learn_batches_and_covariates_alone(name: str) -> None:
+    head = LOSSES[name](4, 5, 3, [2])
+    head.freeze()
+    for key, parameter in head.named_parameters():
+        of_batches = parameter.shape == (3, 5) or key.startswith("covariates")
+        assert parameter.requires_grad == of_batches, key

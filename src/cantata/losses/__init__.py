@@ -44,6 +44,7 @@ from cantata.losses._scaled_entropy import (
     scaled_cross_entropy,
 )
 from cantata.losses._sparse_values import Block, SparseValues, entries
+from cantata.losses._topics import topic_log_prob
 
 __all__ = [
     "ABSENT",
@@ -83,5 +84,6 @@ __all__ = [
     "scaled_cross_entropy",
     "squared_distances",
     "squared_to_fused",
+    "topic_log_prob",
     "zero_inflated_terms",
 ]

@@ -1668,10 +1668,11 @@ class MosaicModelClass(BaseModelClass):
         self.is_frozen_ = True
         self.module.requires_grad_(False)
         for part in self.module.modules():
-            if isinstance(part, CovariateEffects | LikelihoodHead):
+            if isinstance(part, CovariateEffects):
                 part.requires_grad_(True)
-                if isinstance(part, LikelihoodHead):
-                    part.output.requires_grad_(False)
+        for part in self.module.modules():
+            if isinstance(part, LikelihoodHead):
+                part.freeze()
         for name in self._open_when_frozen:
             self.module.get_submodule(name).requires_grad_(True)
 

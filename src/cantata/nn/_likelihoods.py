@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from scvi.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
+from scvi.distributions import (
+    NegativeBinomial,
+    NegativeBinomialMixture,
+    ZeroInflatedNegativeBinomial,
+)
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Normal, Poisson
 from torch.nn import functional
@@ -21,6 +25,7 @@ from cantata.losses import (
     negative_binomial_terms,
     poisson_terms,
     scaled_cross_entropy,
+    topic_log_prob,
     zero_inflated_terms,
 )
 from cantata.nn._covariates import CovariateEffects, Covariates
@@ -30,8 +35,9 @@ if TYPE_CHECKING:
 
 MIN_LIBRARY = 1e-4
 MIN_SCALE = 1e-7
-N_SCORINGS = 5
-"""Steps of the search for the library size of greatest likelihood."""
+N_TOPICS = 64
+BACKGROUND_LOGIT = -2.0
+"""Where the ratio of background to foreground starts: about an eighth."""
 
 
 class LikelihoodHead(nn.Module):
@@ -62,6 +68,8 @@ class LikelihoodHead(nn.Module):
     """Whether the data are taken as counts, even if other values could be modelled."""
     has_library = False
     """Whether the mean is a library size times proportions."""
+    has_background = False
+    """Whether expected counts have a background, which can be left out."""
     scales_one_batch = True
     """Whether locations are scaled and shifted where there is a single batch, too."""
     absent_location: float | None = ABSENT
@@ -84,7 +92,7 @@ class LikelihoodHead(nn.Module):
     ) -> None:
         super().__init__()
         self.n_features, self.n_batch = n_features, n_batch
-        self.output = nn.Linear(n_hidden, n_features)
+        self.output = nn.Linear(n_hidden, self.n_output(n_features))
         self.register_buffer("measured", None, persistent=False)
         self.register_buffer("counted", None, persistent=False)
         self.scale = nn.Parameter(torch.zeros(n_batch, n_features))
@@ -95,13 +103,27 @@ class LikelihoodHead(nn.Module):
             else None
         )
 
+    def n_output(self, n_features: int) -> int:
+        """Width of the output layer."""
+        return n_features
+
+    @property
+    def batch_parameters(self) -> list[nn.Parameter]:
+        """What batches do to locations."""
+        return [self.scale, self.bias]
+
+    def freeze(self) -> None:
+        """Let training change what belongs to batches and covariates alone."""
+        self.requires_grad_(True)
+        self.output.requires_grad_(False)
+
     def _per_batch(self, table: Tensor, covariates: Covariates) -> Tensor:
         """Row of `table` for each cell; a single row is broadcast instead of copied."""
         return table[0] if self.n_batch == 1 else functional.embedding(covariates.batch, table)
 
     def set_measured(self, measured: Tensor | None, counted: Tensor | None) -> None:
         """Set which features each batch measured, and which ones library sizes count."""
-        device = self.scale.device
+        device = self.bias.device
         self.measured = None if measured is None else measured.to(device)
         self.counted = None if counted is None or counted.all() else counted.to(device)
 
@@ -213,12 +235,20 @@ class LikelihoodHead(nn.Module):
         """(n, p) expected values."""
         return self.distribution(location, library, covariates).mean
 
+    def foreground(
+        self, location: Tensor, library: Tensor | None, covariates: Covariates
+    ) -> Tensor:
+        """(n, p) expected values without background, where the likelihood has one."""
+        raise NotImplementedError(f"{type(self).__name__} has no background.")
+
 
 class PoissonHead(LikelihoodHead):
     """Poisson counts whose mean is the library size times a softmax over features."""
 
     requires_counts = True
     has_library = True
+    n_scorings = 5
+    """Steps of the search for the library size of greatest likelihood."""
     terms: Terms | None = staticmethod(poisson_terms)
 
     def mean(self, location: Tensor, library: Tensor | None) -> Tensor:
@@ -239,16 +269,18 @@ class PoissonHead(LikelihoodHead):
         By Fisher's scoring from the totals on; zero inflation is left aside.
         """
         library = self.observed_library(counts)
-        for _ in range(N_SCORINGS):
-            mean = self.mean(location, library)
-            weight = self._precision(mean, covariates)
+        for _ in range(self.n_scorings):
+            weight, mean = self._scoring(location, library, covariates, counts)
             ratio = (weight * counts).sum(dim=1) / (weight * mean).sum(dim=1).clamp(min=MIN_SCALE)
             library = (library * ratio).clamp(min=MIN_LIBRARY)
         return library
 
-    def _precision(self, mean: Tensor, covariates: Covariates) -> Tensor:
-        """(n, p) means of counts over their variances."""
-        return torch.ones_like(mean)
+    def _scoring(
+        self, location: Tensor, library: Tensor, covariates: Covariates, counts: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(n, p) weights of counts, means over variances, and means."""
+        mean = self.mean(location, library)
+        return torch.ones_like(mean), mean
 
     def distribution(
         self, location: Tensor, library: Tensor | None, covariates: Covariates
@@ -278,9 +310,12 @@ class NegativeBinomialHead(PoissonHead):
         of_theta = torch.lgamma(x + theta) - torch.lgamma(theta) - x * log_theta
         return of_theta - torch.lgamma(x + 1)
 
-    def _precision(self, mean: Tensor, covariates: Covariates) -> Tensor:
+    def _scoring(
+        self, location: Tensor, library: Tensor, covariates: Covariates, counts: Tensor
+    ) -> tuple[Tensor, Tensor]:
         theta = self._per_batch(self.log_theta, covariates).exp()
-        return theta / (theta + mean)
+        mean = self.mean(location, library)
+        return theta / (theta + mean), mean
 
     def distribution(
         self, location: Tensor, library: Tensor | None, covariates: Covariates
@@ -312,6 +347,143 @@ class ZeroInflatedNegativeBinomialHead(NegativeBinomialHead):
             zi_logits=self._per_batch(self.zero_logits, covariates).expand_as(mean),
             validate_args=False,
         )
+
+
+class NegativeBinomialMixtureHead(NegativeBinomialHead):
+    """Counts of antibodies: background or foreground, as in totalVI (Gayoso et al. 2021).
+
+    ``pi NB(rho f, theta) + (1 - pi) NB(f, theta)``, where the decoder gives a cell and feature its
+    ratio rho of background to foreground and the chance pi of background, and f is such that the
+    mean of both is that of the negative binomial: a library size times proportions.
+    """
+
+    terms = None
+    has_background = True
+    n_scorings = 30
+
+    def __init__(self, n_hidden: int, n_features: int, *args: Any, **kwargs: Any) -> None:
+        super().__init__(n_hidden, n_features, *args, **kwargs)
+        self.components = nn.Linear(n_hidden, 2 * n_features)
+        nn.init.constant_(self.components.bias[:n_features], BACKGROUND_LOGIT)
+
+    def freeze(self) -> None:
+        super().freeze()
+        self.components.requires_grad_(False)
+
+    def location(self, hidden: Tensor, covariates: Covariates) -> Tensor:
+        """(n, 3 p): locations, logits of rho and logits of pi."""
+        own = super().location(hidden, covariates)
+        return torch.cat([own, self.components(hidden).float()], dim=1)
+
+    def mean(self, location: Tensor, library: Tensor | None) -> Tensor:
+        return super().mean(location[:, : self.n_features], library)
+
+    def distribution(
+        self, location: Tensor, library: Tensor | None, covariates: Covariates
+    ) -> NegativeBinomialMixture:
+        _, ratio, mixture_logits = location.split(self.n_features, dim=1)
+        ratio, background = ratio.sigmoid(), mixture_logits.sigmoid()
+        foreground = self.mean(location, library) / (1 - background + background * ratio)
+        theta = self._per_batch(self.log_theta, covariates).exp()
+        return NegativeBinomialMixture(
+            ratio * foreground, foreground, theta, mixture_logits, validate_args=False
+        )
+
+    def _scoring(
+        self, location: Tensor, library: Tensor, covariates: Covariates, counts: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        # each component scores the counts that are likely its own
+        mixture = self.distribution(location, library, covariates)
+        theta = mixture.theta1
+        of_both = [
+            NegativeBinomial(mu=mu, theta=theta, validate_args=False).log_prob(counts)
+            for mu in (mixture.mu1, mixture.mu2)
+        ]
+        logits = mixture.mixture_logits + of_both[0] - of_both[1]
+        weights = [
+            logits.sigmoid() * theta / (theta + mixture.mu1),
+            (-logits).sigmoid() * theta / (theta + mixture.mu2),
+        ]
+        weight = weights[0] + weights[1]
+        return weight, (weights[0] * mixture.mu1 + weights[1] * mixture.mu2) / weight
+
+    def foreground(
+        self, location: Tensor, library: Tensor | None, covariates: Covariates
+    ) -> Tensor:
+        mixture = self.distribution(location, library, covariates)
+        return (1 - mixture.mixture_probs) * mixture.mu2
+
+
+class TopicHead(PoissonHead):
+    """Poisson counts whose proportions are mixtures of topics, as in latent Dirichlet allocation.
+
+    The decoder gives the mixture of a cell; a topic is a distribution over features, to which a
+    batch brings a factor for each. Other covariates act on the mixture alone. The cost of a step
+    follows the counts that are not 0.
+    """
+
+    terms = None
+
+    def __init__(
+        self,
+        n_hidden: int,
+        n_features: int,
+        n_batch: int,
+        n_categories: list[int] | None = None,
+        n_continuous: int = 0,
+    ) -> None:
+        super().__init__(n_hidden, n_features, n_batch)
+        del self.scale
+        self.topics = nn.Parameter(torch.randn(n_features, self.output.out_features) / 10)
+
+    def n_output(self, n_features: int) -> int:
+        return min(N_TOPICS, n_features)
+
+    @property
+    def batch_parameters(self) -> list[nn.Parameter]:
+        return [self.bias]
+
+    def freeze(self) -> None:
+        super().freeze()
+        self.topics.requires_grad_(False)
+
+    def _log_factor(self) -> Tensor:
+        """(n_batch, p) logs of the factors of batches."""
+        if self.measured is None:
+            return self.bias
+        return self.bias.masked_fill(~self.measured, ABSENT)
+
+    def mixture(self, hidden: Tensor) -> Tensor:
+        """(n, k) shares of topics."""
+        return self.output(hidden).float().softmax(dim=1)
+
+    def location(self, hidden: Tensor, covariates: Covariates) -> Tensor:
+        log_share = (self.mixture(hidden) @ self.topics.softmax(dim=0).T).log()
+        return log_share + self._per_batch(self._log_factor(), covariates)
+
+    def log_prob_of_hidden(
+        self,
+        hidden: Tensor,
+        covariates: Covariates,
+        library: Tensor | None,
+        target: Any,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        assert library is not None
+        constant = target.sum_rows(self.constant_terms(covariates, target))
+        if rows is not None:
+            covariates, constant = covariates.rows(rows), constant[rows]
+            target = target.taken(rows)
+        log_prob = topic_log_prob(
+            self.mixture(hidden),
+            self.topics.softmax(dim=0),
+            self._log_factor(),
+            covariates.batch,
+            library,
+            target,
+            self.counted,
+        )
+        return log_prob + constant
 
 
 class BernoulliHead(LikelihoodHead):
@@ -408,6 +580,8 @@ LIKELIHOODS: dict[str, type[LikelihoodHead]] = {
     "nb": NegativeBinomialHead,
     "zinb": ZeroInflatedNegativeBinomialHead,
     "poisson": PoissonHead,
+    "nb_mixture": NegativeBinomialMixtureHead,
+    "topics": TopicHead,
     "bernoulli": BernoulliHead,
     "normal": NormalHead,
 }

@@ -162,7 +162,7 @@ class ModalityDecoder(nn.Module):
         """What covariates add to the layers, and how batches scale the output."""
         effects = [m for m in self.modules() if isinstance(m, CovariateEffects)]
         parameters = [p for effect in effects for p in effect.parameters()]
-        return [*parameters, self.head.scale, self.head.bias] if self.has_batches else parameters
+        return [*parameters, *self.head.batch_parameters] if self.has_batches else parameters
 
     def location(self, z: Tensor, covariates: Covariates) -> Tensor:
         """(n, p) output of the last layer."""

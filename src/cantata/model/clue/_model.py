@@ -74,8 +74,10 @@ class CLUE(MosaicModelClass):
         Width of each modality's subspace; the embedding has ``n_latent`` times the number of
         modalities.
     likelihoods
-        Likelihood of all modalities or of each: ``"nb"``, ``"zinb"``, ``"poisson"``,
-        ``"bernoulli"`` or ``"normal"``. Modalities not named are ``"nb"``.
+        Likelihood of all modalities or of each: ``"nb"``, ``"zinb"``, ``"nb_mixture"``
+        (background and foreground, for antibodies), ``"poisson"``, ``"topics"`` (Poisson, with
+        mixtures of topics: for wide chromatin, where a step then costs what the counts that are
+        not 0 do), ``"bernoulli"`` or ``"normal"``. Modalities not named are ``"nb"``.
     n_components
         Encoders of modalities without a registered representation read this many principal
         (chromatin: latent semantic) components, fitted in training and kept; None for
@@ -406,6 +408,7 @@ class CLUE(MosaicModelClass):
         | np.ndarray
         | None = "auto",
         n_samples: int = 0,
+        background: bool = True,
         interval: float | None = None,
         batch_size: int | None = None,
         out: str | Path | None = None,
@@ -435,6 +438,8 @@ class CLUE(MosaicModelClass):
         n_samples
             Samples from the posterior; their mean replaces the value at the posterior mean, and
             their standard deviation is in ``layers["std"]``. 0 for none.
+        background
+            False leaves out what of counts is background; for the likelihood ``"nb_mixture"``.
         interval
             Share of new measurements, e.g. 0.9, that are to lie between ``layers["lower"]`` and
             ``layers["upper"]``, by the errors for held-out cells that have both `source` and
@@ -457,7 +462,8 @@ class CLUE(MosaicModelClass):
         ValueError
             If cells lack the source or the library sizes that are asked for, or are of an unknown
             batch without `transform_batch`; if an `interval` has no `source`, a number for
-            `library_size`, or too few held-out cells with both modalities.
+            `library_size`, or too few held-out cells with both modalities, or if `background` is
+            to be left out, which is not what is measured; if the likelihood has no background.
 
         Examples
         --------
@@ -471,6 +477,9 @@ class CLUE(MosaicModelClass):
         True
         """
         check_own_totals(interval, None if isinstance(library_size, str) else library_size)
+        self._check_modality("modality", modality)
+        if not background:
+            self._check_background(modality, interval)
         return self._impute(
             modality,
             mdata,
@@ -484,7 +493,29 @@ class CLUE(MosaicModelClass):
             batch_size=batch_size,
             out=out,
             n_samples=n_samples,
+            background=background,
         )
+
+    def _check_background(self, modality: str, interval: float | None) -> None:
+        if not self.module.head(modality).has_background:
+            raise ValueError(
+                f"background=False: the likelihood {self.likelihoods_[modality]!r} of "
+                f"{modality!r} has no background. Train with "
+                f"likelihoods={{{modality!r}: 'nb_mixture'}}."
+            )
+        if interval is not None:
+            raise ValueError(
+                f"interval={interval} is of what is measured, background included; "
+                "leave out background=False."
+            )
+
+    def _units(self, modality: str, **options: Any) -> str:
+        if self._is_binary(modality):
+            return "probability of a count"
+        if not self._has_totals(modality):
+            return "registered values"
+        what = "" if options.get("background", True) else "foreground "
+        return f"expected {what}counts of a cell with obs['library_size'] counts"
 
     def _expected(
         self,
@@ -494,6 +525,7 @@ class CLUE(MosaicModelClass):
         batches: list[int] | None,
         library: Any,
         n_samples: int = 0,
+        background: bool = True,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         sizes = imputed_library(self.module, tensors, modality, source, library)
         loc, scale, rows = self.module.encode(tensors)
@@ -502,7 +534,9 @@ class CLUE(MosaicModelClass):
 
         def decode(latents: dict[str, Tensor]) -> Tensor:
             z = self.module.decoder_input(latents, scale, rows, len(tensors[CELL]))
-            return self._decode_batches(tensors, modality, z, batches, sizes)
+            return self._decode_batches(
+                tensors, modality, z, batches, sizes, background=background
+            )
 
         if not n_samples:
             return decode(loc), None, sizes
@@ -516,10 +550,16 @@ class CLUE(MosaicModelClass):
         return mean, std, sizes
 
     def _decode(
-        self, modality: str, z: Tensor, covariates: Covariates, library: Tensor | None
+        self,
+        modality: str,
+        z: Tensor,
+        covariates: Covariates,
+        library: Tensor | None,
+        background: bool = True,
     ) -> Tensor:
-        location = self.module.decode(modality, z, covariates)
-        return self.module.head(modality).expected(location, library, covariates)
+        location, head = self.module.decode(modality, z, covariates), self.module.head(modality)
+        what = head.expected if background else head.foreground
+        return what(location, library, covariates)
 
     def _has_totals(self, modality: str) -> bool:
         return bool(self.module.head(modality).has_library)
