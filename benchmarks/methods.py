@@ -44,6 +44,30 @@ METHODS = {
         {"preset": True, "train": {"early_stopping": False}, "max_epochs": None, "curve": 10},
         capped=True,
     ),
+    "cantata-topics": Method(
+        "cantata, topics of peaks",
+        "run_cantata.py",
+        {"model": {"likelihoods": {"atac": "topics"}}},
+        only=("snare",),
+    ),
+    "cantata-poisson": Method(
+        "cantata, Poisson peaks",
+        "run_cantata.py",
+        {"model": {"likelihoods": {"atac": "poisson"}}},
+        only=("snare",),
+    ),
+    "cantata-bernoulli": Method(
+        "cantata, binary peaks",
+        "run_cantata.py",
+        {"model": {"likelihoods": {"atac": "bernoulli"}}},
+        only=("snare",),
+    ),
+    "cantata-mixture": Method(
+        "cantata, background and foreground",
+        "run_cantata.py",
+        {"impute": True, "model": {"likelihoods": {"adt": "nb_mixture"}}},
+        only=("pbmc5k",),
+    ),
     "scglue": Method(
         "scglue",
         "run_scglue.py",

@@ -65,7 +65,7 @@ WIDTHS, IMAGE_WIDTHS = (50, 20), (16, 8)
 """Shared and specific latents, and as many where there are images."""
 N_STEPS, MIN_EPOCHS, MAX_EPOCHS = 400, 15, 60
 """Steps of the default schedule of each stage, and bounds on its epochs."""
-IMAGE_STEPS, IMAGE_ENCODER_STEPS, MIN_IMAGE_EPOCHS = 200, 1200, 5
+IMAGE_STEPS, IMAGE_ENCODER_STEPS, MIN_IMAGE_EPOCHS = 200, 800, 5
 """The same of images, whose encoders learn what is not linear."""
 BATCH_SIZE, IMAGE_BATCH_SIZE = 256, 64
 MAX_POS_WEIGHT = 50.0
@@ -278,7 +278,7 @@ class APOLLO(MosaicModelClass):
             Epochs of the first stage: latents and decoders. By default 400 steps, but at least 15
             and at most 60 epochs; of images 200 steps, but at least 5 epochs.
         encoder_epochs
-            Epochs of the second stage: encoders. By default as many; of images 1,200 steps, but at
+            Epochs of the second stage: encoders. By default as many; of images 800 steps, but at
             least 5 epochs.
         batch_size
             Cells per minibatch; 256 by default, 64 where there are images.

@@ -19,6 +19,7 @@ from cantata.losses import (
     mean_over_modalities,
     min_max_scaled,
     norm_penalty,
+    paired_rows,
 )
 from cantata.nn import (
     LOSSES,
@@ -51,6 +52,9 @@ MAX_IMAGE_COMPONENTS = 100
 """Components of images, which are not read as they are."""
 MIN_ROWS = 8
 """Rows of a minibatch below which a term that compares distributions is left out."""
+OWN_STRIDE = 2
+"""Own reconstructions in training are of every second row: they cost as much as predictions do,
+and are learned sooner."""
 PRIOR_SD = 3.0
 """Spread of latents that noise of size 1 leaves readable, and of the prior of learned noise."""
 
@@ -605,13 +609,12 @@ class APOLLOModule(BaseModuleClass):
         """Squared distance of encoded to optimised latents (Zhang et al. 2026, second step).
 
         `lambda_decoded` weighs what decoders make of encodings beside it, `lambda_independence`
-        the dependence of specific encodings on the shared ones of the same modality, held fixed;
-        neither is in the paper. Of cells whose images were turned by a `view` other than 0 there
-        are no optimised latents; decoded images are turned with them.
+        the dependence of specific encodings on shared ones; neither is in the paper. Of cells
+        whose images were turned by a `view` other than 0 there are no optimised latents; decoded
+        images are turned with them.
         """
         cell, covariates = tensors[CELL], Covariates.of(tensors)
         terms: dict[str, Tensor] = {}
-        dependent: dict[str, Tensor] = {}
         with torch.no_grad():
             shared = self.table(SHARED)(table_rows[SHARED][cell])
         is_plain = torch.ones_like(cell, dtype=torch.bool) if view is None else view == 0
@@ -625,8 +628,6 @@ class APOLLOModule(BaseModuleClass):
             both = self.encode(name, x, covariates.rows(rows))
             encoded[0][name], encoded[1][name] = both
             z_shared, z_specific = (z.float() for z in both)
-            if lambda_independence and z_specific.shape[1] and len(rows) >= MIN_ROWS:
-                dependent[f"encoded_dependence_{name}"] = dependence(z_specific, z_shared.detach())
             if name in self.image_sides:
                 plain = is_plain[rows]
                 if not plain.any():
@@ -643,13 +644,37 @@ class APOLLOModule(BaseModuleClass):
                 terms[f"encoded_specific_{name}"] = error
         total = sum(terms.values(), next(iter(inputs.values())).new_zeros((), dtype=torch.float32))
         if lambda_decoded:
-            decoded = self._decoded_terms(tensors, *encoded, is_plain)
+            decoded = self._decoded_terms(tensors, *encoded, is_plain, OWN_STRIDE)
             total = total + lambda_decoded * sum(decoded.values())
             terms |= decoded
-        total = total + lambda_independence * sum(dependent.values())
-        terms |= dependent
+        if lambda_independence:
+            dependent = self._dependence_terms(tensors, *encoded)
+            total = total + lambda_independence * sum(dependent.values())
+            terms |= dependent
         metrics = terms | {"encoder_objective": total}
         return LossOutput(loss=total, n_obs_minibatch=len(cell), extra_metrics=metrics)
+
+    def _dependence_terms(
+        self,
+        tensors: Mapping[str, Tensor],
+        shared: Mapping[str, Tensor],
+        specific: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """Dependence of specific encodings on what each modality of the same cells says is shared.
+
+        What others say is held fixed: where a modality tells it badly, decoding would bring the
+        rest into its specific encodings, which its own shared ones do not show.
+        """
+        terms: dict[str, Tensor] = {}
+        for name, z in specific.items():
+            for source in shared if z.shape[1] else ():
+                here, there = paired_rows(tensors[rows_key(name)], tensors[rows_key(source)])
+                if len(here) < MIN_ROWS:
+                    continue
+                told = shared[source][there].float()
+                value = dependence(z[here].float(), told if source == name else told.detach())
+                terms[f"encoded_dependence_{name}_on_{source}"] = value
+        return terms
 
     def _decoded_terms(
         self,
@@ -657,39 +682,38 @@ class APOLLOModule(BaseModuleClass):
         shared: Mapping[str, Tensor],
         specific: Mapping[str, Tensor],
         is_plain: Tensor,
+        stride: int = 1,
     ) -> dict[str, Tensor]:
         """Losses of decoding encodings: of a modality from its own, and from each other's shared.
 
-        Only the specific ones of its own move by the former.
+        The former are of every `stride`-th row, and only specific encodings move by them.
 
         Only cells of which `is_plain` says that their images are not turned tell images from a
         modality that is none, and the reverse.
         """
-        covariates, cell = Covariates.of(tensors), tensors[CELL]
+        covariates = Covariates.of(tensors)
         terms: dict[str, Tensor] = {}
         for target in shared:
             rows = tensors[rows_key(target)]
-            data, of_rows = self.data(target, tensors[target]), covariates.rows(rows)
+            of_rows = covariates.rows(rows)
             # shared latents are given: else they would take on what is specific
             z = torch.cat([shared[target].detach(), specific[target]], dim=1)
-            terms[f"decoded_full_{target}"] = self.decoder(target).loss(z, of_rows, *data)
+            own = torch.arange(0, len(rows), stride, device=rows.device)
+            data = self.data(target, tensors[target][own])
+            loss = self.decoder(target).loss(z[own], of_rows.rows(own), *data)
+            terms[f"decoded_full_{target}"] = loss
             for source in shared if self.has_shared_decoders else ():
                 if source == target:
                     continue
-                place = torch.full_like(cell, -1)
-                place[tensors[rows_key(source)]] = torch.arange(
-                    len(tensors[rows_key(source)]), device=cell.device
-                )
-                has = place[rows] >= 0
+                here, there = paired_rows(rows, tensors[rows_key(source)])
                 if (source in self.image_sides) != (target in self.image_sides):
-                    has &= is_plain[rows]
-                chosen = has.nonzero().squeeze(1)
-                if not len(chosen):
+                    plain = is_plain[rows[here]]
+                    here, there = here[plain], there[plain]
+                if not len(here):
                     continue
-                z = shared[source][place[rows[chosen]]]
-                data = self.data(target, tensors[target][chosen])
+                data = self.data(target, tensors[target][here])
                 decoder = self.decoder(target, shared_only=True)
-                loss = decoder.loss(z, of_rows.rows(chosen), *data)
+                loss = decoder.loss(shared[source][there], of_rows.rows(here), *data)
                 terms[f"predicted_{target}_from_{source}"] = loss
         return terms
 

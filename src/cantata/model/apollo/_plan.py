@@ -232,8 +232,9 @@ class EncoderPlan(_StagePlan):
         those of the others, which alone moves shared latents; decoders are trained along. Not in
         the paper. None: 100 where there are images, else 0.
     lambda_independence
-        Weight of the dependence of specific encodings on shared ones, which decoding would bring.
-        Not in the paper. None: 5 where there are images, else 0.
+        Weight of the dependence of specific encodings on shared ones, of the same modality and of
+        the others, which decoding would bring. Not in the paper. None: 5 where there are images,
+        else 0.
     views
         Flip and turn the images of cells at random, all stains of a cell alike.
     augment
