@@ -13,6 +13,7 @@ from scipy import sparse
 
 from cantata._numeric.batches import sample_cells
 from cantata._numeric.neighbors import nearest_neighbors
+from cantata.model._plan import adam
 from cantata.model.apollo._module import ABSENT, SHARED
 
 if TYPE_CHECKING:
@@ -252,7 +253,7 @@ def _regress(
 ) -> None:
     """Train the encoder of a modality on (n, d_shared + d_specific) targets."""
     encoder = module.encoder(modality).train()
-    optimizer = torch.optim.Adam(encoder.parameters(), lr=LR)
+    optimizer = adam(encoder.parameters(), lr=LR)
     order = np.empty(0, dtype=np.int64)
     for step in range(N_ENCODER_STEPS):
         if len(order) < min(MINIBATCH, len(x)):

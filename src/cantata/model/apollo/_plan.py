@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cantata._keys import CELL
-from cantata.model._plan import MosaicTrainingPlan, Schedule, loss_weights
+from cantata.model._plan import MosaicTrainingPlan, Schedule, adam, loss_weights
 from cantata.model.apollo._batches import mixed
 from cantata.model.apollo._module import ABSENT, SHARED, APOLLOModule, LossWeights
 from cantata.nn import N_VIEWS, in_double
@@ -161,14 +161,12 @@ class LatentPlan(_StagePlan):
         decoders = [p for part in parts for p in part.parameters() if p.requires_grad]
         latents = [p for p in self.module.tables.parameters() if p.shape[1]]
         lazy = self.row_updates == "lazy"
-        make: Any = torch.optim.SparseAdam if lazy else torch.optim.Adam
+        make: Any = torch.optim.SparseAdam if lazy else adam
         self._rates, optimizers = [], []
-        # millions of weights: one pass over memory in place of ten
-        fused = all(p.device.type in ("cpu", "cuda") for p in decoders)
         for is_told, rate in ((False, self.lr), (True, self.lr_covariates)):
             chosen = [p for p in decoders if (id(p) in of_covariates) == is_told]
             if chosen:
-                optimizers.append(torch.optim.Adam(chosen, lr=rate, fused=fused))
+                optimizers.append(adam(chosen, lr=rate))
                 self._rates.append(rate)
         self._rates.append(self.lr_latents)
         return [*optimizers, make(latents, lr=self.lr_latents)]
@@ -282,7 +280,7 @@ class EncoderPlan(_StagePlan):
         if self.lambda_decoded:
             trained += [self.module.shared_only, self.module.full]
         parameters = [p for part in trained for p in part.parameters() if p.requires_grad]
-        return [torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay)]
+        return [adam(parameters, lr=self.lr, weight_decay=self.weight_decay)]
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """One step of the encoders."""

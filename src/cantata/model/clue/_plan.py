@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Literal
 
@@ -13,7 +14,7 @@ from torch.nn.functional import normalize
 
 from cantata._keys import CELL
 from cantata.metrics import foscttm
-from cantata.model._plan import MosaicTrainingPlan, Schedule, loss_weights
+from cantata.model._plan import MosaicTrainingPlan, Schedule, adam, loss_weights
 from cantata.model.clue._module import CLUEModule, LossWeights
 
 if TYPE_CHECKING:
@@ -23,7 +24,11 @@ if TYPE_CHECKING:
 
     from cantata.model.clue._module import Inference
 
-OPTIMIZERS = {"rmsprop": torch.optim.RMSprop, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "rmsprop": torch.optim.RMSprop,
+    "adam": adam,
+    "adamw": partial(adam, cls=torch.optim.AdamW),
+}
 MAX_VALIDATION_PAIRS = 2000
 MIN_VALIDATION_PAIRS = 20
 """Paired held-out cells below which nothing is chosen by them."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cantata.data import STEPS_PER_EPOCH
-from cantata.model._plan import MosaicTrainingPlan, Schedule, loss_weights
+from cantata.model._plan import MosaicTrainingPlan, Schedule, adam, loss_weights
 from cantata.model.scmodal._module import LossWeights, SCMODALModule, Variates
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class SCMODALTrainingPlan(MosaicTrainingPlan):
             if params
         ]
         return [
-            torch.optim.Adam(groups, lr=self.lr, weight_decay=self.weight_decay)
+            adam(groups, lr=self.lr, weight_decay=self.weight_decay)
             for groups in (generator, adversaries)
             if groups
         ]
