@@ -124,6 +124,12 @@ def test_two_groups_are_one_to_train_and_one_to_validate() -> None:
     assert len(train)
     assert len(valid)
     assert not len(test)
+    # the smallest is held out where all are larger than what is asked for
+    assert set(groups[valid]) == {"b"}
+    for seed in range(4):
+        very = np.repeat(["a", "b", "c"], [60, 2, 18])
+        parts = stratified_split(mosaic_of(80), ["rna", "adt"], 0.9, groups=very, seed=seed)
+        assert len(parts[1]) < 20
     with pytest.raises(ValueError, match="All cells are of one group, 'a'"):
         stratified_split(mosaic_of(80), ["rna", "adt"], 0.9, groups=np.repeat("a", 80))
 

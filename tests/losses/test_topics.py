@@ -97,3 +97,16 @@ def test_no_array_of_cells_times_features_is_made() -> None:
     with Sizes():
         topic_log_prob(mixture, topics, factor, batch, library, counts).sum().backward()
     assert max(sizes) <= 4 * p
+
+
+def test_half_precision_does_not_reach_it() -> None:
+    tensors = [x.detach().float().requires_grad_() for x in inputs(2)]
+    batch, counts = torch.arange(N) % 2, SparseValues.of(some_counts().float())
+    found = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            mixture, topics, log_factor, library = tensors
+            value = topic_log_prob(mixture, topics, log_factor, batch, library, counts)
+        found.append([value, *torch.autograd.grad(value.sum(), tensors)])
+    for one, two in zip(*found, strict=True):
+        assert torch.equal(one, two)

@@ -16,6 +16,7 @@ from anndata import AnnData
 from image_mosaics import KEY, blobs, image_mosaic, of_images
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from model_cases import close
+from scipy import sparse
 from torch import nn
 from torch.nn import functional
 
@@ -432,6 +433,57 @@ def with_counts(n: int = 60) -> mudata.MuData:
     rna = AnnData(counts)
     rna.obs_names = [f"c{i}" for i in range(n)]
     return mudata.MuData({"dna": of_images(first, ["DAPI"]), "rna": rna})
+
+
+@pytest.mark.parametrize("loss", ["bce", "mse", "nb"])
+def test_images_beside_sparse_counts_are_as_beside_dense_ones(loss: str) -> None:
+    latents = []
+    for store in (np.asarray, sparse.csr_matrix):
+        mdata = with_counts()
+        mdata["rna"].X = store(mdata["rna"].X)
+        model = trained(mdata, {"losses": {"dna": "bce", "rna": loss}})
+        latents.append(model.get_latent_representation())
+    np.testing.assert_allclose(*latents, atol=1e-2)  # training magnifies how sums are rounded
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"lamda_decoded": 1.0}, TypeError, "'lamda_decoded'. Did you mean lambda_decoded"),
+        ({"cached": ()}, TypeError, "encoder_plan_kwargs has no argument 'cached'"),
+        ({"lambda_independence": -1.0}, ValueError, "lambda_independence=-1.0 must be at least"),
+        ({"augment": "blur"}, TypeError, "augment='blur' is not a function"),
+    ],
+)
+def test_settings_of_the_second_stage_are_checked_before_the_first(given, error, message) -> None:
+    mdata = image_mosaic()
+    APOLLO.setup_mudata(mdata)
+    model = APOLLO(mdata, **SMALL)
+    with pytest.raises(error, match=message):
+        model.train(**SHORT, encoder_plan_kwargs=given)
+    assert not model.is_trained_
+    assert model.history is None
+
+
+def test_networks_and_widths_are_checked() -> None:
+    mdata = image_mosaic()
+    APOLLO.setup_mudata(mdata)
+    with pytest.raises(KeyError, match=r"networks.*'DNA'"):
+        APOLLO(mdata, networks={"DNA": nn.Flatten()})
+    for widths in ((), 8):
+        with pytest.raises(ValueError, match=r"image_widths=.*channels of each convolution"):
+            APOLLO(mdata, image_widths=widths)
+    for widths in ((4.5, 8), (4, 0)):
+        with pytest.raises((TypeError, ValueError), match="image_widths must be"):
+            APOLLO(mdata, image_widths=widths)
+
+
+def test_images_without_channels_are_no_table() -> None:
+    mdata = image_mosaic()
+    for adata in mdata.mod.values():
+        adata.obsm[KEY] = pictures(adata)[:, 0]
+    with pytest.raises(ValueError, match="needs a channel"):
+        APOLLO.setup_mudata(mdata)
 
 
 def test_images_beside_counts() -> None:

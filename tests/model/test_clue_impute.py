@@ -286,6 +286,12 @@ def test_foreground_is_what_marked_cells_have() -> None:
         model.impute("adt", source="rna", background=False, interval=0.9)
 
 
+@pytest.mark.parametrize("n_samples", [-1, 1.5, True])
+def test_number_of_samples_is_checked(clue, n_samples) -> None:
+    with pytest.raises((TypeError, ValueError), match="n_samples must be"):
+        clue.impute("adt", n_samples=n_samples)
+
+
 def test_background_needs_a_likelihood_that_has_one(clue) -> None:
     with pytest.raises(ValueError, match="likelihood 'nb' of 'adt' has no background"):
         clue.impute("adt", background=False)

@@ -80,6 +80,8 @@ def test_imputation_in_other_batches(model) -> None:
     one, two = (model.impute("adt", transform_batch=batch).X for batch in ("b0", "b1"))
     assert not np.allclose(one, two, rtol=1e-3)
     both = model.impute("adt", transform_batch=["b0", "b1"]).X
+    twice = model.impute("adt", transform_batch=["b0", "b0", "b1"]).X
+    np.testing.assert_array_equal(twice, both)
     close(both, (one + two) / 2, 1e-4)
     default = model.impute("adt")
     for batch, values in (("b0", one), ("b1", two)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import nbinom
@@ -251,3 +252,39 @@ def test_frozen_heads_learn_batches_and_covariates_alone(name: str) -> None:
     for key, parameter in head.named_parameters():
         of_batches = parameter.shape == (3, 5) or key.startswith("covariates")
         assert parameter.requires_grad == of_batches, key
+
+
+@pytest.mark.parametrize("name", ["topics", "nb_mixture"])
+def test_rare_features_are_found_within_a_short_training(name: str) -> None:
+    """They start at their shares, in the batches that measured them."""
+    rng = np.random.default_rng(0)
+    p, n = 80, 512
+    rate = np.exp(rng.normal(-1, 1.5, (1, p)) + rng.normal(0, 0.3, (2, p)))
+    codes = np.arange(n) % 2
+    x = torch.from_numpy(rng.poisson(rate[codes])).float()
+    measured = torch.ones(2, p, dtype=torch.bool)
+    measured[1, :10] = False
+    x[1::2, :10] = 0
+    torch.manual_seed(0)
+    head = LIKELIHOODS[name](16, p, 2)
+    head.set_measured(measured, measured.all(dim=0))
+    head.set_shares(torch.stack([x[0::2].sum(dim=0), x[1::2].sum(dim=0)]))
+    hidden, library = torch.randn(n, 16).relu(), head.observed_library(x)
+    covariates = Covariates(torch.from_numpy(codes).unsqueeze(1), None)
+    optimizer = torch.optim.RMSprop(head.parameters(), lr=2e-3)
+    for step in range(200):
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * (1 - step / 200)
+        rows = torch.randint(n, (64,))
+        loss = -head.log_prob_of_hidden(
+            hidden[rows], covariates.rows(rows), library[rows], SparseValues.of(x[rows])
+        ).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        expected = head.expected(head.location(hidden, covariates), library, covariates)
+    seen = measured[codes] & torch.from_numpy(rate[codes] > 0.02)
+    ratio = (expected * seen).sum(dim=0) / (x * seen).sum(dim=0)
+    assert float(ratio.nanquantile(0.02)) > 0.6
+    assert float(ratio.nanquantile(0.98)) < 1.6

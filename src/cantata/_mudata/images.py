@@ -310,7 +310,7 @@ def check_chunks(modality: str, array: Any) -> None:
 
 def recorded_images(adata: AnnData) -> bool:
     """Whether a modality has images under the usual key."""
-    return IMAGES in adata.obsm and len(adata.obsm[IMAGES].shape) == 4
+    return IMAGES in adata.obsm and len(adata.obsm[IMAGES].shape) > 2
 
 
 def describe_images(modality: str, adata: AnnData) -> str:

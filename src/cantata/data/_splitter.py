@@ -114,17 +114,18 @@ def _split_of_groups(
         )
     # groups are held out as long as what is held out comes nearer to what is asked for
     part_of = np.zeros(len(names), dtype=np.int64)
-    position = 0
     for part, share in ((1, validation_size), (2, 1 - train_size - validation_size)):
         wanted, taken = share * len(groups), 0.0
-        while position < len(names) - 1 and share > 1e-9:
-            size = sizes[order[position]]
-            if taken and abs(taken + size - wanted) >= abs(taken - wanted):
+        left = [group for group in order if part_of[group] == 0]
+        if share <= 1e-9 or len(left) < 2:
+            continue
+        for group in left[:-1]:
+            if abs(taken + sizes[group] - wanted) < abs(taken - wanted):
+                part_of[group], taken = part, taken + sizes[group]
+            elif taken:
                 break
-            part_of[order[position]], taken = part, taken + size
-            position += 1
-            if taken >= wanted:
-                break
+        if not taken:  # all are more than twice as large
+            part_of[min(left, key=lambda group: sizes[group])] = part
     return [np.flatnonzero(part_of[codes] == part) for part in range(3)]
 
 

@@ -104,17 +104,18 @@ def topic_log_prob(
     >>> topic_log_prob(mixture, topics, factor, torch.tensor([0]), torch.ones(1), counts)
     tensor([-1.6931])
     """
-    # 1. sums of means before they are scaled to the library size
-    factor = log_factor.exp()
-    total = of_counted = torch.linalg.vecdot(mixture, (factor @ topics)[batch])
-    if counted is not None:
-        of_counted = torch.linalg.vecdot(mixture, ((factor * counted) @ topics)[batch])
-        of_counted = torch.maximum(of_counted, total * MIN_SHARE)
-    scale = library / of_counted
-    # 2. means where there are counts
-    proportion = _ProductAtCounts.apply(mixture, topics, counts).clamp(min=MIN_PROPORTION)
-    place = batch.index_select(0, counts.row) * len(topics) + counts.column
-    log_mean = proportion.log() + log_factor.flatten().index_select(0, place)
-    log_mean = log_mean + scale.log().index_select(0, counts.row)
-    # 3. x log mu at counts, less the sum of all means
-    return counts.sum_rows(counts.value * log_mean) - scale * total
+    with torch.autocast(mixture.device.type, enabled=False):
+        # 1. sums of means before they are scaled to the library size
+        factor = log_factor.exp()
+        total = of_counted = torch.linalg.vecdot(mixture, (factor @ topics)[batch])
+        if counted is not None:
+            of_counted = torch.linalg.vecdot(mixture, ((factor * counted) @ topics)[batch])
+            of_counted = torch.maximum(of_counted, total * MIN_SHARE)
+        scale = library / of_counted
+        # 2. means where there are counts
+        proportion = _ProductAtCounts.apply(mixture, topics, counts).clamp(min=MIN_PROPORTION)
+        place = batch.index_select(0, counts.row) * len(topics) + counts.column
+        log_mean = proportion.log() + log_factor.flatten().index_select(0, place)
+        log_mean = log_mean + scale.log().index_select(0, counts.row)
+        # 3. x log mu at counts, less the sum of all means
+        return counts.sum_rows(counts.value * log_mean) - scale * total

@@ -61,7 +61,7 @@ def batch_codes(transform_batch: Any, known: Sequence[str]) -> list[int] | None:
     unknown = [name for name in wanted if name not in known]
     if unknown or not wanted:
         raise KeyError(f"transform_batch={unknown or wanted} is not one of the batches {known}.")
-    return [known.index(name) for name in wanted]
+    return [known.index(name) for name in dict.fromkeys(wanted)]
 
 
 def batch_weights(

@@ -172,6 +172,17 @@ def sampled_rows(matrix: Any, n_obs: int, rows: np.ndarray | None = None) -> Any
     return sparse.vstack(read_blocks, format="csr")
 
 
+def totals_by_batch(matrix: Any, rows: np.ndarray, codes: np.ndarray, n_batch: int) -> np.ndarray:
+    """(n_batch, p) sums of `rows`, at most 20,000 of them, by the batch of each row of all."""
+    rows = np.sort(rows[sample_cells(len(rows), MAX_CELLS)])
+    read, totals = MatrixReader(matrix), np.zeros((n_batch, matrix.shape[1]))
+    for start in range(0, len(rows), BLOCK_ROWS):
+        chosen = rows[start : start + BLOCK_ROWS]
+        entries = np.ones(len(chosen)), (codes[chosen], np.arange(len(chosen)))
+        totals += sparse.csr_matrix(entries, (n_batch, len(chosen))) @ read(chosen)
+    return totals
+
+
 def fit_input(
     name: str, layer: EncoderInput, matrix: Any, n_obs: int, *, as_preprocess: bool = False
 ) -> None:

@@ -40,9 +40,14 @@ def loss_weights(cls: type[Weights], lambdas: Mapping[str, float]) -> Weights:
             f"{sorted(known)}."
         )
     for name, weight in lambdas.items():
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"{name}={weight} must be at least 0 and finite.")
+        check_weight(name, weight)
     return cls(**lambdas)
+
+
+def check_weight(name: str, weight: float) -> None:
+    """Refuse weights of the loss that are negative or no numbers (``ValueError``)."""
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"{name}={weight} must be at least 0 and finite.")
 
 
 def adam(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import numpy as np
 import pandas as pd
@@ -77,6 +77,7 @@ from cantata.model._imputation import (
     mean_over_batches,
     values_of,
 )
+from cantata.model._inputs import totals_by_batch
 from cantata.model._plan import BestWeights, kept_random_state
 from cantata.model._threads import step_work, with_threads_for_steps
 from cantata.nn import CovariateEffects, Covariates, LikelihoodHead, with_new_categories
@@ -86,6 +87,8 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, LightningModule
     from mudata import MuData
     from torch import Tensor
+
+    from cantata.nn import PoissonHead
 
 logger = logging.getLogger(__name__)
 
@@ -591,6 +594,7 @@ class MosaicModelClass(BaseModelClass):
         self._set_panels()
         if not self.has_inputs_:
             self._fit_inputs()
+            self._start_heads()
             self.has_inputs_ = True
 
     def _check_training_data(self) -> None:
@@ -612,6 +616,20 @@ class MosaicModelClass(BaseModelClass):
                     torch.as_tensor(self.panels_[name][key]) for key in ("measured", "counted")
                 )
                 part.set_measured(None if measured.all() else measured, counted)
+
+    def _start_heads(self) -> None:
+        """Tell output layers that start there how frequent features are in each batch."""
+        totals: dict[str, torch.Tensor] = {}
+        for path, part in self.module.named_modules():
+            name = next((m for m in self.modalities if m in path.split(".")), None)
+            if name is None or not (isinstance(part, LikelihoodHead) and part.starts_at_shares):
+                continue
+            if name not in totals:
+                rows = row_table(self.adata, [name])[name][self._train_cells]
+                values, codes = self.registered_values(name), self._batch_codes(name)
+                found = totals_by_batch(values, rows[rows >= 0], codes, self.n_batch)
+                totals[name] = torch.as_tensor(found, dtype=torch.float32)
+            cast("PoissonHead", part).set_shares(totals[name].to(self.module.device))
 
     def _report_panels(self, first_batch: int) -> None:
         """Warn of features that batches did not measure."""

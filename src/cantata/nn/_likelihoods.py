@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 MIN_LIBRARY = 1e-4
 MIN_SCALE = 1e-7
 N_TOPICS = 64
+PSEUDOCOUNT, SMOOTHING = 0.5, 100.0
+"""Added to the total of every feature, and counts with overall shares that each batch has more."""
 BACKGROUND_LOGIT = -2.0
 """Where the ratio of background to foreground starts: about an eighth."""
 
@@ -70,6 +72,8 @@ class LikelihoodHead(nn.Module):
     """Whether the mean is a library size times proportions."""
     has_background = False
     """Whether expected counts have a background, which can be left out."""
+    starts_at_shares = False
+    """Whether features start at their shares of all counts (:meth:`set_shares`)."""
     scales_one_batch = True
     """Whether locations are scaled and shifted where there is a single batch, too."""
     absent_location: float | None = ABSENT
@@ -263,6 +267,21 @@ class PoissonHead(LikelihoodHead):
         share = location[:, self.counted].logsumexp(dim=1) - location.logsumexp(dim=1)
         return library / share.exp().clamp(min=MIN_SHARE)
 
+    def set_shares(self, totals: Tensor) -> None:
+        """Start from the shares of features in the (n_batch, p) counts of the batches.
+
+        Without it the rarest features of a few hundred steps are imputed several times too high.
+        """
+        overall = totals.sum(dim=0) + PSEUDOCOUNT
+        overall = overall / overall.sum()
+        weight = totals.sum(dim=1, keepdim=True)
+        shares = (totals + SMOOTHING * overall) / (weight + SMOOTHING)
+        if self.measured is not None:
+            shares = torch.where(self.measured.to(shares.device), shares, overall)
+        logs = shares.log()
+        with torch.no_grad():
+            self.bias.copy_(logs - logs.mean(dim=1, keepdim=True))
+
     def fitted_library(self, location: Tensor, covariates: Covariates, counts: Tensor) -> Tensor:
         """(n,) library sizes with which (n, p) counts are likeliest at their locations.
 
@@ -358,7 +377,7 @@ class NegativeBinomialMixtureHead(NegativeBinomialHead):
     """
 
     terms = None
-    has_background = True
+    starts_at_shares = has_background = True
     n_scorings = 30
 
     def __init__(self, n_hidden: int, n_features: int, *args: Any, **kwargs: Any) -> None:
@@ -423,6 +442,7 @@ class TopicHead(PoissonHead):
     """
 
     terms = None
+    starts_at_shares = True
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
@@ -14,6 +15,9 @@ from scvi import settings
 from cantata import _keys
 from cantata._mudata.checks import (
     check_integer,
+    check_known,
+    check_mapping,
+    parameters_of,
     per_modality,
 )
 from cantata._mudata.pairing import check_connected, membership, row_table
@@ -36,7 +40,6 @@ from cantata.model.apollo._module import SHARED, APOLLOModule
 from cantata.model.apollo._plan import (
     EncoderPlan,
     LatentPlan,
-    decoded_weight,
     fit_linear_encoders,
 )
 from cantata.model.apollo._presets import PRESETS
@@ -56,7 +59,7 @@ from cantata.model.base import Batches, Cells, Indices, MosaicModelClass
 from cantata.nn import LOSSES, Covariates
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -191,6 +194,14 @@ class APOLLO(MosaicModelClass):
         if start not in ("canonical", "normal"):
             raise ValueError(f"start={start!r} is neither 'canonical' nor 'normal'.")
         super().__init__(mdata)
+        check_mapping("networks", networks or {}, self.modalities)
+        if not isinstance(image_widths, Sequence) or not image_widths:
+            raise ValueError(
+                f"image_widths={image_widths!r}: give the channels of each convolution, e.g. "
+                "(16, 32, 64, 96)."
+            )
+        for width in image_widths:
+            check_integer("image_widths", width, 1)
         named = per_modality("losses", losses, self.modalities, "bce")
         widths_of = IMAGE_WIDTHS if self.image_sides else WIDTHS
         if n_shared is None:
@@ -345,6 +356,9 @@ class APOLLO(MosaicModelClass):
             encoder_epochs = epochs if encoder_epochs is None else encoder_epochs
             n_epochs["encoder"] = check_integer("encoder_epochs", encoder_epochs, 1)
         table_rows = table_rows_of(self, train)
+        further = dict(encoder_plan_kwargs or {})
+        check_known("encoder_plan_kwargs", further, parameters_of(EncoderPlan)[3:])
+        encoders = EncoderPlan(self.module, table_rows, **further)
         cells = self.adata.obs_names[train].to_numpy().astype(str)
         checkpoint = None
         if ckpt_path is not None:
@@ -404,13 +418,10 @@ class APOLLO(MosaicModelClass):
                     self.module.encoder(name).clear_linear()
         # 3. encoders; linear ones are kept where held-out cells gain nothing by more
         if "encoder" in n_epochs:
-            further = dict(encoder_plan_kwargs or {})
             cached = None
-            if inputs is not None and not decoded_weight(
-                self.module, further.get("lambda_decoded")
-            ):
+            if inputs is not None and not encoders.lambda_decoded:
                 cached = {m: x for m, x in inputs.items() if m not in self.image_sides}
-            encoders = EncoderPlan(self.module, table_rows, cached=cached or (), **further)
+                encoders.cached = cached
             run("encoder", encoders, cached, validates)
             if linear_inputs is not None and validates and not is_better_than_linear(best):
                 fit_linear_encoders(self.module, linear_inputs, table_rows)

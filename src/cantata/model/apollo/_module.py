@@ -695,12 +695,11 @@ class APOLLOModule(BaseModuleClass):
         terms: dict[str, Tensor] = {}
         for target in shared:
             rows = tensors[rows_key(target)]
-            of_rows = covariates.rows(rows)
+            of_rows, data = covariates.rows(rows), self.data(target, tensors[target])
             # shared latents are given: else they would take on what is specific
             z = torch.cat([shared[target].detach(), specific[target]], dim=1)
             own = torch.arange(0, len(rows), stride, device=rows.device)
-            data = self.data(target, tensors[target][own])
-            loss = self.decoder(target).loss(z[own], of_rows.rows(own), *data)
+            loss = self.decoder(target).loss(z[own], of_rows.rows(own), *_taken(data, own))
             terms[f"decoded_full_{target}"] = loss
             for source in shared if self.has_shared_decoders else ():
                 if source == target:
@@ -711,9 +710,8 @@ class APOLLOModule(BaseModuleClass):
                     here, there = here[plain], there[plain]
                 if not len(here):
                     continue
-                data = self.data(target, tensors[target][here])
-                decoder = self.decoder(target, shared_only=True)
-                loss = decoder.loss(shared[source][there], of_rows.rows(here), *data)
+                decoder, z = self.decoder(target, shared_only=True), shared[source][there]
+                loss = decoder.loss(z, of_rows.rows(here), *_taken(data, here))
                 terms[f"predicted_{target}_from_{source}"] = loss
         return terms
 
@@ -753,3 +751,10 @@ def _divergence(z: Tensor, sd: Tensor) -> Tensor:
     variance = sd.square() / PRIOR_SD**2
     divergence = 0.5 * (variance + (z / PRIOR_SD).square() - 1 - variance.log())
     return divergence.sum(dim=1).mean()
+
+
+def _taken(data: tuple[Tensor | None, Any], rows: Tensor) -> tuple[Tensor | None, Any]:
+    """Some rows of what :meth:`APOLLOModule.data` returns."""
+    library, target = data
+    target = target.taken(rows) if isinstance(target, SparseValues) else target[rows]
+    return None if library is None else library[rows], target

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cantata._keys import CELL
-from cantata.model._plan import MosaicTrainingPlan, Schedule, adam, loss_weights
+from cantata.model._plan import MosaicTrainingPlan, Schedule, adam, check_weight, loss_weights
 from cantata.model.apollo._batches import mixed
 from cantata.model.apollo._module import ABSENT, SHARED, APOLLOModule, LossWeights
 from cantata.nn import N_VIEWS, in_double
@@ -268,10 +268,16 @@ class EncoderPlan(_StagePlan):
         if lr is None:
             lr = IMAGE_LR if module.image_sides else ENCODER_LR
         self.cached, self.lr, self.weight_decay = cached, lr, weight_decay
-        self.lambda_decoded = decoded_weight(module, lambda_decoded)
+        if lambda_decoded is None:
+            lambda_decoded = LAMBDA_DECODED if module.image_sides else 0.0
+        self.lambda_decoded = lambda_decoded
         if lambda_independence is None:
             lambda_independence = IMAGE_INDEPENDENCE if module.image_sides else 0.0
         self.lambda_independence = lambda_independence
+        for name in ("lambda_decoded", "lambda_independence"):
+            check_weight(name, getattr(self, name))
+        if augment is not None and not callable(augment):
+            raise TypeError(f"augment={augment!r} is not a function of images.")
         self.views, self._augment = views and bool(module.image_sides), augment
 
     def configure_optimizers(self) -> list[Optimizer]:
@@ -319,13 +325,6 @@ class EncoderPlan(_StagePlan):
     def on_train_epoch_end(self) -> None:
         """Log the means of all terms."""
         self._log_train("encoder_objective", {})
-
-
-def decoded_weight(module: APOLLOModule, lambda_decoded: float | None) -> float:
-    """Weight of the loss of decoding encodings, as given, or by whether there are images."""
-    if lambda_decoded is None:
-        return LAMBDA_DECODED if module.image_sides else 0.0
-    return lambda_decoded
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ import torch
 from mudata import MuData
 
 from cantata._keys import CELL, LABELS, rep_key
-from cantata._mudata.checks import check_no_empty_cell, per_modality
+from cantata._mudata.checks import check_integer, check_no_empty_cell, per_modality
 from cantata._mudata.obs import coalesce_obs
 from cantata._mudata.pairing import check_connected, membership, row_table
 from cantata._mudata.parts import no_pull
@@ -478,6 +478,7 @@ class CLUE(MosaicModelClass):
         """
         check_own_totals(interval, None if isinstance(library_size, str) else library_size)
         self._check_modality("modality", modality)
+        n_samples = check_integer("n_samples", n_samples, 0)
         if not background:
             self._check_background(modality, interval)
         return self._impute(
