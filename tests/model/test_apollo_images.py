@@ -478,6 +478,25 @@ def test_networks_and_widths_are_checked() -> None:
             APOLLO(mdata, image_widths=widths)
 
 
+def test_views_of_images_are_no_pairs() -> None:
+    mdata = image_mosaic(12)
+    APOLLO.setup_mudata(mdata)
+    with pytest.raises(ValueError, match=r"[0-9] of 1[01] training cells have all.*need 10"):
+        APOLLO(mdata, **SMALL).train(**SHORT)
+
+
+def test_integers_of_another_range_are_a_warning() -> None:
+    mdata = image_mosaic()
+    for adata in mdata.mod.values():
+        adata.obsm[KEY] = (pictures(adata) * 200).astype(np.uint8)
+    model = trained(mdata)
+    query = mudata.MuData({m: a.copy() for m, a in mdata.mod.items()})
+    for adata in query.mod.values():
+        adata.obsm[KEY] = pictures(adata).astype(np.uint16) * 300
+    with pytest.warns(UserWarning, match=r"reach .*in the data of the model"):
+        APOLLO.load_query_data(query, model)
+
+
 def test_images_without_channels_are_no_table() -> None:
     mdata = image_mosaic()
     for adata in mdata.mod.values():

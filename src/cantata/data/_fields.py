@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
     import rich.table
     from mudata import MuData
+
+MAX_RANGE_RATIO = 3.0
+"""Between the ranges of images of new data and of a model's, beyond which there is a warning."""
 
 
 class MosaicValuesField(MuDataLayerField):
@@ -170,6 +174,17 @@ class MosaicImagesField(MuDataObsmField):
                 "was set up with " + ("floats" if source["limits"] is None else "integers") + ". "
                 "Store them in the same way."
             )
+        if adata.n_obs and source["limits"] is not None:
+            own = cast("np.ndarray", stain_limits(array, layout))[:, 1]
+            of_model = source["limits"][:, 1]
+            if (np.abs(np.log(own / of_model)) > np.log(MAX_RANGE_RATIO)).any():
+                warnings.warn(
+                    f"Stains {list(layout.stains)} of modality {self.mod_key!r} reach {own}, in "
+                    f"the data of the model {of_model}, by which they are scaled to [0, 1]. If "
+                    "they were stored in another way, bring them to the range of the latter.",
+                    UserWarning,
+                    stacklevel=2,
+                )
         return self._state(mdata_target, layout, source["limits"], source["mask_background"])
 
 

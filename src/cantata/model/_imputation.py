@@ -322,8 +322,6 @@ class ImputationWriter:
             self.adata.var[CHANNEL_MAPPING] = IMAGE_CHANNEL
         self._library_sizes: list[np.ndarray] = []
         self._arrays: dict[str, Any] = {}
-        if out is not None:
-            self.adata.write_zarr(out)
 
     def add(self, values: Tensor, library: Tensor | None, layers: Mapping[str, Any]) -> None:
         """Add the next cells: (n, p) values, (n,) library sizes, and (n, p) further layers.
@@ -349,6 +347,8 @@ class ImputationWriter:
         if key not in self._arrays and self._out is None:
             self._arrays[key] = np.empty(shape, np.float32)
         elif key not in self._arrays:
+            if not self._arrays:  # not before the first values are known: errors leave no store
+                self.adata.write_zarr(self._out)
             group = zarr.open_group(self._out, mode="a", use_consolidated=False)
             path = {"X": key, IMAGES: f"obsm/{key}"}.get(key, f"layers/{key}")
             if path in group:

@@ -172,6 +172,15 @@ def sampled_rows(matrix: Any, n_obs: int, rows: np.ndarray | None = None) -> Any
     return sparse.vstack(read_blocks, format="csr")
 
 
+def check_varies(name: str, x: np.ndarray, remedy: str) -> None:
+    """Refuse (n, d) inputs of an encoder that are the same for all cells, which tell nothing."""
+    if not np.ptp(x, axis=0).any():
+        raise ValueError(
+            f"What the encoder of modality {name!r} reads is the same for all {len(x)} training "
+            f"cells. Leave the modality out, or pass {remedy}."
+        )
+
+
 def totals_by_batch(matrix: Any, rows: np.ndarray, codes: np.ndarray, n_batch: int) -> np.ndarray:
     """(n_batch, p) sums of `rows`, at most 20,000 of them, by the batch of each row of all."""
     rows = np.sort(rows[sample_cells(len(rows), MAX_CELLS)])

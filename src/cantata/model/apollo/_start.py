@@ -125,7 +125,7 @@ def _shared(
     # 1. variates of the cells that have several modalities
     names = list(inputs)
     table = np.stack([rows[name] for name in names])
-    _check_paired(table, names)
+    check_paired(table, names)
     fitted_on = np.flatnonzero((table >= 0).sum(axis=0) > 1)
     if len(fitted_on) > MAX_CELLS:
         fitted_on = np.sort(rng.choice(fitted_on, MAX_CELLS, replace=False))
@@ -151,7 +151,7 @@ def _shared(
     return shared * sd + FILL_SD * rng.standard_normal(shared.shape) * (sd == 0)
 
 
-def _check_paired(table: np.ndarray, names: list[str]) -> None:
+def check_paired(table: np.ndarray, names: list[str]) -> None:
     """Refuse modalities that fewer than 10 cells connect, directly or by a chain.
 
     `table` is modalities x cells, -1 where a cell lacks the modality.

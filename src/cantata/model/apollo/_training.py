@@ -23,11 +23,11 @@ from cantata.data import (
     MosaicSplitter,
     stratified_split,
 )
-from cantata.model._inputs import MAX_CACHED, training_reader
+from cantata.model._inputs import MAX_CACHED, check_varies, training_reader
 from cantata.model.apollo._batches import without_covariates
 from cantata.model.apollo._module import ABSENT, SHARED
 from cantata.model.apollo._plan import EncoderPlan, LatentPlan
-from cantata.model.apollo._start import canonical_start, random_start
+from cantata.model.apollo._start import canonical_start, check_paired, random_start
 from cantata.nn import N_VIEWS, Covariates, turned
 
 if TYPE_CHECKING:
@@ -199,6 +199,7 @@ def set_start(
                 "start='canonical' needs components: give n_components, at most "
                 f"{MAX_CACHED}, or start='normal'."
             )
+        check_paired(np.stack(list(rows.values())), list(rows))
         covariates = covariates_of(model)
         # images are also turned, which tells apart what is chance among few of them
         n_views = 1
@@ -208,6 +209,7 @@ def set_start(
         for name, x in inputs.items():
             # of training cells alone, and without what decoders are told
             has = rows[name] >= 0
+            check_varies(name, x[rows[name][has]], "start='normal'")
             design = _design(covariates.rows(torch.from_numpy(train[has])))
             views = [x]
             if name in module.image_sides and n_views > 1:

@@ -479,6 +479,14 @@ class CLUE(MosaicModelClass):
         check_own_totals(interval, None if isinstance(library_size, str) else library_size)
         self._check_modality("modality", modality)
         n_samples = check_integer("n_samples", n_samples, 0)
+        is_default = library_size is None or (
+            isinstance(library_size, str) and library_size == "auto"
+        )
+        if not (is_default or self._has_totals(modality)):
+            raise ValueError(
+                f"library_size={library_size!r}: the likelihood {self.likelihoods_[modality]!r} "
+                f"of {modality!r} has no library sizes. Leave it out."
+            )
         if not background:
             self._check_background(modality, interval)
         return self._impute(

@@ -14,6 +14,7 @@ from cantata._mudata.pairing import row_table
 from cantata._numeric.batches import sample_cells
 from cantata._numeric.canonical import are_connected, chosen_variates
 from cantata.data import MosaicLoader, keeps_sparse
+from cantata.model._inputs import check_varies
 from cantata.nn import Covariates
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ def fit_start(model: MosaicModelClass, cells: np.ndarray) -> None:
         return
     several = cells[(table[:, cells] >= 0).sum(axis=0) > 1]
     blocks, rows, design = _inputs(model, several[sample_cells(len(several), MAX_CELLS)])
+    for name in names:
+        check_varies(name, blocks[name], "start='random'")
     # 2. their variates, in every subspace
     variates, weights = chosen_variates(
         [blocks[name] for name in names],
