@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from image_mosaics import of_images
+from mudata import MuData
 
 from cantata.metrics import image_agreement
 
@@ -59,3 +60,32 @@ def test_images_of_one_value_and_of_other_shapes(pair) -> None:
         image_agreement(predicted[:3], real)
     with pytest.raises(ValueError, match=r"give \(cells, side, side\)"):
         image_agreement(predicted[0], real)
+
+
+def test_the_mean_image_is_in_the_units_of_the_model(pair) -> None:
+    """Of an AnnData integers are scaled; plain numbers of a camera are refused."""
+    predicted, real = pair
+    names = [f"c{i}" for i in range(len(real))]
+    camera = (real * 60_000).astype(np.uint16)
+    cells = of_images(camera[:, None], ["a"], names)
+    guess = of_images(predicted[:, None].astype(np.float32), ["a"], names)
+    found = image_agreement(guess, cells, mean_image=cells)
+    low, high = np.percentile(camera, [0.5, 99.9])
+    scaled = np.clip((camera - low) / (high - low), 0, 1)
+    expected = image_agreement(guess, cells, mean_image=scaled.mean(axis=0))
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+    for given in ({"mean_image": camera.mean(axis=0)}, {}):
+        with pytest.raises(ValueError, match=r"compared in\s+\[0, 1\]"):
+            image_agreement(guess, cells if given else camera, **given)
+
+
+def test_what_cannot_be_compared(pair) -> None:
+    predicted, real = pair
+    names = [f"c{i}" for i in range(len(real))]
+    one, other = (of_images(x[:, None], [s], names) for x, s in ((predicted, "a"), (real, "b")))
+    with pytest.raises(ValueError, match="predicted stain is 'a', the real one 'b'"):
+        image_agreement(one, other)
+    with pytest.raises(KeyError, match=r"5 of 7 predicted cells have no real image, e.g. 'c2'"):
+        image_agreement(one, one[:2])
+    with pytest.raises(TypeError, match="one modality of the MuData"):
+        image_agreement(one, MuData({"a": one}))

@@ -80,8 +80,9 @@ def run_images(
     console.print(_factor_table(factors))
     console.print(_pearson_table(pearson))
     lines = {
-        "R2": "of the better of a linear and a nearest-neighbour probe; bold in the space that "
-        "should hold the factor",
+        "R2": "of the better of a linear and a nearest-neighbour probe, neither of which reads "
+        "elongation well, through the noise that decoders see; bold in the space that should hold "
+        "the factor",
         "predicted": "from the other stain alone, through what is shared",
         "Pearson": "correlation over the pixels of a cell, mean over cells",
         "noiseless": "the simulated image without the camera's noise: no prediction can do better",
@@ -96,7 +97,10 @@ def run_images(
 
 
 def _factor_scores(model: APOLLO, mdata: MuData, held_out: np.ndarray) -> pd.DataFrame:
-    """R2 of every factor in every space on held-out cells, by probes of the training cells."""
+    """R2 of every factor in every space on held-out cells, by probes of the training cells.
+
+    Noise of size 1 is on the latents, as decoders see them.
+    """
     blocks, own = {}, {}
     stains = list(mdata.mod)
     for stain in stains:
@@ -106,7 +110,7 @@ def _factor_scores(model: APOLLO, mdata: MuData, held_out: np.ndarray) -> pd.Dat
     for factor, block in mdata.uns["factors"].items():
         own[factor] = list(map(SHARED_IN.format, stains)) if block == "shared" else block
     # every cell has both stains, in the order of the MuData
-    return disentanglement(blocks, mdata.obs[list(own)], own, test=held_out)
+    return disentanglement(blocks, mdata.obs[list(own)], own, test=held_out, noisy=True)
 
 
 def _pictures(model: APOLLO, test: MuData, stain: str) -> dict[str, Any]:

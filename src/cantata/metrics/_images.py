@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from mudata import MuData
 from scipy.spatial.distance import cdist
 
 from cantata._keys import IMAGES
@@ -27,7 +28,7 @@ def image_agreement(
     real: AnnData | ArrayLike,
     *,
     stain: str | None = None,
-    mean_image: ArrayLike | None = None,
+    mean_image: AnnData | ArrayLike | None = None,
 ) -> pd.DataFrame:
     """Agreement of predicted images with the real images of the same cells, cell by cell.
 
@@ -37,12 +38,13 @@ def image_agreement(
         What :meth:`cantata.APOLLO.impute` returns, or images (cells, side, side) or (cells, 1,
         side, side) in [0, 1].
     real
-        AnnData with the images of these cells, found by name, or images in the same order.
+        AnnData with the images of these cells, found by name, or images in [0, 1] in the same
+        order. Integers of an AnnData are scaled by the range of their stain, as by the model.
     stain
         Stain to compare, where there are several.
     mean_image
-        (side, side) image that predictions have to beat, such as the mean of the training cells;
-        by default the mean of the real ones.
+        What predictions have to beat: AnnData with the training cells, whose mean it is, or a
+        (side, side) image in [0, 1]; by default the mean of the real ones.
 
     Returns
     -------
@@ -58,7 +60,8 @@ def image_agreement(
     Raises
     ------
     ValueError
-        If shapes differ, or there are several stains and none is chosen.
+        If shapes or stains differ, there are several stains and none is chosen, or images are
+        not in [0, 1].
     KeyError
         If cells of `predicted` are not in `real`, or the stain does not exist.
 
@@ -77,16 +80,30 @@ def image_agreement(
     # 1. images in rows, lined up
     if isinstance(predicted, AnnData) and isinstance(real, AnnData):
         names = predicted.obs_names
-        real = real[positions_of(names, real.obs_names)]
+        lacking = names[~names.isin(real.obs_names)]
+        if len(lacking):
+            raise KeyError(
+                f"{len(lacking)} of {len(names)} predicted cells have no real image, e.g. "
+                f"{lacking[0]!r}. Leave them out: predicted[predicted.obs_names.isin(...)]."
+            )
+        if stain is None:
+            _check_stains(predicted, real)
+        # integers are scaled by the range of all real images
+        truth = _rows(real, stain)[positions_of(names, real.obs_names)]
     else:
-        names = pd.RangeIndex(len(_rows(predicted, stain)))
-    guess, truth = _rows(predicted, stain), _rows(real, stain)
+        names, truth = pd.RangeIndex(predicted.shape[0]), _rows(real, stain)
+    guess = _rows(predicted, stain)
     if guess.shape != truth.shape:
         raise ValueError(
             f"Predicted and real images differ in shape: {len(guess)} of {guess.shape[1]} pixels, "
             f"{len(truth)} of {truth.shape[1]}."
         )
-    mean = truth.mean(axis=0) if mean_image is None else np.asarray(mean_image).reshape(-1)
+    if mean_image is None:
+        mean = truth.mean(axis=0)
+    elif isinstance(mean_image, AnnData):
+        mean = _rows(mean_image, stain).mean(axis=0)
+    else:
+        mean = _rows(np.asarray(mean_image)[None], stain)[0]
     # 2. correlation, and squared error beside that of the mean image
     a, b = (x - x.mean(axis=1, keepdims=True) for x in (guess, truth))
     size = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
@@ -109,8 +126,20 @@ def image_agreement(
     return pd.DataFrame(columns, index=names)
 
 
+def _check_stains(predicted: AnnData, real: AnnData) -> None:
+    of_both = [image_layout("", adata, IMAGES).stains for adata in (predicted, real)]
+    if of_both[0] != of_both[1] and len(of_both[0]) == len(of_both[1]) == 1:
+        raise ValueError(
+            f"The predicted stain is {of_both[0][0]!r}, the real one {of_both[1][0]!r}."
+        )
+
+
 def _rows(images: Any, stain: str | None) -> np.ndarray:
     """(cells, pixels) values of one stain."""
+    if isinstance(images, MuData):
+        raise TypeError(
+            f"Give one modality of the MuData, e.g. mdata[{next(iter(images.mod))!r}]."
+        )
     if isinstance(images, AnnData):
         layout, array = image_layout("", images, IMAGES), images.obsm[IMAGES]
         values = StainImages(array, layout, stain_limits(array, layout))[:]
@@ -125,4 +154,9 @@ def _rows(images: Any, stain: str | None) -> np.ndarray:
             values = values[:, 0]
         if values.ndim != 3:
             raise ValueError(f"Images have shape {values.shape}; give (cells, side, side).")
+        if values.size and (values.min() < 0 or values.max() > 1):
+            raise ValueError(
+                f"Images reach from {values.min():.4g} to {values.max():.4g}; they are compared in "
+                "[0, 1]. Give the AnnData in place of its images, of which integers are scaled."
+            )
     return values.reshape(len(values), -1).astype(np.float64)

@@ -52,7 +52,7 @@ def image_features(
     """Measure shape, intensity and texture of each cell.
 
     The object is what masks cover. Without masks it is, stain by stain, what Otsu's threshold
-    leaves in the middle of the image.
+    leaves in the middle of the image: where a stain moves within the cell, its object moves too.
 
     Parameters
     ----------

@@ -297,7 +297,7 @@ def _without_images(adata: AnnData, key: str) -> AnnData:
 
 
 def pad_images(adata: AnnData, side: int, *, key: str = IMAGES) -> None:
-    """Pad images with zeros to a square, each in its centre.
+    """Pad images to a square, each in its centre, with its smallest value; masks with zeros.
 
     Parameters
     ----------
@@ -310,8 +310,7 @@ def pad_images(adata: AnnData, side: int, *, key: str = IMAGES) -> None:
 
     Returns
     -------
-    None; ``adata.obsm[key]`` is (cells, channels, `side`, `side`), of the same dtype. Masks are
-    padded too.
+    None; ``adata.obsm[key]`` is (cells, channels, `side`, `side`), of the same dtype.
 
     Raises
     ------
@@ -330,7 +329,7 @@ def pad_images(adata: AnnData, side: int, *, key: str = IMAGES) -> None:
     (2, 1, 48, 48)
     """
     check_integer("side", side)
-    image_layout(None, adata, key, any_side=True)
+    masks = image_layout(None, adata, key, any_side=True).masks
     array = adata.obsm[key]
     n, n_channels, height, width = array.shape
     if max(height, width) > side:
@@ -341,5 +340,8 @@ def pad_images(adata: AnnData, side: int, *, key: str = IMAGES) -> None:
     padded = np.zeros((n, n_channels, side, side), dtype=array.dtype)
     top, left = (side - height) // 2, (side - width) // 2
     for start, block in iter_blocks(array, n, 256):
-        padded[start : start + len(block), :, top : top + height, left : left + width] = block
+        part = padded[start : start + len(block)]
+        part[:] = block.min(axis=(2, 3), keepdims=True)  # the offset of a camera is no edge
+        part[:, list(masks)] = 0
+        part[:, :, top : top + height, left : left + width] = block
     adata.obsm[key] = padded

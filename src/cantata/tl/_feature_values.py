@@ -50,7 +50,8 @@ class NormalizedValues:
 
     ``matrix`` (cells x features): CSR or an array, possibly the MuData's own, not to be written
     to. ``names`` of the features; ``where`` names the matrix in messages. ``from_counts`` tells
-    whether it held counts and was normalised, ``any_negative`` whether a value is below 0.
+    whether it held counts and was normalised, ``any_negative`` whether a value is below 0, ``largest`` the
+    largest one.
     """
 
     matrix: Any
@@ -58,6 +59,7 @@ class NormalizedValues:
     where: str
     from_counts: bool
     any_negative: bool
+    largest: float
 
 
 def check_modality(mdata: MuData, name: str, argument: str) -> None:
@@ -116,7 +118,8 @@ def normalized_values(
     counts = not negative and bool((stored == np.rint(stored)).all())
     if counts:
         matrix = normalise("rna", matrix, RNA_TOTAL)
-    return NormalizedValues(matrix, names, measured.where, counts, negative)
+    largest = float(stored.max()) if stored.size else 0.0
+    return NormalizedValues(matrix, names, measured.where, counts, negative, largest)
 
 
 def _rows_in_memory(measured: FeatureValues, rows: np.ndarray | None, names: np.ndarray) -> Any:

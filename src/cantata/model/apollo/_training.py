@@ -100,7 +100,13 @@ def split(
                 f"e.g. {column.index[lacking[0]]!r}."
             )
         groups = column.to_numpy().astype(str)
-    return stratified_split(mdata, names, share, validation_size, seed=seed, groups=groups)
+    parts = stratified_split(mdata, names, share, validation_size, seed=seed, groups=groups)
+    if groups is not None:
+        for what, cells in zip(("validation", "test"), parts[1:], strict=True):
+            if len(cells):
+                held_out = ", ".join(np.unique(groups[cells]))
+                logger.info("%s of %s: %s (%d cells).", group_key, what, held_out, len(cells))
+    return parts
 
 
 def cached_inputs(model: MosaicModelClass, *, progress: bool) -> dict[str, np.ndarray] | None:

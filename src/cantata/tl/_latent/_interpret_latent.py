@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from cantata._mudata.checks import check_integer
+from cantata._mudata.checks import MAX_LOG, check_integer
 from cantata._mudata.embeddings import find_space
 from cantata.tl._feature_values import cell_groups, check_modality, normalized_values
 from cantata.tl._latent._components import (
@@ -127,7 +127,8 @@ def interpret_latent(
     scale
         What values are, for fold changes: ``"log1p"``, natural logarithm of 1 + amount;
         ``"log"``, natural logarithm, or another scale on which differences count; ``"linear"``,
-        amounts. ``"auto"``: ``"log"`` if any value is negative, else ``"log1p"``.
+        amounts. ``"auto"``: ``"log"`` if any value is negative, ``"linear"`` if one is above 50,
+        which no logarithm reaches (areas of :func:`cantata.pp.image_features`), else ``"log1p"``.
     pseudocount
         Added to both mean amounts of a fold change (not for ``"log"``). The default is scanpy's
         and lets features that the reference lacks have any fold change; 0.1 or so, of counts per
@@ -388,7 +389,9 @@ def _resolved_scale(scale: Scale, values: NormalizedValues) -> Scale:
             )
         return "log1p"
     if scale == "auto":
-        return "log" if values.any_negative else "log1p"
+        if values.any_negative:
+            return "log"
+        return "linear" if values.largest > MAX_LOG else "log1p"
     if scale != "log" and values.any_negative:
         raise ValueError(
             f"scale={scale!r}: {values.where} holds negative values, which have no fold change. "
