@@ -91,7 +91,8 @@ def image_agreement(
         # integers are scaled by the range of all real images
         truth = _rows(real, stain)[positions_of(names, real.obs_names)]
     else:
-        names, truth = pd.RangeIndex(predicted.shape[0]), _rows(real, stain)
+        truth = _rows(real, stain)
+        names = pd.RangeIndex(len(truth))
     guess = _rows(predicted, stain)
     if guess.shape != truth.shape:
         raise ValueError(
@@ -156,7 +157,7 @@ def _rows(images: Any, stain: str | None) -> np.ndarray:
             raise ValueError(f"Images have shape {values.shape}; give (cells, side, side).")
         if values.size and (values.min() < 0 or values.max() > 1):
             raise ValueError(
-                f"Images reach from {values.min():.4g} to {values.max():.4g}; they are compared in "
-                "[0, 1]. Give the AnnData in place of its images, of which integers are scaled."
+                f"Images reach from {values.min():.4g} to {values.max():.4g}; they are compared "
+                "in [0, 1]. Give the AnnData in place of its images, of which integers are scaled."
             )
     return values.reshape(len(values), -1).astype(np.float64)

@@ -50,8 +50,8 @@ class NormalizedValues:
 
     ``matrix`` (cells x features): CSR or an array, possibly the MuData's own, not to be written
     to. ``names`` of the features; ``where`` names the matrix in messages. ``from_counts`` tells
-    whether it held counts and was normalised, ``any_negative`` whether a value is below 0, ``largest`` the
-    largest one.
+    whether it held counts and was normalised, ``any_negative`` whether a value is below 0;
+    ``largest`` is the largest one.
     """
 
     matrix: Any
