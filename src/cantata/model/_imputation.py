@@ -64,6 +64,17 @@ def batch_codes(transform_batch: Any, known: Sequence[str]) -> list[int] | None:
     return [known.index(name) for name in dict.fromkeys(wanted)]
 
 
+def check_batches_known(codes: np.ndarray, cells: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse (n,) codes of batches that a model lacks; `cells` are their names."""
+    unknown = np.flatnonzero((codes < 0) | (codes >= len(known)))
+    if len(unknown):
+        raise ValueError(
+            f"{len(unknown)} cells are of a batch that the model does not know, e.g. "
+            f"{cells[unknown[0]]!r}. Adapt the model with load_query_data, or name a batch from "
+            f"{list(known)} for them: impute(..., transform_batch=...)."
+        )
+
+
 def batch_weights(
     tensors: Mapping[str, Tensor],
     batches: Sequence[int] | None,
@@ -96,13 +107,7 @@ def batch_weights(
     if BATCH not in tensors:
         return weights + 1
     batch = tensors[BATCH]
-    unknown = (batch < 0) | (batch >= len(measured))
-    if unknown.any():
-        raise ValueError(
-            f"{int(unknown.sum())} cells are of a batch that the model does not know. Adapt the "
-            f"model with load_query_data, or name a batch from {names} for them: "
-            "impute(..., transform_batch=...)."
-        )
+    check_batches_known(batch.cpu().numpy(), tensors[CELL].tolist(), names)
     weights[torch.arange(n, device=device), batch] = 1
     # a batch without the modality has learned nothing of it; those that have it stand in
     has = torch.tensor(measured, device=device)

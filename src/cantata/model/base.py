@@ -71,6 +71,7 @@ from cantata.model._imputation import (
     ImputationWriter,
     batch_codes,
     batch_weights,
+    check_batches_known,
     check_interval,
     check_library_size,
     feature_columns,
@@ -1009,6 +1010,9 @@ class MosaicModelClass(BaseModelClass):
         cells = self._cells(mdata)
         chosen = self._imputed_cells(cells, source, indices)
         batches = batch_codes(transform_batch, self.batch_categories)
+        if batches is None and self.setup_args["batch_key"] is not None:
+            codes = cells.manager.get_from_registry(BATCH)[cells.positions[chosen]]
+            check_batches_known(codes, cells.mdata.obs_names[chosen], self.batch_categories)
         sizes = check_library_size(library_size, len(chosen), library_names)
         units, side = self._units(modality, **options), self.image_sides.get(modality)
         # 2. how far values may be off
