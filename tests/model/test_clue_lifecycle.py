@@ -289,3 +289,23 @@ def test_wrong_pairs_are_a_warning_and_right_ones_are_not() -> None:
     shuffled = mosaic({"rna": data["rna"].copy(), "adt": wrong})
     with pytest.warns(UserWarning, match=r"30 held-out cells with 'rna' and 'adt' do not find"):
         trained(shuffled, 10, {})
+
+
+def test_a_new_batch_starts_from_those_that_measured_a_feature() -> None:
+    mdata = counts_mosaic({"rna": 12, "adt": 6}, np.ones((200, 2), dtype=bool), n_cells=200)
+    counts = np.asarray(mdata["adt"].to_df()) + 3
+    counts[(mdata["adt"].obs["batch"] == "b0").to_numpy(), :2] = 0
+    mdata["adt"].X = counts.astype(np.float32)
+    CLUE.setup_mudata(mdata, batch_key="batch")
+    with pytest.warns(UserWarning, match="2 of 6 features were not measured in batch 'b0'"):
+        model = CLUE(mdata, n_latent=2)
+    model.train(2, enable_progress_bar=False, accelerator="cpu")
+    query = counts_mosaic({"rna": 12, "adt": 6}, np.ones((60, 2), dtype=bool), n_cells=60, seed=1)
+    for adata in query.mod.values():
+        adata.obs["batch"] = "new"
+    query.update()
+    head = CLUE.load_query_data(query, model).module.head("adt")
+    for name in ("bias", "scale", "log_theta"):
+        b0, b1, new = getattr(head, name).detach()
+        torch.testing.assert_close(new[:2], b1[:2])
+        torch.testing.assert_close(new[2:], (b0 + b1)[2:] / 2)

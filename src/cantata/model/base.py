@@ -1656,8 +1656,10 @@ class MosaicModelClass(BaseModelClass):
         setup_args = registry[_compat.SETUP_ARGS]
         cls.setup_mudata(mdata, source_registry=registry, **setup_args, **kwargs)
 
-    def _batches_learned(self, key: str) -> list[bool] | None:
+    def _batches_learned(self, key: str) -> np.ndarray | None:
         """For weights with a row per batch, in which batches their modality was measured.
+
+        Of output layers, batches x features.
 
         None where weights of that name have no such rows, or are of no modality.
         """
@@ -1672,7 +1674,10 @@ class MosaicModelClass(BaseModelClass):
             return None
         if not in_head and not (path.endswith("categorical") and name == "0"):
             return None
-        return self.measured_batches_[modality]
+        measured = np.asarray(self.measured_batches_[modality])
+        if in_head:
+            measured = measured[:, None] & np.asarray(self.panels_[modality]["measured"])
+        return measured
 
     def _inherit_from(self, reference: Self) -> None:
         """Remember in which batches a reference model saw a modality, and which features."""

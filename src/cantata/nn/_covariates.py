@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -172,12 +173,14 @@ class CovariateEffects(nn.Module):
         return total
 
 
-def with_new_categories(old: Tensor, new: Tensor, learned: Sequence[bool] | None = None) -> Tensor:
+def with_new_categories(
+    old: Tensor, new: Tensor, learned: Sequence[bool] | np.ndarray | None = None
+) -> Tensor:
     """Weights `old` in the shape of `new`, which may know more categories.
 
     Rows are categories: those added are the mean of the old ones, or of those that have `learned`
-    something, if any. Columns that are added, such as those of a discriminator that is told the
-    batch, are the new ones.
+    something, if any; rows x columns say so for each column. Columns that are added, such as those
+    of a discriminator that is told the batch, are the new ones.
 
     Examples
     --------
@@ -191,9 +194,13 @@ def with_new_categories(old: Tensor, new: Tensor, learned: Sequence[bool] | None
     if old.shape == new.shape:
         return old
     if old.dim() == 2 and old.shape[0] < new.shape[0] and old.shape[1] == new.shape[1]:
-        known = old[torch.tensor(learned)] if learned is not None and any(learned) else old
-        added = known.mean(dim=0, keepdim=True).expand(new.shape[0] - len(old), -1)
-        return torch.cat([old, added])
+        weight = torch.ones_like(old)
+        if learned is not None:
+            told = torch.as_tensor(np.asarray(learned), device=old.device)
+            weight = (told.unsqueeze(1) if told.dim() == 1 else told).to(old).expand_as(old)
+            weight = torch.where(weight.any(dim=0), weight, 1.0)
+        mean = (old * weight).sum(dim=0) / weight.sum(dim=0)
+        return torch.cat([old, mean.expand(new.shape[0] - len(old), -1)])
     if old.dim() == 2 and old.shape[0] == new.shape[0] and old.shape[1] < new.shape[1]:
         return torch.cat([old, new[:, old.shape[1] :].to(old.device)], dim=1)
     raise ValueError(f"Cannot adapt weights of shape {tuple(old.shape)} to {tuple(new.shape)}.")
