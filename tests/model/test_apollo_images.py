@@ -497,6 +497,21 @@ def test_integers_of_another_range_are_a_warning() -> None:
         APOLLO.load_query_data(query, model)
 
 
+def test_channels_that_are_last_are_named_so() -> None:
+    mdata = image_mosaic()
+    mdata["dna"].obsm[KEY] = np.moveaxis(pictures(mdata["dna"]), 1, -1)
+    with pytest.raises(ValueError, match=r"Channels seem to be last.*moveaxis"):
+        APOLLO.setup_mudata(mdata)
+
+
+def test_images_are_no_table_of_another_model() -> None:
+    mdata = image_mosaic()
+    for adata in mdata.mod.values():
+        del adata.X
+    with pytest.raises(KeyError, match="has images and no table of values"):
+        CLUE.setup_mudata(mdata)
+
+
 def test_images_without_channels_are_no_table() -> None:
     mdata = image_mosaic()
     for adata in mdata.mod.values():

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MULTIPLE = 16
 """Sides of images are multiples of it: they are halved four times."""
+MAX_CHANNELS_LAST = 8
+"""Largest last axis of an array that is taken for channels, where the others are longer."""
 MAX_BLOCK = 2**22
 """Pixels that are read at once where all images are."""
 MAX_CHUNK, MANY = 16, 1_000
@@ -111,6 +113,11 @@ def image_layout(
             "of (cells, height, width) needs a channel: images[:, None]."
         )
     height, width = shape[2:]
+    if width <= MAX_CHANNELS_LAST < min(shape[1:3]):
+        raise ValueError(
+            f"{where} has shape {shape}; images are (cells, channels, height, width). Channels "
+            "seem to be last: numpy.moveaxis(images, -1, 1)."
+        )
     if not any_side and (height != width or height % MULTIPLE or not height):
         side = max(MULTIPLE, -(-max(height, width) // MULTIPLE) * MULTIPLE)
         raise ValueError(

@@ -51,6 +51,11 @@ def matrix_of(
         raise KeyError(f"layers={{{modality!r}: {layer!r}}}: {known} Use None for .X.")
     matrix = adata.X if layer is None else adata.layers[layer]
     if matrix is None:
+        if _keys.IMAGES in adata.obsm:
+            raise KeyError(
+                f"Modality {modality!r} has images and no table of values. APOLLO reads images; "
+                "cantata.pp.image_features makes a table of them."
+            )
         raise KeyError(f"Modality {modality!r} has no .X; name a layer: {layer_names(adata)}.")
     dtype = getattr(matrix, "dtype", None)
     if dtype is not None and dtype.kind not in "biuf":

@@ -163,6 +163,11 @@ def split_stains(
     >>> mdata["dna"].n_obs, mdata["protein"].n_obs
     (3, 2)
     """
+    if not isinstance(adata, AnnData):
+        raise TypeError(
+            f"split_stains takes an AnnData with images in .obsm[{key!r}] and channels in .var, "
+            f"not a {type(adata).__name__}."
+        )
     layout = image_layout(None, adata, key, any_side=True)
     groups = _stain_groups(adata, stains, layout, key)
     has = _measured(adata, measured, layout)
