@@ -112,12 +112,12 @@ def test_what_is_printed(simulated):
 def test_images_from_beginning_to_end(tmp_path, monkeypatch):
     from matplotlib.image import imread
 
-    monkeypatch.setattr(_images, "SIMULATION", {"n_cells": 150, "side": 16})
+    monkeypatch.setattr(_images, "SIMULATION", {"n_cells": 300, "side": 16})
     asked = ("--model", "apollo", "--images", "--out", str(tmp_path), "--epochs", "40")
     status, text = run(*asked)
     assert status == 0
     for words in (
-        "30 are held out",
+        "60 are held out",
         "epochs of latents and decoders",
         "R2 on held-out",
         "mean image",
@@ -129,8 +129,8 @@ def test_images_from_beginning_to_end(tmp_path, monkeypatch):
     assert picture.shape[0] > picture.shape[1] > 500
     assert picture.std() > 0.1
     mdata = read(tmp_path / "demo.h5mu")
-    assert mdata.obsm["X_apollo"].shape[0] == 150
-    assert mdata["dna"].obsm["single_cell_images"].shape == (150, 1, 16, 16)
+    assert mdata.obsm["X_apollo"].shape[0] == 300
+    assert mdata["dna"].obsm["single_cell_images"].shape == (300, 1, 16, 16)
     scores = mdata.uns["cantata"]["demo"]["factors"]
     best = scores.groupby("block")["score"].max()
     assert set(best.index) == {"shared, dna", "shared, protein", "dna", "protein"}

@@ -66,7 +66,7 @@ def batch_codes(transform_batch: Any, known: Sequence[str]) -> list[int] | None:
 
 def check_batches_known(codes: np.ndarray, cells: Sequence[str], known: Sequence[str]) -> None:
     """Refuse (n,) codes of batches that a model lacks; `cells` are their names."""
-    unknown = np.flatnonzero((codes < 0) | (codes >= len(known)))
+    unknown = np.flatnonzero((codes < 0) | (codes >= max(len(known), 1)))
     if len(unknown):
         raise ValueError(
             f"{len(unknown)} cells are of a batch that the model does not know, e.g. "
