@@ -73,7 +73,7 @@ class LikelihoodHead(nn.Module):
     has_background = False
     """Whether expected counts have a background, which can be left out."""
     starts_at_shares = False
-    """Whether features start at their shares of all counts (:meth:`set_shares`)."""
+    """Whether features start at their shares of all counts, by ``set_shares``."""
     scales_one_batch = True
     """Whether locations are scaled and shifted where there is a single batch, too."""
     absent_location: float | None = ABSENT
