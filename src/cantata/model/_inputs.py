@@ -184,12 +184,11 @@ def check_varies(name: str, x: np.ndarray, remedy: str) -> None:
 def totals_by_batch(matrix: Any, rows: np.ndarray, codes: np.ndarray, n_batch: int) -> np.ndarray:
     """(n_batch, p) sums of `rows`, at most 20,000 of them, by the batch of each row of all."""
     rows = np.sort(rows[sample_cells(len(rows), MAX_CELLS)])
-    read, totals = MatrixReader(matrix), np.zeros((n_batch, matrix.shape[1]))
-    for start in range(0, len(rows), BLOCK_ROWS):
-        chosen = rows[start : start + BLOCK_ROWS]
-        entries = np.ones(len(chosen)), (codes[chosen], np.arange(len(chosen)))
-        totals += sparse.csr_matrix(entries, (n_batch, len(chosen))) @ read(chosen)
-    return totals
+    entries = np.ones(len(rows)), (codes[rows], np.arange(len(rows)))
+    totals = sparse.csr_matrix(entries, (n_batch, len(rows))) @ sampled_rows(
+        matrix, len(codes), rows
+    )
+    return totals.toarray() if sparse.issparse(totals) else np.asarray(totals)
 
 
 def fit_input(

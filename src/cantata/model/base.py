@@ -1697,8 +1697,7 @@ class MosaicModelClass(BaseModelClass):
         for part in self.module.modules():
             if isinstance(part, CovariateEffects):
                 part.requires_grad_(True)
-        for part in self.module.modules():
-            if isinstance(part, LikelihoodHead):
+            elif isinstance(part, LikelihoodHead):
                 part.freeze()
         for name in self._open_when_frozen:
             self.module.get_submodule(name).requires_grad_(True)

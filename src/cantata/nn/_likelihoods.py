@@ -192,26 +192,28 @@ class LikelihoodHead(nn.Module):
             location = self.location(hidden, of_hidden)
             compared = target if rows is None else target.taken(rows)
             return self.log_prob(location, library, of_hidden, compared)
+        taken = target if rows is None else target.taken(rows)
+        log_prob = self._log_prob_of_means(hidden, of_hidden, library, taken)
+        constant = target.sum_rows(self.constant_terms(covariates, target))
+        return log_prob + (constant if rows is None else constant[rows])
+
+    def _log_prob_of_means(
+        self, hidden: Tensor, covariates: Covariates, library: Tensor | None, target: SparseValues
+    ) -> Tensor:
+        """(n,) log-likelihoods without :meth:`constant_terms`."""
+        assert self.terms is not None
         weight = self.output.weight
         if self.covariates is not None:
-            design, effects = self.covariates.design(of_hidden.without_batch())
+            design, effects = self.covariates.design(covariates.without_batch())
             hidden = torch.cat([hidden.to(design), design], dim=1)
             weight = torch.cat([weight, effects.T], dim=1)
         scale = functional.softplus(self.scale)
         layer = OutputLayer(
             weight, self.output.bias, scale, self.bias, self.measured, self.counted
         )
-        log_prob = linear_log_prob(
-            self.terms,
-            hidden,
-            layer,
-            of_hidden.batch,
-            library,
-            target if rows is None else target.taken(rows),
-            *self.tables,
+        return linear_log_prob(
+            self.terms, hidden, layer, covariates.batch, library, target, *self.tables
         )
-        constant = target.sum_rows(self.constant_terms(covariates, target))
-        return log_prob + (constant if rows is None else constant[rows])
 
     def constant_terms(self, covariates: Covariates, target: SparseValues) -> Tensor:
         """For each count that is not 0, the part of its log-probability that has no mean."""
@@ -441,16 +443,10 @@ class TopicHead(PoissonHead):
     follows the counts that are not 0.
     """
 
-    terms = None
     starts_at_shares = True
 
     def __init__(
-        self,
-        n_hidden: int,
-        n_features: int,
-        n_batch: int,
-        n_categories: list[int] | None = None,
-        n_continuous: int = 0,
+        self, n_hidden: int, n_features: int, n_batch: int, *_: Any, **further: Any
     ) -> None:
         super().__init__(n_hidden, n_features, n_batch)
         del self.scale
@@ -481,20 +477,11 @@ class TopicHead(PoissonHead):
         log_share = (self.mixture(hidden) @ self.topics.softmax(dim=0).T).log()
         return log_share + self._per_batch(self._log_factor(), covariates)
 
-    def log_prob_of_hidden(
-        self,
-        hidden: Tensor,
-        covariates: Covariates,
-        library: Tensor | None,
-        target: Any,
-        rows: Tensor | None = None,
+    def _log_prob_of_means(
+        self, hidden: Tensor, covariates: Covariates, library: Tensor | None, target: SparseValues
     ) -> Tensor:
         assert library is not None
-        constant = target.sum_rows(self.constant_terms(covariates, target))
-        if rows is not None:
-            covariates, constant = covariates.rows(rows), constant[rows]
-            target = target.taken(rows)
-        log_prob = topic_log_prob(
+        return topic_log_prob(
             self.mixture(hidden),
             self.topics.softmax(dim=0),
             self._log_factor(),
@@ -503,7 +490,6 @@ class TopicHead(PoissonHead):
             target,
             self.counted,
         )
-        return log_prob + constant
 
 
 class BernoulliHead(LikelihoodHead):
