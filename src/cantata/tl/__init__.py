@@ -5,7 +5,7 @@ from cantata.tl._canonical_variates import canonical_variates
 from cantata.tl._cluster_correlation import cluster_correlation
 from cantata.tl._counterparts import counterparts
 from cantata.tl._dimensions._estimate_dimensions import Dimensions, estimate_dimensions
-from cantata.tl._latent._features_by_space import features_by_space
+from cantata.tl._latent._compare_spaces import compare_spaces
 from cantata.tl._latent._interpret_latent import interpret_latent
 from cantata.tl._latent._interpretation import LatentInterpretation
 from cantata.tl._latent._latent_association import latent_association
@@ -22,10 +22,10 @@ __all__ = [
     "LatentInterpretation",
     "canonical_variates",
     "cluster_correlation",
+    "compare_spaces",
     "counterparts",
     "estimate_dimensions",
     "feature_network",
-    "features_by_space",
     "group_features",
     "infer_links",
     "interpret_latent",
