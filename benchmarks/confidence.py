@@ -35,9 +35,16 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 MIN_TYPE = 50
+UNASSIGNED = "Mis"
 PAIRED_SHARE = 0.2
 COVERAGES = (0.8, 0.9, 0.95)
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
+
+
+def known_types(labels: pd.Series) -> pd.Series:
+    """Types of cells, missing where a cell was not assigned to any, which is no type."""
+    types = labels.astype(str).astype(object)
+    return types.where(types != UNASSIGNED)
 
 
 def clue_data(name: str) -> tuple[dict[str, AnnData], Any]:
@@ -47,7 +54,7 @@ def clue_data(name: str) -> tuple[dict[str, AnnData], Any]:
     found = {}
     for m, adata in mdata.mod.items():
         found[m] = adata.copy()
-        found[m].obs["type"] = adata.obs[source.label].astype(str)
+        found[m].obs["type"] = known_types(adata.obs[source.label])
     return found, None
 
 
@@ -57,7 +64,7 @@ def scmodal_data(name: str) -> tuple[dict[str, AnnData], Any]:
     pair = next(iter(made.links)) if name != "snare" else ("rna", "activity")
     found = {m: made.modalities[m].copy() for m in pair}
     for adata in found.values():
-        adata.obs["type"] = adata.obs[make_data.LABEL].astype(str)
+        adata.obs["type"] = known_types(adata.obs[make_data.LABEL])
     return found, made.links[pair]
 
 
@@ -105,7 +112,7 @@ def orphans(model: str, data: str, loses: int, type_: str, seed: int) -> dict[st
     table = cantata.tl.transfer_labels(mdata, "type", use_rep=rep, source=lost, target=kept)
     # what is asked: cells without a known partner, of known type
     truth = mdata[kept].obs["type"].to_numpy()
-    asked = ~mdata[kept].obs_names.isin(mdata[lost].obs_names) & (truth != "Mis")
+    asked = ~mdata[kept].obs_names.isin(mdata[lost].obs_names) & ~pd.isna(truth)
     table, truth = table[asked], truth[asked]
     lacks, has = truth == type_, table["counterpart"].to_numpy()
     right = (table["label"].astype(str) == truth).to_numpy()
@@ -165,7 +172,7 @@ def jobs(seeds: list[int]) -> list[tuple[str, Any]]:
             planned.append(("coverage", (model, data, source, seed)))
         for data in ("pbmc5k", "snare"):
             types = clue_data(data)[0]["rna"].obs["type"].value_counts()
-            names = ["none", *sorted(types.index[(types >= MIN_TYPE) & (types.index != "Mis")])]
+            names = ["none", *sorted(types.index[types >= MIN_TYPE])]
             for loses in (1, 0):
                 for model in ("CLUE", "SCMODAL"):
                     planned += [("orphans", (model, data, loses, t, seed)) for t in names]

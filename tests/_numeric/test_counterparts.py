@@ -102,6 +102,21 @@ def test_hardly_any_cell_is_suspected_where_none_is_alone():
         assert p.mean() > 0.9
 
 
+@pytest.mark.parametrize("share_lacking", [0.0, 0.15])
+def test_probabilities_sum_to_the_cells_that_have_one(share_lacking):
+    """Of one cloud without populations, where single cells tell little."""
+    excess = []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        x, y = rng.normal(size=(2, 3000, 5))
+        edge = np.quantile(x[:, 0], 1 - share_lacking)
+        lacks = x[:, 0] > edge
+        is_paired = (rng.random(3000) < 0.2) & ~lacks
+        p = counterpart_probability(x, y[y[:, 0] < edge], is_paired)
+        excess.append(p[~is_paired].mean() - (~lacks)[~is_paired].mean())
+    assert abs(np.mean(excess)) < 0.02
+
+
 def test_known_counterparts_tell_where_embeddings_do_not():
     rng = np.random.default_rng(11)
     x, _, of_x, _ = populations(rng, sizes=(150, 1))

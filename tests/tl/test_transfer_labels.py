@@ -110,6 +110,37 @@ def test_they_can_be_a_class_of_their_own(orphans):
         transfer_labels(orphans, "kind", use_rep="X_clue", source="rna", target="rna")
 
 
+def test_confidence_is_the_chance_to_be_right():
+    """Votes of a modality whose cells lie in the wrong place are unanimous and often wrong."""
+    rng = np.random.default_rng(0)
+    n = 2000
+    kinds = np.array(["B", "T"])[(np.arange(n) % 2)]
+    center = np.where(kinds == "T", 4.0, 0.0)
+    mods = {}
+    for name, noise in (("rna", 0.3), ("adt", 2.5)):
+        mods[name] = AnnData(np.ones((n, 1)), obs=pd.DataFrame({"kind": kinds}))
+        paired = np.arange(n) % 10 < 3
+        mods[name].obs_names = [f"c{i}" if paired[i] else f"{name}{i}" for i in range(n)]
+        mods[name].obsm["X_clue"] = (center + noise * rng.normal(size=n))[:, None]
+    mdata = MuData(mods)
+    table = transfer_labels(mdata, "kind", use_rep="X_clue", source="rna", target="adt")
+    votes = knn_labels(mods["rna"].obsm["X_clue"], kinds, mods["adt"].obsm["X_clue"])
+    right = (table["label"].astype(str) == kinds).to_numpy()[~paired]
+    np.testing.assert_array_equal(table["label"], votes["label"])
+    assert votes["confidence"][~paired].mean() > right.mean() + 0.15
+    chance = (table["confidence"] / table["counterpart"])[~paired]
+    assert chance.mean() == pytest.approx(right.mean(), abs=0.03)
+    # of cells in both modalities alone, and in the order of the votes
+    order = votes["confidence"].to_numpy().argsort(kind="stable")
+    assert np.all(np.diff((table["confidence"] / table["counterpart"]).to_numpy()[order]) > -1e-9)
+    # without pairs, or with unlabelled ones, it stays the share of votes
+    labels = mdata["rna"].obs["kind"].astype(object)
+    mdata["rna"].obs["kind"] = labels.where(~paired)
+    table = transfer_labels(mdata, "kind", use_rep="X_clue", source="rna", target="adt")
+    share = table["confidence"] / table["counterpart"] * 15
+    np.testing.assert_allclose(share, share.round())
+
+
 def test_cells_need_no_values(orphans):
     expected = transfer_labels(orphans, "kind", use_rep="X_clue", source="adt", target="rna")
     parts = {}

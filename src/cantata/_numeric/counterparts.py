@@ -33,6 +33,8 @@ MIN_SD = 1e-9
 """Spread below which evidence counts as constant."""
 MAX_RATIO = 3.0
 """How much farther cells of the other set usually are, from which on the two are apart."""
+MIN_POWER = 0.05
+"""Least difference of calls within and outside a class from which its share is told."""
 MAX_FITTED = 20_000
 """Cells that clusters and regressions are fitted to."""
 
@@ -52,7 +54,8 @@ def counterpart_probability(
     least one cell of 20 is known, these alone are asked: distances are what training made of
     them, and it lays cells without counterpart on others. What either says of a cell without one
     is learned by leaving out, for each of 15 clusters, the cells of `y` and the known counterparts
-    in it. The prior is the share of cells without.
+    in it. The prior is the share of cells without: of those that look so, less what looks so of
+    known ones, where these are asked.
 
     Parameters
     ----------
@@ -81,7 +84,8 @@ def counterpart_probability(
     """
     if is_paired.all():
         return np.ones(len(x))
-    lacks = _lacking(*_evidence(x, y, is_paired, x if own is None else own, seed))
+    evidence = _evidence(x, y, is_paired, x if own is None else own, seed)
+    lacks = _lacking(*evidence, is_paired)
     return np.where(is_paired, 1.0, 1 - lacks)
 
 
@@ -147,12 +151,15 @@ def _log_mean(distances: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(distances.mean(axis=1), np.finfo(float).tiny))
 
 
-def _lacking(here: np.ndarray, left_out: np.ndarray, balance: np.ndarray) -> np.ndarray:
+def _lacking(
+    here: np.ndarray, left_out: np.ndarray, balance: np.ndarray, is_paired: np.ndarray
+) -> np.ndarray:
     """(n,) probability that a cell has no counterpart, from evidence of either kind.
 
     Cells are a mixture of those that have one and those that do not, the latter like those whose
     cluster was left out: logistic regression and shares of the mixture in turn.
     """
+    known = is_paired if is_paired.mean() >= MIN_KNOWN else np.zeros_like(is_paired)
     n = len(here)
     fitted = sample_cells(n, MAX_FITTED)
     # cells that are farther off than any whose cluster was left out would turn regressions round
@@ -170,11 +177,27 @@ def _lacking(here: np.ndarray, left_out: np.ndarray, balance: np.ndarray) -> np.
         for kind in (0, 1):
             weights[has_none == kind] /= weights[has_none == kind].sum()
         log_odds = _fitted_log_odds(np.concatenate([x, x, without]), has_none, weights * len(x))
-        # 2. the share of cells for which lacking one is the likelier
-        share = np.clip((log_odds(x) > 0).mean(), 1 / n, 1 - 1 / n)
+        # 2. the share of cells for which lacking one is the likelier; where some are known to have
+        #    one, the share among these are errors
+        seems, known_here = log_odds(x) > 0, known[fitted]
+        share = seems[~known_here].mean()
+        if known_here.any():
+            errors = seems[known_here].mean()
+            found = np.average(log_odds(without) > 0, weights=balance[fitted])
+            share = _true_share(share, errors, found, known_here.sum())
+        share = np.clip(share, 1 / n, 1 - 1 / n)
         prior = np.log(share / (1 - share))
         lacks = expit(log_odds(x) + prior)
     return expit(log_odds(every) + prior)
+
+
+def _true_share(share: float, errors: float, found: float, n_known: int) -> float:
+    """Share of a class from that of its calls, and of calls within and outside the class.
+
+    Calls outside are counted on few cells: their share is taken one standard error smaller.
+    """
+    errors -= np.sqrt(errors * (1 - errors) / n_known)
+    return (share - errors) / max(found - errors, MIN_POWER)
 
 
 def _fitted_log_odds(

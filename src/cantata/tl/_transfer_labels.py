@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from sklearn.linear_model import LogisticRegression
 
 from cantata._mudata.embeddings import joint_rep, modality_rep
 from cantata._mudata.obs import coalesce_obs
@@ -16,6 +17,10 @@ from cantata.tl._counterparts import counterparts_of
 
 if TYPE_CHECKING:
     from mudata import MuData
+
+MIN_PAIRS = 50
+"""Labelled cells of both modalities from which on votes are calibrated."""
+N_FOLDS = 5
 
 
 def transfer_labels(
@@ -68,7 +73,9 @@ def transfer_labels(
 
     With `source` and `target` there is also ``counterpart``, the probability that `source` has
     cells like this one, as :func:`cantata.tl.counterparts` computes it for these two (1 with fewer
-    than 40 cells); ``confidence`` is multiplied by it.
+    than 40 cells); ``confidence`` is multiplied by it. Where 50 labelled cells or more are in both
+    modalities, shares of votes are first turned into the chance that a label is right, as these
+    cells tell by the votes of others: a logistic regression (Platt 1999).
 
     Raises
     ------
@@ -122,18 +129,14 @@ def transfer_labels(
         raise ValueError(
             f"No cell{'' if source is None else f' of {source!r}'} has a label in {labels_key!r}."
         )
-    table = knn_labels(
-        reference,
-        labels,
-        query,
-        k=k,
-        metric=metric,
-        weights=weights,
-        query_names=names,
-        seed=seed,
-    )
+    options: dict[str, Any] = {"metric": metric, "weights": weights, "seed": seed}
+    table = knn_labels(reference, labels, query, k=k, query_names=names, **options)
     if source is None or target is None:
         return table
+    partners = mdata[source].obs_names.get_indexer(names)
+    if ((partners >= 0) & ~pd.isna(labels[partners])).sum() >= MIN_PAIRS:
+        known = _known_cases(reference, labels, query, partners, k, options)
+        table["confidence"] = _chance_of_right(*known, table["confidence"].to_numpy(), k)
     has = _counterpart(mdata, source, target, reference, query, seed)
     table["confidence"] *= has
     table["counterpart"] = has
@@ -143,6 +146,52 @@ def transfer_labels(
         table["label"] = table["label"].cat.add_categories([unknown])
         table.loc[has < 0.5, "label"] = unknown
     return table
+
+
+def _known_cases(
+    reference: np.ndarray,
+    labels: np.ndarray,
+    query: np.ndarray,
+    partners: np.ndarray,
+    k: int,
+    options: dict[str, Any],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of labelled cells in both modalities, the share of votes of others and whether it is right.
+
+    `partners` are rows of `reference`, -1 for none. A fifth of these cells at a time is asked, and
+    does not vote.
+    """
+    paired = np.flatnonzero((partners >= 0) & ~pd.isna(labels[partners]))
+    votes, is_right = np.empty(len(paired)), np.empty(len(paired), dtype=bool)
+    folds = np.random.default_rng(options["seed"]).permutation(len(paired)) % N_FOLDS
+    for fold in range(N_FOLDS):
+        asked = paired[folds == fold]
+        voters = np.delete(np.arange(len(labels)), partners[asked])
+        n_known = int((~pd.isna(labels[voters])).sum())
+        told = knn_labels(
+            reference[voters], labels[voters], query[asked], k=min(k, n_known), **options
+        )
+        votes[folds == fold] = told["confidence"]
+        is_right[folds == fold] = told["label"].to_numpy() == labels[partners[asked]]
+    return votes, is_right
+
+
+def _chance_of_right(
+    votes: np.ndarray, is_right: np.ndarray, asked: np.ndarray, k: int
+) -> np.ndarray:
+    """Chance that a label is right by its share of the votes, from known cases: Platt 1999."""
+
+    def log_odds(share: np.ndarray) -> np.ndarray:
+        return np.log((share * k + 0.5) / (k - share * k + 0.5))[:, None]
+
+    # targets short of 0 and 1, so that a chance is never certain
+    right, wrong = is_right.sum(), (~is_right).sum()
+    target = np.where(is_right, (right + 1) / (right + 2), 1 / (wrong + 2))
+    x, y = np.tile(log_odds(votes), (2, 1)), np.repeat([1, 0], len(votes))
+    fit = LogisticRegression().fit(x, y, sample_weight=np.concatenate([target, 1 - target]))
+    if fit.coef_[0, 0] < 0:  # votes tell nothing
+        return np.full(len(asked), target.mean())
+    return fit.predict_proba(log_odds(asked))[:, 1]
 
 
 def _counterpart(
