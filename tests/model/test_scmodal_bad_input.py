@@ -230,7 +230,9 @@ TRAIN = {
         "max_epochs=1 and max_steps=5.*give one.*100 steps",
     ),
     "no steps": (linked_mosaic, {"max_steps": 0}, ValueError, "at least 1, got 0"),
-    "negative epochs": (linked_mosaic, {"max_epochs": -1}, ValueError, "at least 1, got -100"),
+    "negative epochs": (linked_mosaic, {"max_epochs": -1}, ValueError, "at least 1, got -1"),
+    "half a step": (linked_mosaic, {"max_steps": 2.5}, TypeError, "max_steps must be an integer"),
+    "cells by name": (linked_mosaic, {"batch_size": "9"}, TypeError, "batch_size must be an int"),
     "no paired cells": (
         no_pairs,
         {"use_paired": True},
@@ -259,7 +261,7 @@ TRAIN = {
         linked_mosaic,
         {"n_refinements": -1},
         ValueError,
-        "n_refinements=-1: give 0 or more",
+        "n_refinements must be at least 0, got -1",
     ),
     "cells to hold out": (
         linked_mosaic,
@@ -298,7 +300,7 @@ def test_train_refuses_before_the_first_step(case: str) -> None:
     with pytest.raises(error, match=f"(?s){message}"):
         model.train(**QUIET | {"callbacks": [Untouched()]} | arguments)
     assert not model.is_trained
-    assert model.has_inputs_ == (case == "no cells in a step")  # others before any work
+    assert not model.has_inputs_  # before any work
     assert_unchanged(mdata, before)
 
 

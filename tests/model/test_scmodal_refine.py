@@ -42,7 +42,7 @@ def test_steps_lie_in_the_last_third() -> None:
     assert refinement_steps(600, 0, continued=True) == frozenset()
     assert refinement_steps(600, 1, continued=True) == {0, 400}
     assert max(refinement_steps(5, 4, continued=False)) < 5
-    with pytest.raises(ValueError, match="n_refinements=-1: give 0 or more"):
+    with pytest.raises(ValueError, match="n_refinements must be at least 0, got -1"):
         refinement_steps(600, -1, continued=False)
 
 

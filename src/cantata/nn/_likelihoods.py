@@ -404,7 +404,9 @@ class NegativeBinomialMixtureHead(NegativeBinomialHead):
     ) -> NegativeBinomialMixture:
         _, ratio, mixture_logits = location.split(self.n_features, dim=1)
         ratio, background = ratio.sigmoid(), mixture_logits.sigmoid()
-        foreground = self.mean(location, library) / (1 - background + background * ratio)
+        # the share of foreground without cancellation, and never 0
+        share = ((-mixture_logits).sigmoid() + background * ratio).clamp(min=MIN_SCALE)
+        foreground = self.mean(location, library) / share
         theta = self._per_batch(self.log_theta, covariates).exp()
         return NegativeBinomialMixture(
             ratio * foreground, foreground, theta, mixture_logits, validate_args=False

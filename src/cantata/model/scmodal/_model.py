@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from cantata import _keys
+from cantata._mudata.checks import check_integer
 from cantata._mudata.pairing import modality_cells
 from cantata._mudata.values import MatrixReader
 from cantata._numeric.batches import sample_cells
@@ -253,6 +254,7 @@ class SCMODAL(MosaicModelClass):
         """
         self._check_training_data()
         steps = _planned_steps(max_epochs, max_steps)
+        batch_size = check_integer("batch_size", batch_size, 1)
         _check_nothing_held_out(train_size, validation_size, early_stopping=early_stopping)
         if not any(p.requires_grad for p in self.module.encoders.parameters()):
             raise ValueError(
@@ -572,12 +574,9 @@ def _planned_steps(max_epochs: int | None, max_steps: int | None) -> int:
             f"max_epochs={max_epochs} and max_steps={max_steps} say the same; give one. An epoch "
             f"has {STEPS_PER_EPOCH} steps."
         )
-    steps = max_steps if max_epochs is None else max_epochs * STEPS_PER_EPOCH
-    if steps is None:
-        return N_STEPS
-    if steps < 1:
-        raise ValueError(f"The number of steps must be at least 1, got {steps}.")
-    return int(steps)
+    if max_epochs is not None:
+        return check_integer("max_epochs", max_epochs, 1) * STEPS_PER_EPOCH
+    return N_STEPS if max_steps is None else check_integer("max_steps", max_steps, 1)
 
 
 def _check_nothing_held_out(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from sklearn.decomposition import PCA
 
+from cantata._mudata.checks import check_integer
 from cantata._numeric.batches import sample_cells
 from cantata._numeric.canonical import canonical_variates
 from cantata._numeric.neighbors import nearest_neighbors, neighbor_sums
@@ -49,8 +50,7 @@ def refinement_steps(n_steps: int, n_refinements: int, *, continued: bool) -> fr
     >>> sorted(refinement_steps(600, 4, continued=False))
     [400, 450, 500, 550]
     """
-    if n_refinements < 0:
-        raise ValueError(f"n_refinements={n_refinements}: give 0 or more.")
+    n_refinements = check_integer("n_refinements", n_refinements, 0)
     third = n_steps / 3
     steps = {int(2 * third + i * third / n_refinements) for i in range(n_refinements)}
     return frozenset(steps | ({0} if continued and n_refinements else set()))
