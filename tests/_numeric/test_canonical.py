@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 from scipy import linalg
+from scipy.stats import chi2
 
 from cantata._numeric.canonical import (
     N_FOLDS,
@@ -14,7 +15,9 @@ from cantata._numeric.canonical import (
     canonical_variates,
     chosen_variates,
     mean_correlations,
+    pairing_by_folds,
 )
+from cantata._numeric.pairing_test import pairing_test
 from cantata.metrics import foscttm
 
 
@@ -224,6 +227,30 @@ def test_left_out_cells_choose_ridge_and_weights(n_alone):
     np.testing.assert_allclose(weights, of_ridge[best])
     expected = canonical_variates([x[:100], y[:100]], 4, ridge=RIDGES[best])
     np.testing.assert_allclose(found.weights[0], expected.weights[0])
+
+
+def test_pairs_are_tested_by_variates_that_have_not_seen_them():
+    """Beside a loop; the second block lacks some cells, the third is paired by chance."""
+    x, y = blocks_with(2, (5, 4), n=150, seed=1)
+    z = np.random.default_rng(0).normal(size=(150, 3))
+    rows = [np.arange(150) for _ in range(3)]
+    rows[1][130:] = -1
+    found = pairing_by_folds([x, y, z], 3, rows, seed=3)
+    assert {pair: n for pair, (n, _) in found.items()} == {(0, 1): 130, (0, 2): 150, (1, 2): 130}
+    assert found[0, 1][1] < 1e-3
+    assert found[0, 2][1] > 0.05
+    p_values = []
+    for fold in np.array_split(np.random.default_rng(3).permutation(150), N_FOLDS):
+        kept = np.setdiff1d(np.arange(150), fold)
+        fit = canonical_variates([x, y, z], 3, ridge=RIDGES[-1], rows=[r[kept] for r in rows])
+        both = fold[fold < 130]
+        unit = []
+        for k, block in enumerate((x, y)):
+            v = fit.transform(k, block[both]) * np.maximum(fit.correlations, 0)
+            unit.append(v / np.linalg.norm(v, axis=1)[:, None])
+        p_values.append(pairing_test(*unit)[1])
+    statistic = -2 * np.log(p_values).sum()
+    assert found[0, 1][1] == pytest.approx(chi2.sf(statistic, 2 * N_FOLDS))
 
 
 def test_weights_of_a_chain_without_a_common_cell():

@@ -33,6 +33,19 @@ def test_rare_paired_cells_are_in_both_parts(train_size: float) -> None:
     assert sorted(np.concatenate([train, valid])) == list(range(200))
 
 
+@pytest.mark.parametrize(("min_pairs", "is_split"), [(4, True), (5, False)])
+def test_few_pairs_stay_together(min_pairs: int, is_split: bool) -> None:
+    mdata = rare_pairs()
+    train, valid, _ = stratified_split(mdata, ["rna", "adt"], 0.9, min_pairs=min_pairs)
+    paired = membership(mdata).all(axis=1)
+    assert paired[valid].any() == is_split
+    assert sorted(np.concatenate([train, valid])) == list(range(200))
+    assert len(valid) == 20 + is_split
+    # unless nothing would be held out
+    pairs = counts_mosaic(n_cells=200, member=np.ones((200, 2), dtype=bool))
+    assert len(stratified_split(pairs, ["rna", "adt"], 0.9, min_pairs=201)[1]) == 20
+
+
 def test_test_part_and_seed() -> None:
     mdata = rare_pairs()
     parts = stratified_split(mdata, ["rna", "adt"], 0.6, 0.2, seed=1)

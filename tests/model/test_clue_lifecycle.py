@@ -16,6 +16,7 @@ from scvi.train import SaveCheckpoint
 from cantata import CLUE
 from cantata._mudata.obs import coalesce_obs
 from cantata.model._plan import BestWeights
+from cantata.model.clue._plan import DEFAULT_SHARE
 
 if TYPE_CHECKING:
     import mudata
@@ -99,7 +100,10 @@ def test_scvi_checkpoints_work_with_a_mudata(mdata, tmp_path) -> None:
 
 
 def test_history_holds_every_term_of_both_parts(mdata) -> None:
-    history = trained(mdata).history
+    CLUE.setup_mudata(mdata)
+    clue = CLUE(mdata, **SMALL)
+    clue.train(2, train_size=0.9, **QUIET)
+    history = clue.history
     terms = {"nll_rna", "nll_adt", "kl_rna", "kl_adt", "cross", "alignment", "discriminator"}
     for part in ("train", "validation"):
         assert {f"{term}_{part}" for term in terms} <= set(history)
@@ -287,8 +291,32 @@ def test_wrong_pairs_are_a_warning_and_right_ones_are_not() -> None:
     wrong = data["adt"][order].copy()
     wrong.obs_names = data["adt"].obs_names
     shuffled = mosaic({"rna": data["rna"].copy(), "adt": wrong})
-    with pytest.warns(UserWarning, match=r"30 held-out cells with 'rna' and 'adt' do not find"):
+    with pytest.warns(UserWarning, match=r"270 left-out cells with 'rna' and 'adt' do not find"):
         trained(shuffled, 10, {})
+
+
+def test_few_pairs_are_trained_on_and_tested_by_folds() -> None:
+    member = np.ones((500, 2), dtype=bool)
+    member[120:300, 0] = member[300:, 1] = False
+    data = counts_mosaic({"rna": 40, "adt": 12}, member, n_cells=500)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*better than chance.*")
+        clue = trained(data, 2, {})
+    both = data.obs_names.isin(data["rna"].obs_names) & data.obs_names.isin(data["adt"].obs_names)
+    held_out = np.asarray(clue.validation_indices)
+    assert len(held_out) == 38  # a tenth of 180 and of 200
+    assert not both[held_out].any()
+    assert "foscttm_validation" not in clue.history
+    assert float(clue.module.share) == DEFAULT_SHARE  # nothing to choose it by
+    clue.train(1, train_size=0.9, **QUIET)
+    assert both[np.asarray(clue.validation_indices)].any()
+    names = data["adt"].obs_names.to_numpy().copy()
+    paired = np.flatnonzero(np.isin(names, data["rna"].obs_names))
+    names[paired] = names[np.random.default_rng(0).permutation(paired)]
+    wrong = data["adt"].copy()
+    wrong.obs_names = names
+    with pytest.warns(UserWarning, match="120 left-out cells with 'rna' and 'adt' do not find"):
+        trained(mosaic({"rna": data["rna"].copy(), "adt": wrong}), 1, {})
 
 
 def test_a_new_batch_starts_from_those_that_measured_a_feature() -> None:

@@ -242,7 +242,7 @@ def test_one_held_out_pair_has_no_foscttm(n_paired: int, scored: bool) -> None:
     mdata = counts_mosaic(member=member, n_cells=90)
     CLUE.setup_mudata(mdata)
     clue = CLUE(mdata, **SMALL)
-    clue.train(1, **QUIET)
+    clue.train(1, train_size=0.9, **QUIET)
     assert ("foscttm_validation" in clue.history) == scored
 
 

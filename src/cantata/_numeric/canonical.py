@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.sparse.csgraph import connected_components
+from scipy.stats import combine_pvalues
 
 from cantata._numeric.neighbors import check_rows
-from cantata._numeric.pairing_test import closer_shares
+from cantata._numeric.pairing_test import closer_shares, pairing_test
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +29,8 @@ MIN_PAIRS = 20
 """Cells in two blocks below which they tell nothing."""
 MAX_LEFT_OUT = 1000
 """Cells of a fold that are compared with each other, at most."""
+MAX_TESTED = 300
+"""Cells of a fold whose pairs are tested, at most."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -294,9 +297,71 @@ def chosen_variates(
     return fitted, np.pad(weights, (0, max(0, fitted.n - len(weights))))[: fitted.n]
 
 
+def pairing_by_folds(
+    blocks: Sequence[np.ndarray],
+    n: int,
+    rows: Sequence[np.ndarray],
+    *,
+    covariates: np.ndarray | None = None,
+    seed: int = 0,
+) -> dict[tuple[int, int], tuple[int, float]]:
+    """Whether cells find their other half by variates that were fitted without them.
+
+    Nothing is chosen by these cells, not even a ridge.
+
+    Parameters
+    ----------
+    blocks, n, rows, covariates, seed
+        As for :func:`chosen_variates`.
+
+    Returns
+    -------
+    For blocks j < k, how many cells are in both, and the chance of as near a pairing by shuffled
+    pairs: permutation tests of each fold (:func:`pairing_test`), combined by Fisher's method.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.normal(size=(200, 3))
+    >>> y = x + rng.normal(size=(200, 3))
+    >>> pairing_by_folds([x, y], 3, [np.arange(200), np.arange(200)])[0, 1][1] < 0.01
+    True
+    >>> pairing_by_folds([x, y], 3, [np.arange(200), rng.permutation(200)])[0, 1][1] > 0.05
+    True
+    """
+    table = np.stack([np.asarray(r) for r in rows])
+    parts: dict[tuple[int, int], list[tuple[np.ndarray, np.ndarray]]] = {
+        pair: [] for pair in combinations(range(len(blocks)), 2)
+    }
+    order = np.random.default_rng(seed).permutation(table.shape[1])
+    for fold in np.array_split(order, N_FOLDS):
+        kept = np.setdiff1d(order, fold)
+        known = None if covariates is None else covariates[kept]
+        fit = canonical_variates(
+            blocks, n, ridge=RIDGES[-1], rows=list(table[:, kept]), covariates=known
+        )
+        weights = np.clip(fit.correlations, 0, None)
+        unit = [_unit(fit.transform(k, x) * weights) for k, x in enumerate(blocks)]
+        for j, k in parts:
+            parts[j, k].append(_in_both(unit[j], unit[k], table[j, fold], table[k, fold]))
+    found = {}
+    for pair, of_folds in parts.items():
+        tested = [
+            pairing_test(x[:MAX_TESTED], y[:MAX_TESTED])[1] for x, y in of_folds if len(x) > 1
+        ]
+        p_value = float(combine_pvalues(tested).pvalue) if tested else 1.0
+        found[pair] = sum(len(x) for x, _ in of_folds), p_value
+    return found
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
 def _foscttm(variates: Sequence[np.ndarray], rows: Sequence[np.ndarray]) -> float:
     """FOSCTTM of cells by cosine, the mean over pairs of blocks."""
-    unit = [x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in variates]
+    unit = [_unit(x) for x in variates]
     scores = []
     for j, k in combinations(range(len(unit)), 2):
         x, y = _in_both(unit[j], unit[k], rows[j], rows[k])

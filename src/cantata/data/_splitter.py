@@ -33,6 +33,7 @@ def stratified_split(
     seed: int = 0,
     shuffle: bool = True,
     groups: np.ndarray | None = None,
+    min_pairs: int = 0,
 ) -> list[np.ndarray]:
     """Split the union of cells so that every pairing pattern, or whole groups, are in a part.
 
@@ -54,6 +55,9 @@ def stratified_split(
     groups
         (n_obs,) groups of cells, such as patients or regions, that are not torn apart; patterns
         do not count then.
+    min_pairs
+        A pattern of several modalities with fewer cells is trained on as a whole, unless nothing
+        would be held out then.
 
     Returns
     -------
@@ -83,13 +87,19 @@ def stratified_split(
     rng = np.random.default_rng(seed)
     if groups is not None:
         return _split_of_groups(groups, train_size, validation_size, rng)
-    codes = pattern_codes(membership(mdata, modalities))
+    member = membership(mdata, modalities)
+    codes = pattern_codes(member)
+    is_pair = member.sum(axis=1) > 1
+    kept_whole = is_pair & (np.bincount(codes)[codes] < min_pairs)
     no_test = train_size + validation_size > 1 - 1e-9
     parts: tuple[list[np.ndarray], ...] = ([], [], [])
     for code in np.unique(codes):
         cells = np.flatnonzero(codes == code)
         if shuffle:
             cells = rng.permutation(cells)
+        if kept_whole[cells[0]] and not kept_whole.all():
+            parts[0].append(cells)
+            continue
         # 1. a validation cell of every pattern, but not its only cell
         n_valid = round(validation_size * cells.size)
         n_valid = min(max(n_valid, int(validation_size > 0)), cells.size - 1)
@@ -142,6 +152,8 @@ class MosaicSplitter(DataSplitter):
         Draw the parts at random.
     external_indexing
         Positions of the training, validation and test cells, in place of a random split.
+    min_pairs
+        As for :func:`~cantata.data.stratified_split`.
     **kwargs
         Passed to :class:`~cantata.data.MosaicLoader`.
     """
@@ -155,6 +167,7 @@ class MosaicSplitter(DataSplitter):
         validation_size: float | None = None,
         shuffle_set_split: bool = True,
         external_indexing: list[np.ndarray] | None = None,
+        min_pairs: int = 0,
         **kwargs: Any,
     ) -> None:
         if "batch_size" in kwargs:
@@ -168,6 +181,7 @@ class MosaicSplitter(DataSplitter):
                 validation_size,
                 seed=settings.seed or 0,
                 shuffle=shuffle_set_split,
+                min_pairs=min_pairs,
             )
         with warnings.catch_warnings():
             # scvi-tools warns of networks that cannot take a small last minibatch; ours can

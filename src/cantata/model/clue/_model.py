@@ -35,7 +35,7 @@ from cantata.model.clue._module import (
 )
 from cantata.model.clue._plan import CLUETrainingPlan
 from cantata.model.clue._presets import PRESETS
-from cantata.model.clue._start import fit_start
+from cantata.model.clue._start import MAX_P_VALUE, fit_start, warn_of_pairs
 from cantata.nn import LIKELIHOODS, Covariates
 
 if TYPE_CHECKING:
@@ -47,12 +47,12 @@ if TYPE_CHECKING:
 
 N_STEPS, MIN_EPOCHS, MAX_EPOCHS = 500, 6, 60
 """Generator steps of the default schedule, and bounds on its epochs."""
+MIN_SPLIT_PAIRS = 400
+"""Cells with the same several modalities from which on a part of them is held out."""
 MIN_VALIDATION_PAIRS = 20
 """Paired held-out cells below which their FOSCTTM is noise."""
 MAX_CHECKED_PAIRS = 1000
 """Held-out pairs that are compared with chance."""
-MAX_P_VALUE = 0.05
-"""Probability of a FOSCTTM under shuffled pairs above which pairs are taken for wrong."""
 
 
 class CLUE(MosaicModelClass):
@@ -223,7 +223,9 @@ class CLUE(MosaicModelClass):
         batch_size
             Cells per minibatch.
         train_size, validation_size
-            Fractions of the cells of each pairing pattern; 0.9 and the rest by default.
+            Fractions of the cells of each pairing pattern. By default .9 and the rest, but fewer
+            than 400 cells with the same several modalities are all trained on, where others can be
+            held out: such pairs are worth more to the start than to choose by.
         early_stopping
             Stop when the objective of held-out cells no longer falls, and restore the best epoch.
             By default the last epoch is kept.
@@ -254,7 +256,9 @@ class CLUE(MosaicModelClass):
         >>> "nll_rna_validation" in model.history
         True
         """
-        before = None if self.is_frozen_ else deepcopy(self.module)
+        before, starts = None if self.is_frozen_ else deepcopy(self.module), not self.has_inputs_
+        if train_size is None and validation_size is None and not self.is_query:
+            datasplitter_kwargs = {"min_pairs": MIN_SPLIT_PAIRS} | dict(datasplitter_kwargs or {})
         super().train(
             max_epochs,
             batch_size=batch_size,
@@ -270,7 +274,8 @@ class CLUE(MosaicModelClass):
         )
         if before is not None:
             fit_library_weights(self, before.to(self.device).eval())
-        self._check_pairs()
+        if not (starts and self.module.has_variates):  # left-out cells of a start were asked
+            self._check_pairs()
 
     def _check_pairs(self) -> None:
         """Warn where held-out cells do not find their other half better than chance."""
@@ -285,17 +290,9 @@ class CLUE(MosaicModelClass):
                 self._run(self._cells(None), both, None, partial(self._embed, modality=m))
                 for m in (first, second)
             )
-            score, p_value = pairing_test(x, y)
+            _, p_value = pairing_test(x, y)
             if p_value > MAX_P_VALUE:
-                warnings.warn(
-                    f"The {len(both)} held-out cells with {first!r} and {second!r} do not find "
-                    f"their other half better than chance (FOSCTTM {score:.2f}, chance 0.50, "
-                    f"p = {p_value:.2f}). If their rows were put together in the wrong order, or "
-                    "names of different cells happen to agree, embeddings, labels and imputed "
-                    "values are wrong, however sure they look: check obs_names of both.",
-                    UserWarning,
-                    stacklevel=3,
-                )
+                warn_of_pairs(len(both), first, second, p_value)
 
     def _fit_inputs(self) -> None:
         for name in self.module.inputs:

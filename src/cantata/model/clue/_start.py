@@ -10,9 +10,15 @@ import torch
 from torch.nn import functional
 
 from cantata._keys import CELL, rows_key
+from cantata._mudata.checks import warn_user
 from cantata._mudata.pairing import row_table
 from cantata._numeric.batches import sample_cells
-from cantata._numeric.canonical import are_connected, chosen_variates
+from cantata._numeric.canonical import (
+    MIN_PAIRS,
+    are_connected,
+    chosen_variates,
+    pairing_by_folds,
+)
 from cantata.data import MosaicLoader, keeps_sparse
 from cantata.model._inputs import check_varies
 from cantata.nn import Covariates
@@ -27,6 +33,18 @@ MAX_CELLS = 20_000
 """Cells that variates are fitted on; more are sampled."""
 MAX_WIDTH = 512
 """Inputs that are wider have no variates: these are of components, not of features."""
+MAX_P_VALUE = 0.05
+"""Chance of as near a pairing by shuffled pairs from which on pairs are taken for wrong."""
+
+
+def warn_of_pairs(n_pairs: int, first: str, second: str, p_value: float) -> None:
+    """Say that left-out cells do not find their other half."""
+    warn_user(
+        f"{n_pairs} left-out cells with {first!r} and {second!r} do not find their other half "
+        f"better than chance (p = {p_value:.2f}). If their rows were put together in the wrong "
+        "order, or names of different cells happen to agree, embeddings, labels and imputed "
+        "values are wrong, however sure they look: check obs_names of both."
+    )
 
 
 def fit_start(model: MosaicModelClass, cells: np.ndarray) -> None:
@@ -48,12 +66,11 @@ def fit_start(model: MosaicModelClass, cells: np.ndarray) -> None:
     for name in names:
         check_varies(name, blocks[name], "start='random'")
     # 2. their variates, in every subspace
-    variates, weights = chosen_variates(
-        [blocks[name] for name in names],
-        module.n_latent,
-        [rows[name] for name in names],
-        covariates=design,
-    )
+    given = [blocks[name] for name in names], module.n_latent, [rows[name] for name in names]
+    variates, weights = chosen_variates(*given, covariates=design)
+    for (j, k), (n_pairs, p_value) in pairing_by_folds(*given, covariates=design).items():
+        if n_pairs >= MIN_PAIRS and p_value > MAX_P_VALUE:
+            warn_of_pairs(n_pairs, names[j], names[k], p_value)
     logger.info("Correlations of left-out cells: %s.", np.round(weights[:10], 2))
     for k, name in enumerate(names):
         slope = torch.as_tensor(variates.weights[k] * weights, dtype=torch.float32)
