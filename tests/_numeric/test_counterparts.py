@@ -7,7 +7,7 @@ import pytest
 from sklearn.cluster import KMeans
 from sklearn.metrics import roc_auc_score
 
-from cantata._numeric.counterparts import _evidence, counterpart_probability
+from cantata._numeric.counterparts import SMALL_SHARE, _evidence, counterpart_probability
 
 
 def populations(rng, n_types=6, sizes=(200, 150), noise=0.4):
@@ -114,7 +114,8 @@ def test_probabilities_sum_to_the_cells_that_have_one(share_lacking):
         is_paired = (rng.random(3000) < 0.2) & ~lacks
         p = counterpart_probability(x, y[y[:, 0] < edge], is_paired)
         excess.append(p[~is_paired].mean() - (~lacks)[~is_paired].mean())
-    assert abs(np.mean(excess)) < 0.02
+    # up to a small share is granted to what seems to have none
+    assert -SMALL_SHARE * (share_lacking == 0) - 0.02 < np.mean(excess) < 0.02
 
 
 def test_known_counterparts_tell_where_embeddings_do_not():

@@ -35,6 +35,8 @@ MAX_RATIO = 3.0
 """How much farther cells of the other set usually are, from which on the two are apart."""
 MIN_POWER = 0.05
 """Least difference of calls within and outside a class from which its share is told."""
+SMALL_SHARE = 0.05
+"""Share of cells that may seem to lack a counterpart before errors are taken off."""
 MAX_FITTED = 20_000
 """Cells that clusters and regressions are fitted to."""
 
@@ -194,10 +196,11 @@ def _lacking(
 def _true_share(share: float, errors: float, found: float, n_known: int) -> float:
     """Share of a class from that of its calls, and of calls within and outside the class.
 
-    Calls outside are counted on few cells: their share is taken one standard error smaller.
+    Calls outside are counted on few cells: their share is taken one standard error smaller. And a
+    small class drowns in these errors: up to a twentieth, all calls count.
     """
     errors -= np.sqrt(errors * (1 - errors) / n_known)
-    return (share - errors) / max(found - errors, MIN_POWER)
+    return max((share - errors) / max(found - errors, MIN_POWER), min(share, SMALL_SHARE))
 
 
 def _fitted_log_odds(
