@@ -255,11 +255,13 @@ def spread(values: list[float], digits: int = 3) -> str:
 
 def report(given: Namespace, results: list[dict[str, Any]]) -> str:
     """The page."""
-    table = pd.DataFrame(results)
+    table, asked = pd.DataFrame(results), sys.argv[1:]
+    if "--note" in asked:  # which has a place of its own
+        del asked[asked.index("--note") : asked.index("--note") + 2]
     lines = [
         "# Prediction of stains",
         "",
-        f"`python benchmarks/apollo/images.py {' '.join(sys.argv[1:])}`".rstrip(),
+        f"`python benchmarks/apollo/images.py {' '.join(asked)}`".rstrip(),
         f"{datetime.now(UTC):%Y-%m-%d}, torch {torch.__version__}, one thread. {given.note or ''}",
         "",
         f"Crops of {FILE}, {SIDE} pixels, held-out regions in {FOLDS} folds (121, 115 "
