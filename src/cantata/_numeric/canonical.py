@@ -279,11 +279,7 @@ def chosen_variates(
         # 1. variates of the cells of each fold, by the others
         left_out = []
         for fold in folds:
-            kept = np.setdiff1d(np.arange(table.shape[1]), fold)
-            known = None if covariates is None else covariates[kept]
-            fit = canonical_variates(
-                blocks, n, ridge=candidate, rows=list(table[:, kept]), covariates=known
-            )
+            fit = _fit_without(fold, blocks, n, candidate, table, covariates)
             left_out.append([fit.transform(k, x[table[k, fold]]) for k, x in enumerate(blocks)])
         # 2. what they correlate, and how near cells are to their other half once weighted by it
         parts = list(zip(left_out, inside, strict=True))
@@ -336,11 +332,7 @@ def pairing_by_folds(
     }
     order = np.random.default_rng(seed).permutation(table.shape[1])
     for fold in np.array_split(order, N_FOLDS):
-        kept = np.setdiff1d(order, fold)
-        known = None if covariates is None else covariates[kept]
-        fit = canonical_variates(
-            blocks, n, ridge=RIDGES[-1], rows=list(table[:, kept]), covariates=known
-        )
+        fit = _fit_without(fold, blocks, n, RIDGES[-1], table, covariates)
         weights = np.clip(fit.correlations, 0, None)
         unit = [_unit(fit.transform(k, x) * weights) for k, x in enumerate(blocks)]
         for j, k in parts:
@@ -353,6 +345,20 @@ def pairing_by_folds(
         p_value = float(combine_pvalues(tested).pvalue) if tested else 1.0
         found[pair] = sum(len(x) for x, _ in of_folds), p_value
     return found
+
+
+def _fit_without(
+    fold: np.ndarray,
+    blocks: Sequence[np.ndarray],
+    n: int,
+    ridge: float,
+    table: np.ndarray,
+    covariates: np.ndarray | None,
+) -> CanonicalVariates:
+    """Variates of all cells but those of a fold; `table` holds the rows of each block."""
+    kept = np.setdiff1d(np.arange(table.shape[1]), fold)
+    known = None if covariates is None else covariates[kept]
+    return canonical_variates(blocks, n, ridge=ridge, rows=list(table[:, kept]), covariates=known)
 
 
 def _unit(x: np.ndarray) -> np.ndarray:

@@ -134,8 +134,9 @@ def transfer_labels(
     if source is None or target is None:
         return table
     partners = mdata[source].obs_names.get_indexer(names)
-    if ((partners >= 0) & ~pd.isna(labels[partners])).sum() >= MIN_PAIRS:
-        known = _known_cases(reference, labels, query, partners, k, options)
+    paired = np.flatnonzero((partners >= 0) & ~pd.isna(labels[partners]))
+    if len(paired) >= MIN_PAIRS:
+        known = _known_cases(reference, labels, query[paired], partners[paired], k, options)
         table["confidence"] = _chance_of_right(*known, table["confidence"].to_numpy(), k)
     has = _counterpart(mdata, source, target, reference, query, seed)
     table["confidence"] *= has
@@ -158,21 +159,20 @@ def _known_cases(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of labelled cells in both modalities, the share of votes of others and whether it is right.
 
-    `partners` are rows of `reference`, -1 for none. A fifth of these cells at a time is asked, and
-    does not vote.
+    `query` are these cells and `partners` their rows of `reference`. A fifth at a time is asked,
+    and does not vote.
     """
-    paired = np.flatnonzero((partners >= 0) & ~pd.isna(labels[partners]))
-    votes, is_right = np.empty(len(paired)), np.empty(len(paired), dtype=bool)
-    folds = np.random.default_rng(options["seed"]).permutation(len(paired)) % N_FOLDS
+    votes, is_right = np.empty(len(query)), np.empty(len(query), dtype=bool)
+    folds = np.random.default_rng(options["seed"]).permutation(len(query)) % N_FOLDS
     for fold in range(N_FOLDS):
-        asked = paired[folds == fold]
+        asked = folds == fold
         voters = np.delete(np.arange(len(labels)), partners[asked])
         n_known = int((~pd.isna(labels[voters])).sum())
         told = knn_labels(
             reference[voters], labels[voters], query[asked], k=min(k, n_known), **options
         )
-        votes[folds == fold] = told["confidence"]
-        is_right[folds == fold] = told["label"].to_numpy() == labels[partners[asked]]
+        votes[asked] = told["confidence"]
+        is_right[asked] = told["label"].to_numpy() == labels[partners[asked]]
     return votes, is_right
 
 
