@@ -117,27 +117,29 @@ def test_share_is_chosen_by_held_out_pairs() -> None:
     y_common[partner] = common[:40]
     y_common[np.setdiff1d(np.arange(n), partner)] = rng.normal(size=(n - 40, 5))
 
-    def chosen(straight: float, added: float) -> tuple[float, list[float]]:
-        def embedding(name: str, share: float) -> np.ndarray:
+    def chosen(straight: float, added: float | np.ndarray) -> tuple[float, list[float]]:
+        def embedding(name: str, share: float) -> torch.Tensor:
             own, shared = (x_own, common) if name == "x" else (y_own, y_common)
-            return unit(own + (straight + added * share) * shared)
+            return torch.from_numpy(unit(own + (straight + added * share) * shared))
 
         means = []
         for share in SHARES:
-            x, y = embedding("x", share), embedding("y", share)
-            ranks = []
+            x, y = embedding("x", share).numpy(), embedding("y", share).numpy()
+            losses = []
             for a, b in zip(range(40), partner, strict=True):
-                near = ((x[a] - y[b]) ** 2).sum()
-                ranks.append(np.mean([((x[a] - other) ** 2).sum() < near for other in y]))
-                ranks.append(np.mean([((other - y[b]) ** 2).sum() < near for other in x]))
-            means.append(float(np.mean(ranks)))
-        return _best_share(pairs, embedding), means
+                near = np.exp(x[a] @ y[b] / 0.2)
+                losses.append(-np.log(near / sum(np.exp(x[a] @ other / 0.2) for other in y)))
+                losses.append(-np.log(near / sum(np.exp(other @ y[b] / 0.2) for other in x)))
+            means.append(float(np.mean(losses)))
+        return _best_share(pairs, embedding, 0.2), means
 
     share, means = chosen(0.0, 2.0)
     assert share == SHARES[int(np.argmin(means))] == 1.0
     share, means = chosen(2.0, -2.0)
     assert share == SHARES[int(np.argmin(means))] == 0.0
-    share, means = chosen(2.0, 0.001)
+    # what helps one cell and harms the next is no evidence
+    share, means = chosen(2.0, np.resize([0.1, -0.2], (n, 1)))
+    assert SHARES[int(np.argmin(means))] != DEFAULT_SHARE
     assert share == DEFAULT_SHARE
 
 

@@ -215,7 +215,9 @@ def _embed(ready: Prepared, console: Console, *, seed: int) -> tuple[Embedding, 
         n_clusters = mdata.obs[CLUSTERS].nunique()
         current.detail = f"X_clue of {mdata.n_obs:,} cells, UMAP, {n_clusters} Leiden clusters"
     names = list(ready.records)
-    tl.canonical_variates(mdata, names, cells=~ready.held_out)
+    # batches are taken out, as in the model: cells with the traces of a batch in them are nearer to
+    # their other halves, which are of the same batch
+    tl.canonical_variates(mdata, names, cells=~ready.held_out, batch_key=ready.mosaic.batch_key)
 
     def embedding(key: str) -> Embedding:
         by_modality = {name: np.asarray(mdata[name].obsm[key]) for name in names}
@@ -277,7 +279,7 @@ def _report(ready: Prepared, scores: list[Score], console: Console) -> None:
         "matching": "probability given to the true partner",
         "labels": f"share of right labels, {N_NEIGHBORS} nearest neighbours",
         "r": "Pearson correlation of log counts over cells, mean over features",
-        "CCA": "regularised canonical correlation on the components that CLUE reads",
+        "CCA": "regularised canonical correlation on the components that CLUE reads, batches out",
         "k-NN": f"mean of {N_NEIGHBORS} nearest paired training cells, by the source's components",
     }
     lines["±"] = "standard error of the difference over cells; bold: better by more than that"

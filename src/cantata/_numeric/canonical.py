@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.sparse.csgraph import connected_components
 from scipy.stats import combine_pvalues
+from sklearn.preprocessing import normalize
 
 from cantata._numeric.neighbors import check_rows
 from cantata._numeric.pairing_test import closer_shares, pairing_test
@@ -334,7 +335,7 @@ def pairing_by_folds(
     for fold in np.array_split(order, N_FOLDS):
         fit = _fit_without(fold, blocks, n, RIDGES[-1], table, covariates)
         weights = np.clip(fit.correlations, 0, None)
-        unit = [_unit(fit.transform(k, x) * weights) for k, x in enumerate(blocks)]
+        unit = [normalize(fit.transform(k, x) * weights) for k, x in enumerate(blocks)]
         for j, k in parts:
             parts[j, k].append(_in_both(unit[j], unit[k], table[j, fold], table[k, fold]))
     found = {}
@@ -361,13 +362,9 @@ def _fit_without(
     return canonical_variates(blocks, n, ridge=ridge, rows=list(table[:, kept]), covariates=known)
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-
-
 def _foscttm(variates: Sequence[np.ndarray], rows: Sequence[np.ndarray]) -> float:
     """FOSCTTM of cells by cosine, the mean over pairs of blocks."""
-    unit = [_unit(x) for x in variates]
+    unit = [normalize(x) for x in variates]
     scores = []
     for j, k in combinations(range(len(unit)), 2):
         x, y = _in_both(unit[j], unit[k], rows[j], rows[k])

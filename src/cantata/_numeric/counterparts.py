@@ -86,13 +86,20 @@ def counterpart_probability(
     """
     if is_paired.all():
         return np.ones(len(x))
-    evidence = _evidence(x, y, is_paired, x if own is None else own, seed)
-    lacks = _lacking(*evidence, is_paired)
+    enough = is_paired.mean() >= MIN_KNOWN
+    evidence = _evidence(x, y, is_paired, x if own is None else own, seed, by_distance=not enough)
+    lacks = _lacking(*evidence, is_paired & enough)
     return np.where(is_paired, 1.0, 1 - lacks)
 
 
 def _evidence(
-    x: np.ndarray, y: np.ndarray, is_paired: np.ndarray, own: np.ndarray, seed: int
+    x: np.ndarray,
+    y: np.ndarray,
+    is_paired: np.ndarray,
+    own: np.ndarray,
+    seed: int,
+    *,
+    by_distance: bool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(n, 1 or 2) evidence against counterparts: as it is, and with a cell's cluster left out.
 
@@ -114,8 +121,8 @@ def _evidence(
     #    copies
     neighbors = nearest_neighbors(own, own, n_own + 1, seed=seed)[0][:, 1:]
     here, left_out = [], []
-    # 3. how much farther those of the other set are, where few counterparts are known
-    if is_paired.mean() < MIN_KNOWN:
+    # 3. how much farther those of the other set are
+    if by_distance:
         scale = _log_mean(nearest_neighbors(x, x, n_nearest + 1, seed=seed)[1][:, 1:])
         ratio = _log_mean(nearest_neighbors(y, x, n_nearest, seed=seed)[1]) - scale
         _warn_where_apart(ratio)
@@ -154,14 +161,14 @@ def _log_mean(distances: np.ndarray) -> np.ndarray:
 
 
 def _lacking(
-    here: np.ndarray, left_out: np.ndarray, balance: np.ndarray, is_paired: np.ndarray
+    here: np.ndarray, left_out: np.ndarray, balance: np.ndarray, known: np.ndarray
 ) -> np.ndarray:
     """(n,) probability that a cell has no counterpart, from evidence of either kind.
 
     Cells are a mixture of those that have one and those that do not, the latter like those whose
-    cluster was left out: logistic regression and shares of the mixture in turn.
+    cluster was left out: logistic regression and shares of the mixture in turn. `known` to have
+    one are (n,) cells that errors are counted among.
     """
-    known = is_paired if is_paired.mean() >= MIN_KNOWN else np.zeros_like(is_paired)
     n = len(here)
     fitted = sample_cells(n, MAX_FITTED)
     # cells that are farther off than any whose cluster was left out would turn regressions round

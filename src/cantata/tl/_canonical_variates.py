@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from sklearn.preprocessing import normalize
 
 from cantata import _keys
 from cantata._mudata.checks import check_integer, check_modalities
@@ -103,17 +104,12 @@ def canonical_variates(
     # 2. all cells, by each modality and by all that they have
     joint = np.zeros((mdata.n_obs, variates.n))
     for k, name in enumerate(names):
-        unit = _unit(variates.transform(k, blocks[k]) * weights)
+        unit = normalize(variates.transform(k, blocks[k]) * weights)
         mdata[name].obsm[key_added] = unit.astype(np.float32)
         has = np.flatnonzero(table[name] >= 0)
         joint[has] += unit[table[name][has]]
-    mdata.obsm[key_added] = _unit(joint).astype(np.float32)
+    mdata.obsm[key_added] = normalize(joint).astype(np.float32)
     return pd.Series(weights, name="correlation")
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    length = np.linalg.norm(x, axis=1, keepdims=True)
-    return x / np.where(length > 0, length, 1)
 
 
 def _rep(mdata: MuData, name: str, use_rep: str | Mapping[str, str] | None) -> str:

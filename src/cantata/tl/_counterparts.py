@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
+from sklearn import preprocessing
 
 from cantata import _keys
 from cantata._mudata.checks import check_mudata, name_list, warn_user
@@ -175,8 +176,7 @@ def _own_components(mdata: MuData, name: str) -> np.ndarray | None:
         if n < 2:
             return None
         components = _fitted_components(name, adata, values, n)
-    lengths = np.linalg.norm(components, axis=1, keepdims=True)
-    return components / np.where(lengths > 0, lengths, 1)
+    return preprocessing.normalize(components)
 
 
 def _fitted_components(name: str, adata: AnnData, values: Any, n: int) -> np.ndarray:
