@@ -80,14 +80,17 @@ def test_features_that_were_not_measured_are_left_out():
         assert (a[:, 0] != b[:, 0]).any()
 
 
-def test_features_that_no_cell_measured_have_no_bounds():
+@pytest.mark.parametrize("n_known", [0, 8])
+def test_features_that_too_few_cells_measured_have_no_bounds(n_known):
     rng = np.random.default_rng(5)
-    predicted, measured = counts(rng, 50, p=2)
-    measured[:, 0] = np.nan
-    lower, upper = ConformalIntervals(predicted, measured, 0.8).bounds(predicted)
-    assert (lower[:, 0] == 0).all()
-    assert (upper[:, 0] == np.inf).all()
-    assert np.isfinite(upper[:, 1]).all()
+    predicted, measured = counts(rng, 50, p=3)
+    measured[n_known:, 0] = np.nan
+    measured[9:, 1] = np.nan  # of ten places beside 9 errors, one on either side is left out
+    intervals = ConformalIntervals(predicted, measured, 0.8)
+    assert intervals.is_unknown.tolist() == [True, False, False]
+    for bound in intervals.bounds(predicted):
+        assert np.isnan(bound[:, 0]).all()
+        assert np.isfinite(bound[:, 1:]).all()
 
 
 def test_few_cells_of_a_bin_are_judged_by_all():

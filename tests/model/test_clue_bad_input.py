@@ -277,6 +277,13 @@ def test_cells_without_any_value_are_refused_by_every_likelihood(likelihood: str
         CLUE(mdata, likelihoods={"adt": likelihood})
 
 
+def test_negative_values_are_no_counts() -> None:
+    mdata = changed("adt", set_value(-2.0))
+    CLUE.setup_mudata(mdata)
+    with pytest.raises(ValueError, match=r"'adt' has 1 negative values.*'bernoulli'.*'normal'"):
+        CLUE(mdata, likelihoods={"adt": "bernoulli"})
+
+
 def test_encoders_without_a_hidden_layer_are_refused() -> None:
     mdata = counts_mosaic()
     CLUE.setup_mudata(mdata)

@@ -291,8 +291,30 @@ def test_wrong_pairs_are_a_warning_and_right_ones_are_not() -> None:
     wrong = data["adt"][order].copy()
     wrong.obs_names = data["adt"].obs_names
     shuffled = mosaic({"rna": data["rna"].copy(), "adt": wrong})
-    with pytest.warns(UserWarning, match=r"270 left-out cells with 'rna' and 'adt' do not find"):
-        trained(shuffled, 10, {})
+    for start in ("canonical", "random"):
+        with pytest.warns(UserWarning, match=r"270 left-out cells .* and 'adt' do not find"):
+            trained(shuffled, 1, {}, start=start)
+
+
+@pytest.mark.parametrize("n_pairs", [19, 20, 49])
+def test_very_few_pairs_are_no_evidence(n_pairs) -> None:
+    """Of right pairs that are so few, left-out ones often do no better than chance."""
+    member = np.ones((300, 2), dtype=bool)
+    member[n_pairs:150, 0] = member[150:, 1] = False
+    data = counts_mosaic({"rna": 60, "adt": 20}, member, n_cells=300)
+    shuffled = data["adt"].obs_names.to_numpy().copy()
+    paired = np.flatnonzero(np.isin(shuffled, data["rna"].obs_names))
+    shuffled[paired] = shuffled[np.random.default_rng(0).permutation(paired)]
+    wrong = data["adt"].copy()
+    wrong.obs_names = shuffled
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        clue = trained(mosaic({"rna": data["rna"].copy(), "adt": wrong}), 1, {})
+    texts = [str(w.message) for w in said]
+    assert not any("better than chance" in text for text in texts)
+    is_few = n_pairs < 20
+    assert clue.module.has_variates != is_few
+    assert any("Only 19 training cells have several" in text for text in texts) == is_few
 
 
 def test_few_pairs_are_trained_on_and_tested_by_folds() -> None:

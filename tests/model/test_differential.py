@@ -213,6 +213,18 @@ def test_bad_input_is_named():
             model.differential_expression(*arguments, **FEW)
     with pytest.raises(KeyError, match="source='protein'"):
         model.differential_expression("adt", "batch", source="protein", **FEW)
+    for options, message in (
+        ({"mode": "x"}, "mode='x' is not"),
+        ({"delta": -1}, r"delta=-1 is not a number in \[0, inf\)"),
+        ({"delta": "a"}, "delta='a'"),
+        ({"pseudocounts": -1e-5}, "pseudocounts=-1e-05"),
+        ({"fdr_target": 2}, r"fdr_target=2 is not a number in \[0, 1\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.differential_expression("adt", "batch", **FEW, **options)
+    with pytest.warns(UserWarning, match="all inferred from source='rna'"):
+        table = model.differential_expression("adt", "batch", source="rna", **FEW)
+    assert not table[["measured1", "measured2"]].any(axis=None)
 
 
 def sampled_mosaic():

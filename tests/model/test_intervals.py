@@ -107,6 +107,37 @@ def test_features_that_a_batch_did_not_measure_are_judged_by_the_others():
     )
 
 
+def test_features_that_no_held_out_cell_measured_are_named():
+    member = np.ones((400, 2), dtype=bool)
+    member[0::4, 0] = member[2::4, 1] = False  # all pairs are of batch b1
+    mdata = counts_mosaic(member=member, n_cells=400)
+    x = mdata["adt"].X.tolil()
+    x[(mdata["adt"].obs["batch"] == "b1").to_numpy(), 3] = 0
+    mdata["adt"].X = x.tocsr()
+    model = CASES["CLUE"].fit(mdata, max_epochs=1, **HALF)
+    column = mdata["adt"].var_names[3]
+    with pytest.warns(UserWarning, match=f"1 of 6 features of 'adt', e.g. '{column}', were"):
+        imputed = model.impute("adt", source="rna", interval=0.9)
+    for key in ("lower", "upper"):
+        assert np.isnan(imputed.layers[key]).all(axis=0).tolist() == [k == 3 for k in range(6)]
+
+
+def test_the_remedy_is_one_that_helps(tmp_path):
+    member = np.ones((300, 3), dtype=bool)
+    member[:150, 2] = member[150:, 0] = False
+    chain = counts_mosaic({"rna": 12, "adt": 6, "atac": 6}, member, n_cells=300)
+    model = CASES["CLUE"].fit(chain, max_epochs=1, **HALF)
+    with pytest.raises(ValueError, match=r"there are 0\. No cell at all has both"):
+        model.impute("atac", source="rna", interval=0.8)
+    model.save(tmp_path / "model")
+    empty = CLUE.load(tmp_path / "model", adata=False)
+    with pytest.raises(ValueError, match=r"there are 0\. Load the model with its data"):
+        empty.impute("adt", chain, source="rna", interval=0.8)
+    unpaired = CASES["SCMODAL"].fit(linked_mosaic(n_cells=60))
+    with pytest.raises(ValueError, match=r"nearest cells.* Ask for a smaller share\.$"):
+        unpaired.impute("adt", source="rna", interval=0.999)
+
+
 def test_they_are_written_to_zarr_and_survive_a_saved_model(tmp_path):
     model, mdata = fitted("CLUE")
     options = {"source": "rna", "interval": 0.9}
@@ -171,6 +202,13 @@ def test_a_loaded_model_knows_them_by_name(tmp_path):
     model.save(tmp_path / "model")
     other = mosaic({m: a[::-1].copy() for m, a in mdata.mod.items()})
     loaded = CLUE.load(tmp_path / "model", other)
+    assert set(other.obs_names[loaded.validation_indices]) == set(model.held_out_cells_)
+    few = mosaic({m: a[:40].copy() for m, a in mdata.mod.items()})
+    of_few = CLUE.load(tmp_path / "model", few).validation_indices
+    assert set(few.obs_names[of_few]) == set(model.held_out_cells_) & set(few.obs_names)
+    same = CLUE.load(tmp_path / "model", mdata)
+    np.testing.assert_array_equal(same.train_indices, model.train_indices)
+    np.testing.assert_array_equal(same.validation_indices, model.validation_indices)
     found = loaded.impute("adt", source="rna", interval=0.8)[mdata["rna"].obs_names]
     expected = model.impute("adt", source="rna", interval=0.8)[mdata["rna"].obs_names]
     np.testing.assert_allclose(found.layers["upper"], expected.layers["upper"], rtol=1e-4)

@@ -98,6 +98,8 @@ def test_batches_are_not_found_in_common() -> None:
         ({"cells": np.arange(60) < 10}, ValueError, "0 cells have several of the modalities"),
         ({"modalities": ["rna"]}, ValueError, "0 cells have several of the modalities"),
         ({"batch_key": "lane"}, KeyError, "lane"),
+        ({"batch_key": "few"}, ValueError, "2 of 60 cells have no batch in batch_key='few'"),
+        ({"batch_key": "each"}, ValueError, "batch_key='each' has 60 values in 60 cells"),
         ({"n_variates": 0}, ValueError, "n_variates"),
     ],
 )
@@ -105,6 +107,8 @@ def test_bad_input_is_named(options: dict, error: type[Exception], message: str)
     member = np.ones((60, 2), dtype=bool)
     member[:15, 0] = False
     mdata, _ = with_reps({"rna": 8, "adt": 6}, member)
+    mdata.obs["few"] = [None, None] + ["a"] * 58
+    mdata.obs["each"] = mdata.obs_names
     with pytest.raises(error, match=message):
         cantata.tl.canonical_variates(mdata, **({"use_rep": "X_rep"} | options))
     assert "X_cca" not in mdata.obsm

@@ -142,7 +142,7 @@ def test_batches_are_compared_by_the_joint_embedding(mdata):
 @pytest.mark.parametrize(
     ("change", "options", "error", "message"),
     [
-        (None, {"use_rep": "X_pca"}, ValueError, "there are only these modalities with 'X_pca'"),
+        (None, {"use_rep": "X_pca"}, KeyError, "'X_pca'.*X_clue"),
         (None, {"modalities": ["rna"]}, ValueError, r"only these modalities .*\['rna'\]"),
         (None, {"modalities": ["rna", "x"]}, KeyError, "no modality 'x'"),
         (None, {"batch_key": "donor"}, KeyError, "batch_key='donor'"),

@@ -215,8 +215,8 @@ def _embed(ready: Prepared, console: Console, *, seed: int) -> tuple[Embedding, 
         n_clusters = mdata.obs[CLUSTERS].nunique()
         current.detail = f"X_clue of {mdata.n_obs:,} cells, UMAP, {n_clusters} Leiden clusters"
     names = list(ready.records)
-    # batches are taken out, as in the model: cells with the traces of a batch in them are nearer to
-    # their other halves, which are of the same batch
+    # batches are taken out, as in the model: what is left of them would bring halves together,
+    # which are of the same batch
     tl.canonical_variates(mdata, names, cells=~ready.held_out, batch_key=ready.mosaic.batch_key)
 
     def embedding(key: str) -> Embedding:

@@ -541,19 +541,12 @@ def check_counts(
     Negative or non-integer values and cells without counts are a ``ValueError``; `remedy` is the
     argument that takes such values, with a place for the name.
     """
-    remedy = f"Register the layer that holds counts, layers={{{name!r}: ...}}, or pass " + (
-        remedy.format(name=name)
-    )
-    if stats.n_negative:
-        raise ValueError(
-            f"Modality {name!r} has {stats.n_negative} negative values, e.g. in cell "
-            f"{stats.negative_example!r}, which likelihood {likelihood!r} cannot model. {remedy}."
-        )
+    check_not_negative(name, stats, likelihood, remedy)
     if stats.n_noninteger:
         raise ValueError(
             f"Modality {name!r} has {stats.n_noninteger} values that are no integers, e.g. in "
             f"cell {stats.noninteger_example!r}, which likelihood {likelihood!r} cannot model. "
-            f"{remedy}."
+            f"{_counts_or(remedy, name)}"
         )
     check_no_empty_cell(name, stats)
     if stats.n_empty_features:
@@ -563,6 +556,26 @@ def check_counts(
             UserWarning,
             stacklevel=4,
         )
+
+
+def check_not_negative(
+    name: str,
+    stats: MatrixStats,
+    likelihood: str,
+    remedy: str = "likelihoods={{{name!r}: 'normal'}}",
+) -> None:
+    """Refuse negative values, which no likelihood of counts can generate (``ValueError``)."""
+    if stats.n_negative:
+        raise ValueError(
+            f"Modality {name!r} has {stats.n_negative} negative values, e.g. in cell "
+            f"{stats.negative_example!r}, which likelihood {likelihood!r} cannot model. "
+            f"{_counts_or(remedy, name)}"
+        )
+
+
+def _counts_or(remedy: str, name: str) -> str:
+    layer = f"Register the layer that holds counts, layers={{{name!r}: ...}}"
+    return f"{layer}, or pass {remedy.format(name=name)}."
 
 
 def check_no_empty_cell(name: str, stats: MatrixStats) -> None:

@@ -52,6 +52,19 @@ def check_groups(names: pd.Series, argument: str, key: str) -> None:
         )
 
 
+def known_batches(column: pd.Series, key: str, of: str = "") -> pd.Series:
+    """Names of the batches of cells, every one of which has one (``ValueError``)."""
+    missing = column.index[column.isna()]
+    if len(missing):
+        raise ValueError(
+            f"{len(missing)} of {len(column)} cells{of} have no batch in batch_key={key!r}, e.g. "
+            f"{missing[0]!r}. Fill it in or leave them out."
+        )
+    names = category_names(column)
+    check_groups(names, "batch_key", key)
+    return names
+
+
 def coalesce_obs(
     mdata: MuData,
     key: str,

@@ -25,6 +25,11 @@ class ConformalIntervals:
     coverage
         Share of values that are to lie within their bounds.
 
+    Attributes
+    ----------
+    is_unknown
+        (p,) whether a feature was measured in too few cells; its bounds are NaN.
+
     Examples
     --------
     >>> import numpy as np
@@ -37,16 +42,18 @@ class ConformalIntervals:
     """
 
     def __init__(self, predicted: np.ndarray, measured: np.ndarray, coverage: float) -> None:
-        self._takes_log = not (np.nanmin(measured) < 0 or predicted.min() < 0)
+        self._takes_log = not ((measured < 0).any() or (predicted < 0).any())
         known = ~np.isnan(measured)
+        enough = n_needed(coverage)
+        self.is_unknown = known.sum(axis=0) < enough
         errors = self._scaled(measured) - self._scaled(predicted)
         self._edges: list[np.ndarray] = []
         self._bounds: list[np.ndarray] = []
         for j in range(predicted.shape[1]):
             of_feature = predicted[known[:, j], j]
-            if not len(of_feature):
+            if self.is_unknown[j]:
                 self._edges.append(np.empty(0))
-                self._bounds.append(np.array([[-np.inf, np.inf]]))
+                self._bounds.append(np.full((1, 2), np.nan))
                 continue
             # 1. bins with equal numbers of cells; where predictions repeat there are fewer
             n_bins = int(np.clip(len(of_feature) // MIN_PER_BIN, 1, MAX_BINS))
@@ -56,7 +63,6 @@ class ConformalIntervals:
             # 2. the errors between which new ones fall, of all cells where a bin has too few
             own = errors[known[:, j], j]
             in_bins = [own[bins == b] for b in range(len(edges) + 1)]
-            enough = n_needed(coverage)
             self._edges.append(edges)
             self._bounds.append(
                 np.array([_bounds(e if len(e) >= enough else own, coverage) for e in in_bins])
@@ -79,15 +85,13 @@ class ConformalIntervals:
 
 
 def n_needed(coverage: float) -> int:
-    """Number of calibration cells below which some bound would be infinite."""
+    """Number of calibration cells below which there would be no bound."""
     return int(np.ceil(2 / (1 - coverage) - 1e-9)) - 1
 
 
 def _bounds(errors: np.ndarray, coverage: float) -> tuple[float, float]:
-    """Errors that leave out (1 - coverage) / 2 on either side; infinite with too few errors."""
+    """Errors that leave out (1 - coverage) / 2 on either side, of at least :func:`n_needed`."""
     ordered = np.sort(errors)
     # a new error is equally likely to fall between any two of n ordered ones
     rank = int(np.floor((len(ordered) + 1) * (1 - coverage) / 2 + 1e-9))
-    if rank == 0:
-        return -np.inf, np.inf
     return float(ordered[rank - 1]), float(ordered[-rank])

@@ -71,6 +71,18 @@ def compared_groups(
     return found
 
 
+def check_comparison(mode: str, delta: Any, pseudocounts: Any, fdr_target: Any) -> None:
+    """Refuse what cannot be compared by (``ValueError``)."""
+    if mode not in ("change", "vanilla"):
+        raise ValueError(f"mode={mode!r} is not 'change' or 'vanilla'.")
+    bounds = {"delta": np.inf, "pseudocounts": np.inf, "fdr_target": 1}
+    values = {"delta": delta, "pseudocounts": pseudocounts, "fdr_target": fdr_target}
+    for name, value in values.items():
+        is_learned = name == "delta" and value is None
+        if not (is_learned or (isinstance(value, int | float) and 0 <= value < bounds[name])):
+            raise ValueError(f"{name}={value!r} is not a number in [0, {bounds[name]}).")
+
+
 def differences(
     obs: pd.DataFrame,
     groups: Mapping[str, tuple[np.ndarray, np.ndarray]],

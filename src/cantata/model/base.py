@@ -40,6 +40,7 @@ from cantata._mudata.checks import (
     parameters_of,
     per_modality,
     positions_of,
+    warn_user,
 )
 from cantata._mudata.images import feature_names_of, recorded_images
 from cantata._mudata.obs import category_names, check_groups, coalesce_obs
@@ -62,6 +63,7 @@ from cantata.data import (
 from cantata.model._checkpoint import TrainingCheckpoint, TrainingRecord, digest
 from cantata.model._differential import (
     abundance_contrasts,
+    check_comparison,
     checked_samples,
     compared_groups,
     conditions_of,
@@ -1014,6 +1016,15 @@ class MosaicModelClass(BaseModelClass):
             codes = cells.manager.get_from_registry(BATCH)[cells.positions[chosen]]
             check_batches_known(codes, cells.mdata.obs_names[chosen], self.batch_categories)
         sizes = check_library_size(library_size, len(chosen), library_names)
+        if isinstance(sizes, str) and sizes == "observed":
+            has = modality in cells.mdata.mod
+            lacks = chosen[~np.isin(chosen, cells.of_modality(modality))] if has else chosen
+            if len(lacks):
+                raise ValueError(
+                    f"library_size='observed': {len(lacks)} of {len(chosen)} cells have no "
+                    f"{modality!r}, e.g. {cells.mdata.obs_names[lacks[0]]!r}. Leave them out, or "
+                    "pass 'auto' or 'predicted'."
+                )
         units, side = self._units(modality, **options), self.image_sides.get(modality)
         # 2. how far values may be off
         intervals, about = None, None
@@ -1056,9 +1067,8 @@ class MosaicModelClass(BaseModelClass):
         if len(cells) < n_needed(interval):
             raise ValueError(
                 f"interval={interval} needs {n_needed(interval)} {what} with {source!r} and "
-                f"{modality!r} among the model's own data; there are {len(cells)}. Ask for a "
-                "smaller share, or hold out more: train(train_size=...) of a new model. Of new "
-                "cells ask the model that was trained on paired ones, impute(mdata=query)."
+                f"{modality!r} among the model's own data; there are {len(cells)}. "
+                f"{self._interval_remedy(modality, source, len(cells))}"
             )
         chosen = sample_cells(len(cells), max(MAX_CALIBRATION_ENTRIES // len(columns), 500))
         cells, rows = cells[chosen], rows[chosen]
@@ -1079,6 +1089,13 @@ class MosaicModelClass(BaseModelClass):
         in_panel = np.asarray(self.panels_[modality]["measured"])[:, columns]
         measured[~in_panel[self._batch_codes(modality)[rows]]] = np.nan
         fitted = ConformalIntervals(np.concatenate(predicted), measured, interval)
+        if fitted.is_unknown.any():
+            few = self.feature_names(modality)[columns][fitted.is_unknown]
+            warn_user(
+                f"{len(few)} of {len(columns)} features of {modality!r}, e.g. {few[0]!r}, were "
+                f"measured in fewer than {n_needed(interval)} {what} with {source!r}: their "
+                "bounds are NaN."
+            )
         return fitted, {"coverage": interval, "n_cells": len(cells), "calibrated_on": what}
 
     def _calibration_cells(self, modality: str, source: str) -> tuple[np.ndarray, np.ndarray, str]:
@@ -1092,6 +1109,18 @@ class MosaicModelClass(BaseModelClass):
         table = row_table(self.adata, [modality, source])
         paired = cells[(table[modality][cells] >= 0) & (table[source][cells] >= 0)]
         return paired, table[modality][paired], "held-out cells"
+
+    def _interval_remedy(self, modality: str, source: str, n: int) -> str:
+        """What to do where `n` cells are too few for intervals."""
+        if not self.adata.n_obs:
+            return "Load the model with its data: load(..., adata=mdata)."
+        table = row_table(self.adata, [modality, source])
+        if not ((table[modality] >= 0) & (table[source] >= 0)).any():
+            more = "No cell at all has both, so nothing says how far values are off."
+        else:
+            more = "Ask for a smaller share, or hold" if n else "Hold"
+            more += " out more: train(train_size=...) of a new model."
+        return f"{more} Of new cells ask the model of paired ones, impute(mdata=query)."
 
     def _is_binary(self, modality: str) -> bool:
         """Whether imputed values are probabilities of a binary one."""
@@ -1219,12 +1248,12 @@ class MosaicModelClass(BaseModelClass):
         A row per feature and comparison, the largest probability first: the columns of
         scvi-tools (``proba_de``, ``bayes_factor``, ``lfc_mean``, ``scale1``, ...), and ``group1``,
         ``group2``, ``measured1`` and ``measured2``, the shares of either group's cells in which
-        the modality was measured.
+        values of the modality were measured and told the model; none are with another `source`.
 
         Warns
         -----
-        Where it was measured in no cell of a group: such values are the model's alone, and so may
-        be the difference.
+        Where they are 0 for a group: such values are the model's alone, and so may be the
+        difference.
 
         Raises
         ------
@@ -1232,8 +1261,8 @@ class MosaicModelClass(BaseModelClass):
             If the modality, the annotation or a group does not exist.
         ValueError
             If the modality holds images, a group has fewer than 3 cells, the annotation groups
-            none or contradicts itself, or cells are of an unknown batch without
-            `batch_correction`.
+            none or contradicts itself, cells are of an unknown batch without `batch_correction`,
+            or a number or the mode is impossible.
 
         Examples
         --------
@@ -1252,6 +1281,7 @@ class MosaicModelClass(BaseModelClass):
         if modality in self.image_sides:
             raise ValueError(f"Modality {modality!r} holds images; compare pp.image_features.")
         n_samples = check_integer("n_samples", n_samples, 2)
+        check_comparison(mode, delta, pseudocounts, fdr_target)
         cells = self._cells(mdata)
         column = category_names(coalesce_obs(cells.mdata, groupby, argument="groupby"))
         check_groups(column, "groupby", groupby)
@@ -1304,12 +1334,15 @@ class MosaicModelClass(BaseModelClass):
             table[f"measured{k + 1}"] = table["group1"].map({n: s[k] for n, s in shares.items()})
         alone = [name for name, share in shares.items() if not min(share)]
         if alone:
-            warnings.warn(
-                f"Values of {modality!r} were measured in no cell of a group that is compared, "
-                f"e.g. {alone[0]!r} or what it is compared with: they are the model's alone, and "
-                "so may be the difference.",
-                UserWarning,
-                stacklevel=2,
+            why = (
+                f"measured in no cell of a group that is compared, e.g. {alone[0]!r} or what it "
+                "is compared with"
+                if source in (None, modality)
+                else f"all inferred from source={source!r}"
+            )
+            warn_user(
+                f"Values of {modality!r} were {why}: they are the model's alone, and so may be "
+                "the difference."
             )
         return table
 
@@ -1724,7 +1757,8 @@ class MosaicModelClass(BaseModelClass):
         adata
             MuData to attach, the model's own or another. Where its features differ from the
             model's, they are matched by name as for :meth:`prepare_query_mudata`, and
-            ``model.adata`` is the result. By default what was saved with the model; without it, or
+            ``model.adata`` is the result. ``model.validation_indices`` are the cells of it that
+            were held out, by name. By default what was saved with the model; without it, or
             with False, the model has no data, and every method needs some.
         accelerator, device, prefix, backup_url
             As for :meth:`scvi.model.base.BaseModelClass.load`.
@@ -1826,7 +1860,22 @@ class MosaicModelClass(BaseModelClass):
         model.module.eval()
         if model.is_frozen_:
             model._freeze()
+        model._find_held_out()
         return model
+
+    def _find_held_out(self) -> None:
+        """Positions of held-out cells in the model's data, which need not be those it had.
+
+        Those of training cells are known for the very same cells alone.
+        """
+        if self.held_out_cells_ is None or self.validation_indices is None:
+            return
+        names, cells = self.adata.obs_names, np.asarray(self.validation_indices)
+        is_there = cells.max(initial=-1) < len(names)
+        if is_there and np.isin(self.held_out_cells_, names[cells]).all():
+            return
+        self.validation_indices_ = np.flatnonzero(names.isin(self.held_out_cells_))
+        self.train_indices_ = self.test_indices_ = None
 
     def _get_user_attributes(self) -> list[tuple[str, Any]]:
         """Attributes to save; names in the history as any pandas reads them."""

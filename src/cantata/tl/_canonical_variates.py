@@ -11,7 +11,7 @@ from sklearn.preprocessing import normalize
 from cantata import _keys
 from cantata._mudata.checks import check_integer, check_modalities
 from cantata._mudata.embeddings import modality_rep
-from cantata._mudata.obs import category_names, coalesce_obs
+from cantata._mudata.obs import coalesce_obs, known_batches
 from cantata._mudata.pairing import row_table
 from cantata._mudata.values import saved_record
 from cantata._numeric.canonical import MIN_PAIRS, are_connected, chosen_variates
@@ -68,7 +68,7 @@ def canonical_variates(
     KeyError
         If a modality, a representation or the batches are not found.
     ValueError
-        If fewer than 20 cells connect some of the modalities.
+        If fewer than 20 cells connect some of the modalities, or a cell has no batch.
 
     Examples
     --------
@@ -97,7 +97,7 @@ def canonical_variates(
         )
     design = None
     if batch_key is not None:
-        batches = category_names(coalesce_obs(mdata, batch_key, names))[fit_on]
+        batches = known_batches(coalesce_obs(mdata, batch_key, names)[fit_on], batch_key)
         design = pd.get_dummies(batches, drop_first=True).to_numpy(dtype=float)
     blocks = [reps[name].astype(np.float64) for name in names]
     variates, weights = chosen_variates(blocks, n_variates, rows, covariates=design)

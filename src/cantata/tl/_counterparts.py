@@ -13,7 +13,7 @@ from cantata._mudata.checks import check_mudata, name_list, warn_user
 from cantata._mudata.embeddings import joint_rep, modality_rep
 from cantata._mudata.images import recorded_images
 from cantata._mudata.kinds import is_cytometry, kind_of
-from cantata._mudata.obs import category_names, coalesce_obs
+from cantata._mudata.obs import coalesce_obs, known_batches
 from cantata._mudata.pairing import modality_cells, row_table
 from cantata._mudata.values import choose_layer, matrix_of, saved_record
 from cantata._numeric.components import fit_components, moments, project
@@ -109,11 +109,12 @@ def counterparts(
         if modalities is not None:
             modalities = name_list("modalities", modalities)
         else:
-            modalities = [name for name in mdata.mod if use_rep in mdata[name].obsm]
+            # with none, the first one says which embeddings there are
+            modalities = [n for n in mdata.mod if use_rep in mdata[n].obsm] or list(mdata.mod)
         z = {name: modality_rep(mdata, name, use_rep) for name in modalities}
     else:
         joint, names = joint_rep(mdata, use_rep), _batches(mdata, batch_key)
-        z = {name: joint[names == name] for name in np.unique(names)}
+        z = {str(name): joint[names == name] for name in np.unique(names)}
     _check(z, use_rep, batch_key)
     # 2. each beside all others
     found = {}
@@ -194,14 +195,7 @@ def _fitted_components(name: str, adata: AnnData, values: Any, n: int) -> np.nda
 
 def _batches(mdata: MuData, batch_key: str) -> np.ndarray:
     """Batch of every cell."""
-    column = category_names(coalesce_obs(mdata, batch_key))
-    missing = column.index[column.isna()]
-    if len(missing):
-        raise ValueError(
-            f"{len(missing)} of {len(column)} cells have no batch in batch_key={batch_key!r}, "
-            f"e.g. {missing[0]!r}. Fill it in or leave them out."
-        )
-    return column.to_numpy(dtype=str)
+    return known_batches(coalesce_obs(mdata, batch_key), batch_key).to_numpy(dtype=str)
 
 
 def _check(z: Mapping[str, np.ndarray], use_rep: str, batch_key: str | None) -> None:

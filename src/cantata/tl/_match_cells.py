@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from cantata import _keys
 from cantata._mudata.embeddings import modality_rep
-from cantata._mudata.obs import category_names, coalesce_obs
+from cantata._mudata.obs import coalesce_obs, known_batches
 from cantata._mudata.pairing import modality_cells
 from cantata.metrics import matching_matrix
 
@@ -166,15 +166,8 @@ def _batches(
     """Batch of every row of the two modalities; None without a key."""
     if batch_key is None:
         return [None, None]
-    batches = category_names(coalesce_obs(mdata, batch_key, modalities))
-    columns: list[np.ndarray | None] = []
-    for name, rows in zip(modalities, cells, strict=True):
-        column = batches.iloc[rows]
-        missing = column.index[column.isna()]
-        if len(missing):
-            raise ValueError(
-                f"{len(missing)} of {len(column)} cells of {name!r} have no batch in "
-                f"batch_key={batch_key!r}, e.g. {missing[0]!r}. Fill it in or leave them out."
-            )
-        columns.append(column.to_numpy(dtype=object))
-    return columns
+    column = coalesce_obs(mdata, batch_key, modalities)
+    return [
+        known_batches(column.iloc[rows], batch_key, f" of {name!r}").to_numpy(dtype=object)
+        for name, rows in zip(modalities, cells, strict=True)
+    ]

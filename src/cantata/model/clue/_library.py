@@ -66,8 +66,7 @@ def imputed_library(
 ) -> Tensor | None:
     """(n,) library sizes to impute a modality of a minibatch with; None where it has none.
 
-    `choice` is the `library_size` of :meth:`cantata.CLUE.impute`, or (n,) sizes that a user gave;
-    a ``ValueError`` where it asks for observed totals that do not exist.
+    `choice` is the `library_size` of :meth:`cantata.CLUE.impute`, or (n,) sizes that a user gave.
     """
     if not module.head(modality).has_library:
         return None
@@ -75,10 +74,6 @@ def imputed_library(
         return choice
     n = len(tensors[CELL])
     rows = tensors[rows_key(modality)]
-    if choice == "observed" and len(rows) < n:
-        raise ValueError(
-            f"library_size='observed': {n - len(rows)} cells of a minibatch have no {modality!r}."
-        )
     sources = [source] if source is not None else module.modalities
     uses_observed = choice == "observed" or (choice == "auto" and modality in sources)
     sizes = torch.zeros(n, device=rows.device)

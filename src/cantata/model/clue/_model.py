@@ -15,7 +15,12 @@ import torch
 from mudata import MuData
 
 from cantata._keys import CELL, LABELS, rep_key
-from cantata._mudata.checks import check_integer, check_no_empty_cell, per_modality
+from cantata._mudata.checks import (
+    check_integer,
+    check_no_empty_cell,
+    check_not_negative,
+    per_modality,
+)
 from cantata._mudata.obs import coalesce_obs
 from cantata._mudata.pairing import check_connected, membership, row_table
 from cantata._mudata.parts import no_pull
@@ -182,8 +187,10 @@ class CLUE(MosaicModelClass):
         for name, likelihood in self.likelihoods_.items():
             if LIKELIHOODS[likelihood].requires_counts:
                 self._check_counts(name, likelihood)
-            else:
-                check_no_empty_cell(name, self._matrix_stats[name])
+                continue
+            check_no_empty_cell(name, self._matrix_stats[name])
+            if LIKELIHOODS[likelihood].models_counts:
+                check_not_negative(name, self._matrix_stats[name], likelihood)
         reps, has_labels = self.setup_args["reps"], self.setup_args["labels_key"] is not None
         self.module = CLUEModule(
             n_features=self.n_features,
@@ -256,7 +263,7 @@ class CLUE(MosaicModelClass):
         >>> "nll_rna_validation" in model.history
         True
         """
-        before, starts = None if self.is_frozen_ else deepcopy(self.module), not self.has_inputs_
+        before, is_new = None if self.is_frozen_ else deepcopy(self.module), not self.has_inputs_
         if train_size is None and validation_size is None and not self.is_query:
             datasplitter_kwargs = {"min_pairs": MIN_SPLIT_PAIRS} | dict(datasplitter_kwargs or {})
         super().train(
@@ -274,7 +281,7 @@ class CLUE(MosaicModelClass):
         )
         if before is not None:
             fit_library_weights(self, before.to(self.device).eval())
-        if not (starts and self.module.has_variates):  # left-out cells of a start were asked
+        if not is_new:  # those of a new model were asked before it was trained
             self._check_pairs()
 
     def _check_pairs(self) -> None:
@@ -302,8 +309,7 @@ class CLUE(MosaicModelClass):
                     layer.transform = transform_of_counts(name, adata)
                 values = self.registered_values(name)
                 fit_input(name, layer, values, adata.n_obs, as_preprocess=True)
-        if self.module.start == "canonical":
-            fit_start(self, self._train_cells)
+        fit_start(self, self._train_cells)
 
     def _planned_epochs(self, n_cells: int, batch_size: int) -> int:
         steps_per_epoch = 0.9 * n_cells / batch_size

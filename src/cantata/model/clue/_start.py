@@ -33,6 +33,8 @@ MAX_CELLS = 20_000
 """Cells that variates are fitted on; more are sampled."""
 MAX_WIDTH = 512
 """Inputs that are wider have no variates: these are of components, not of features."""
+MIN_CHECKED_PAIRS = 50
+"""Pairs below which folds of them tell nothing: 20 right ones are no better than chance."""
 MAX_P_VALUE = 0.05
 """Chance of as near a pairing by shuffled pairs from which on pairs are taken for wrong."""
 
@@ -51,26 +53,38 @@ def fit_start(model: MosaicModelClass, cells: np.ndarray) -> None:
     """Set the linear map of each encoder to the canonical variates of what encoders read.
 
     Every subspace starts from the same leading variates, each times its correlation over left-out
-    cells. Nothing is set where fewer than 20 of the training `cells` connect some of the
-    modalities, or where an input is wider than 512 columns.
+    cells. Nothing is set where encoders start at random, fewer than 20 of the training `cells`
+    connect some of the modalities, or an input is wider than 512 columns; pairs are tested
+    wherever inputs allow.
     """
     module: CLUEModule = model.module
-    names = module.modalities
+    names, starts = module.modalities, module.start == "canonical"
     # 1. inputs and covariates of the training cells that have several modalities
-    table = np.stack([row_table(model.adata, names)[name] for name in names])
+    rows_of = row_table(model.adata, names)
+    table = np.stack([rows_of[name][cells] for name in names])
     widest = max(module.encoder(name).first.in_features for name in names)
-    if len(names) < 2 or not are_connected(list(table[:, cells])) or widest > MAX_WIDTH:
+    if len(names) < 2 or widest > MAX_WIDTH:
         return
-    several = cells[(table[:, cells] >= 0).sum(axis=0) > 1]
+    if not are_connected(list(table)):
+        if starts:
+            _warn_of_few(names, table)
+        return
+    several = cells[(table >= 0).sum(axis=0) > 1]
     blocks, rows, design = _inputs(model, several[sample_cells(len(several), MAX_CELLS)])
-    for name in names:
-        check_varies(name, blocks[name], "start='random'")
-    # 2. their variates, in every subspace
+    if starts:
+        for name in names:
+            check_varies(name, blocks[name], "start='random'")
+    elif not all(np.ptp(x, axis=0).any() for x in blocks.values()):
+        return
+    # 2. whether halves find each other
     given = [blocks[name] for name in names], module.n_latent, [rows[name] for name in names]
-    variates, weights = chosen_variates(*given, covariates=design)
     for (j, k), (n_pairs, p_value) in pairing_by_folds(*given, covariates=design).items():
-        if n_pairs >= MIN_PAIRS and p_value > MAX_P_VALUE:
+        if n_pairs >= MIN_CHECKED_PAIRS and p_value > MAX_P_VALUE:
             warn_of_pairs(n_pairs, names[j], names[k], p_value)
+    if not starts:
+        return
+    # 3. their variates, in every subspace
+    variates, weights = chosen_variates(*given, covariates=design)
     logger.info("Correlations of left-out cells: %s.", np.round(weights[:10], 2))
     for k, name in enumerate(names):
         slope = torch.as_tensor(variates.weights[k] * weights, dtype=torch.float32)
@@ -80,6 +94,16 @@ def fit_start(model: MosaicModelClass, cells: np.ndarray) -> None:
             for x in (slope, offset)
         )
         module.encoder(name).set_linear(slope, offset)
+
+
+def _warn_of_few(names: list[str], table: np.ndarray) -> None:
+    """Say that encoders start at random, which nobody asked for."""
+    n_pairs = int(((table >= 0).sum(axis=0) > 1).sum())
+    warn_user(
+        f"Only {n_pairs} training cells have several of the modalities {names}: fewer than "
+        f"{MIN_PAIRS} connect some of them, so encoders start at random and nothing tells whether "
+        "these halves belong together. With so few pairs use cantata.SCMODAL, or measure more."
+    )
 
 
 @torch.inference_mode()

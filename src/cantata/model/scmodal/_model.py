@@ -538,6 +538,11 @@ class SCMODAL(MosaicModelClass):
         nearest = nearest_neighbors(reference, z, 1)[0][:, 0]
         return cells[rows], nearest, "nearest cells of the other modality"
 
+    def _interval_remedy(self, modality: str, source: str, n: int) -> str:
+        if not self.adata.n_obs:
+            return super()._interval_remedy(modality, source, n)
+        return "Ask for a smaller share."
+
     def _expected(
         self,
         tensors: dict[str, Tensor],
