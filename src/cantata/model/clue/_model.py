@@ -263,7 +263,7 @@ class CLUE(MosaicModelClass):
         >>> "nll_rna_validation" in model.history
         True
         """
-        before, is_new = None if self.is_frozen_ else deepcopy(self.module), not self.has_inputs_
+        before, self._tested_pairs = None if self.is_frozen_ else deepcopy(self.module), False
         if train_size is None and validation_size is None and not self.is_query:
             datasplitter_kwargs = {"min_pairs": MIN_SPLIT_PAIRS} | dict(datasplitter_kwargs or {})
         super().train(
@@ -281,7 +281,7 @@ class CLUE(MosaicModelClass):
         )
         if before is not None:
             fit_library_weights(self, before.to(self.device).eval())
-        if not is_new:  # those of a new model were asked before it was trained
+        if not self._tested_pairs:
             self._check_pairs()
 
     def _check_pairs(self) -> None:
@@ -309,7 +309,7 @@ class CLUE(MosaicModelClass):
                     layer.transform = transform_of_counts(name, adata)
                 values = self.registered_values(name)
                 fit_input(name, layer, values, adata.n_obs, as_preprocess=True)
-        fit_start(self, self._train_cells)
+        self._tested_pairs = fit_start(self, self._train_cells)
 
     def _planned_epochs(self, n_cells: int, batch_size: int) -> int:
         steps_per_epoch = 0.9 * n_cells / batch_size

@@ -49,13 +49,17 @@ def warn_of_pairs(n_pairs: int, first: str, second: str, p_value: float) -> None
     )
 
 
-def fit_start(model: MosaicModelClass, cells: np.ndarray) -> None:
+def fit_start(model: MosaicModelClass, cells: np.ndarray) -> bool:
     """Set the linear map of each encoder to the canonical variates of what encoders read.
 
     Every subspace starts from the same leading variates, each times its correlation over left-out
     cells. Nothing is set where encoders start at random, fewer than 20 of the training `cells`
-    connect some of the modalities, or an input is wider than 512 columns; pairs are tested
-    wherever inputs allow.
+    connect some of the modalities, or an input is wider than 512 columns.
+
+    Returns
+    -------
+    Whether it was tested that halves of cells belong together, which is so wherever variates could
+    be set.
     """
     module: CLUEModule = model.module
     names, starts = module.modalities, module.start == "canonical"
@@ -64,25 +68,25 @@ def fit_start(model: MosaicModelClass, cells: np.ndarray) -> None:
     table = np.stack([rows_of[name][cells] for name in names])
     widest = max(module.encoder(name).first.in_features for name in names)
     if len(names) < 2 or widest > MAX_WIDTH:
-        return
+        return False
     if not are_connected(list(table)):
         if starts:
             _warn_of_few(names, table)
-        return
+        return False
     several = cells[(table >= 0).sum(axis=0) > 1]
     blocks, rows, design = _inputs(model, several[sample_cells(len(several), MAX_CELLS)])
     if starts:
         for name in names:
             check_varies(name, blocks[name], "start='random'")
     elif not all(np.ptp(x, axis=0).any() for x in blocks.values()):
-        return
+        return False
     # 2. whether halves find each other
     given = [blocks[name] for name in names], module.n_latent, [rows[name] for name in names]
     for (j, k), (n_pairs, p_value) in pairing_by_folds(*given, covariates=design).items():
         if n_pairs >= MIN_CHECKED_PAIRS and p_value > MAX_P_VALUE:
             warn_of_pairs(n_pairs, names[j], names[k], p_value)
     if not starts:
-        return
+        return True
     # 3. their variates, in every subspace
     variates, weights = chosen_variates(*given, covariates=design)
     logger.info("Correlations of left-out cells: %s.", np.round(weights[:10], 2))
@@ -94,6 +98,7 @@ def fit_start(model: MosaicModelClass, cells: np.ndarray) -> None:
             for x in (slope, offset)
         )
         module.encoder(name).set_linear(slope, offset)
+    return True
 
 
 def _warn_of_few(names: list[str], table: np.ndarray) -> None:
