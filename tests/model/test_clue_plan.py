@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from cantata import CLUE, pp
 from cantata.metrics import foscttm
-from cantata.model._plan import BestWeights
+from cantata.model._plan import BestWeights, rmsprop
 from cantata.model.clue import CLUETrainingPlan, LossWeights
 from cantata.model.clue._plan import DEFAULT_SHARE
 from cantata.nn import Covariates
@@ -48,7 +48,7 @@ def plain_loop(net, batches: list[dict], weights: LossWeights, options: dict[str
     """
     # rounded alike: Adam makes much of the gradient of a bias before batch normalisation, a 0
     adam = partial(torch.optim.Adam, fused=True)
-    make = {"rmsprop": torch.optim.RMSprop, "adam": adam}[options["optimizer"]]
+    make = {"rmsprop": rmsprop, "adam": adam}[options["optimizer"]]
     theirs = list(net.discriminator.parameters())
     named = [part for part in net.named_parameters() if not part[0].startswith("discriminator")]
     # dispersions last: the order decides how the norm of a gradient is rounded
@@ -526,3 +526,23 @@ def test_the_objective_is_one_in_both_phases():
     assert (train[4:] < train[3] + np.ptp(held_out) + 1).all()
     real = model.history["real_cross_train"].to_numpy()
     assert real.min() > 1  # so that three times more would show
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_rmsprop_in_one_pass_is_that_of_torch(weight_decay: float) -> None:
+    torch.manual_seed(0)
+    shapes = [(5, 3), (4,)]
+    starts = [torch.randn(shape, dtype=torch.double) for shape in shapes]
+    both = []
+    for make in (torch.optim.RMSprop, rmsprop):
+        weights = [start.clone().requires_grad_() for start in starts]
+        optimizer = make(weights, lr=0.01, weight_decay=weight_decay)
+        random = torch.Generator().manual_seed(1)
+        for step in range(30):
+            for k, weight in enumerate(weights):
+                gradient = torch.randn(weight.shape, dtype=weight.dtype, generator=random)
+                weight.grad = None if k and step % 3 else gradient  # not every step has all
+            optimizer.step()
+        both.append(weights)
+    for expected, found in zip(*both, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)

@@ -198,8 +198,6 @@ def test_features_that_a_batch_did_not_measure_have_no_part(
             else:
                 picked = whole[kept] if key.startswith(("output", "topics")) else whole[:, kept]
             value.copy_(picked)
-        if name == "topics":  # their shares are of what is measured
-            narrow.output.bias += head.topics.softmax(dim=0)[kept].sum(dim=0).log()
     head.set_measured(measured, measured.all(dim=0))
     hidden = torch.randn(6, 4)
     covariates = Covariates(torch.ones(6, 1, dtype=torch.long), None)

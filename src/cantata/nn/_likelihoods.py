@@ -440,9 +440,10 @@ class NegativeBinomialMixtureHead(NegativeBinomialHead):
 class TopicHead(PoissonHead):
     """Poisson counts whose proportions are mixtures of topics, as in latent Dirichlet allocation.
 
-    The decoder gives the mixture of a cell; a topic is a distribution over features, to which a
-    batch brings a factor for each. Other covariates act on the mixture alone. The cost of a step
-    follows the counts that are not 0.
+    The decoder gives the mixture of a cell; a topic is a positive weight of each feature, to which
+    a batch brings a factor. Proportions are scaled to sum to 1, so topics need not be: a softmax
+    over hundreds of thousands of features would be half of a step. Other covariates act on the
+    mixture alone. The cost of a step follows the counts that are not 0.
     """
 
     starts_at_shares = True
@@ -476,7 +477,7 @@ class TopicHead(PoissonHead):
         return self.output(hidden).float().softmax(dim=1)
 
     def location(self, hidden: Tensor, covariates: Covariates) -> Tensor:
-        log_share = (self.mixture(hidden) @ self.topics.softmax(dim=0).T).log()
+        log_share = (self.mixture(hidden) @ self.topics.exp().T).log()
         return log_share + self._per_batch(self._log_factor(), covariates)
 
     def _log_prob_of_means(
@@ -485,7 +486,7 @@ class TopicHead(PoissonHead):
         assert library is not None
         return topic_log_prob(
             self.mixture(hidden),
-            self.topics.softmax(dim=0),
+            self.topics.exp(),
             self._log_factor(),
             covariates.batch,
             library,

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from cantata._keys import CELL
 from cantata.metrics import foscttm
-from cantata.model._plan import MosaicTrainingPlan, Schedule, adam, loss_weights
+from cantata.model._plan import MosaicTrainingPlan, Schedule, adam, loss_weights, rmsprop
 from cantata.model.clue._module import CLUEModule, LossWeights
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cantata.model.clue._module import Inference
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
-    "rmsprop": torch.optim.RMSprop,
+    "rmsprop": rmsprop,
     "adam": adam,
     "adamw": partial(adam, cls=torch.optim.AdamW),
 }
