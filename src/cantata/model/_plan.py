@@ -26,6 +26,7 @@ Schedule = Literal["cosine", "constant"]
 """Learning rate over training: cosine decay to 0, or none."""
 Weights = TypeVar("Weights")
 MANY_STEPS = 1e6
+"""Steps after which Adam no longer corrects its averages for their start at 0."""
 
 
 def loss_weights(cls: type[Weights], lambdas: Mapping[str, float]) -> Weights:
@@ -85,7 +86,7 @@ class RMSprop(torch.optim.Adam):
         super().__init__(params, lr, betas=(0.0, 0.99), weight_decay=weight_decay, fused=True)
         for group in self.param_groups:
             for parameter in group["params"]:
-                # after so many steps Adam no longer corrects its averages for their start at 0
+                # RMSprop does not correct its average for its start at 0
                 self.state[parameter] = {
                     "step": torch.tensor(MANY_STEPS, device=parameter.device),
                     "exp_avg": torch.zeros_like(parameter),

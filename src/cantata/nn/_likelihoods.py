@@ -442,7 +442,7 @@ class TopicHead(PoissonHead):
 
     The decoder gives the mixture of a cell; a topic is a positive weight of each feature, to which
     a batch brings a factor. Proportions are scaled to sum to 1, so topics need not be: a softmax
-    over hundreds of thousands of features would be half of a step. Other covariates act on the
+    of 64 of them over 200,000 features takes a tenth of a second. Other covariates act on the
     mixture alone. The cost of a step follows the counts that are not 0.
     """
 
