@@ -25,7 +25,7 @@ from processes import run_missing
 from run_baselines import N_COMPONENTS
 from scores import K, leiden_nmi
 from sklearn.neighbors import KNeighborsClassifier
-from tables import table
+from tables import table, with_error
 from watching import quiet
 
 import cantata
@@ -113,11 +113,7 @@ def cells_of(runs: list[dict[str, Any]], score: str) -> list[str]:
     digits = SCORES[score][2]
     text = [f"{statistics.fmean(one['CLUE'][score] for one in runs):.{digits}f}"]
     for rival in (CLOSED, SINGLE) if score != "foscttm" else (CLOSED,):
-        gains = gain(runs, score, rival)
-        mean = f"{statistics.fmean(gains):+.{digits}f}"
-        if len(gains) > 1:
-            mean += f" ± {statistics.stdev(gains) / len(gains) ** 0.5:.{digits}f}"
-        text.append(mean)
+        text.append(with_error(gain(runs, score, rival), digits, "+"))
     return text
 
 

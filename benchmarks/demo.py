@@ -7,7 +7,6 @@ curvature, whose counts are log-linear in common factors as canonical correlatio
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import mudata
 import pandas as pd
-from tables import table
+from tables import table, with_error
 
 import cantata
 
@@ -42,12 +41,11 @@ def row(name: str, runs: pd.DataFrame) -> list[str]:
     """Means over seeds of a score."""
     sign = 1 if runs["higher_is_better"].iloc[0] else -1
     gains = (sign * (runs["model"] - runs["simple"])).tolist()
-    error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else float("nan")
     return [
         name,
         f"{runs['model'].mean():.3f}",
         f"{runs['simple'].mean():.3f} {runs['simple_method'].iloc[0]}",
-        f"{statistics.fmean(gains):+.3f} ± {error:.3f}",
+        with_error(gains, sign="+"),
     ]
 
 

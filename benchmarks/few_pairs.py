@@ -23,7 +23,7 @@ from processes import add_lines, lines_of
 from run_baselines import nearest_means, variates
 from run_cantata import embed, impute
 from scores import CALIBRATION, calibration, protein_correlations, score_halves
-from tables import table
+from tables import table, with_error
 from watching import quiet
 
 import cantata
@@ -98,13 +98,7 @@ def difference(runs: list[dict[str, Any]], score: str) -> str:
             by_split.setdefault(run["split"], []).append(run[score])
     others = {run["split"]: run[score] for run in runs if run["method"] == rival}
     gains = [statistics.fmean(values) - others[split] for split, values in by_split.items()]
-    if not gains:
-        return "–"
-    digits = SCORES[score][1]
-    if len(gains) == 1:
-        return f"{gains[0]:+.{digits}f}"
-    error = statistics.stdev(gains) / len(gains) ** 0.5
-    return f"{statistics.fmean(gains):+.{digits}f} ± {error:.{digits}f}"
+    return with_error(gains, SCORES[score][1], "+") if gains else "–"
 
 
 def mean_of(runs: list[dict[str, Any]], method: str, score: str) -> str:

@@ -7,7 +7,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -34,6 +34,14 @@ def spread(values: Iterable[float | None], digits: int = 3) -> str:
     if len(known) == 1:
         return text
     return f"{text} ({min(known):.{digits}f}–{max(known):.{digits}f})"
+
+
+def with_error(values: Sequence[float], digits: int = 3, sign: Literal["", "+"] = "") -> str:
+    """Mean, with its standard error where there are several values; differences have a sign."""
+    text = f"{statistics.fmean(values):{sign}.{digits}f}"
+    if len(values) == 1:
+        return text
+    return f"{text} ± {statistics.stdev(values) / len(values) ** 0.5:.{digits}f}"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

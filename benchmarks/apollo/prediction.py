@@ -5,13 +5,12 @@ Writes ``benchmarks/apollo/results/<name>.md``, anew after each data set and see
 
 from __future__ import annotations
 
-import math
 import statistics
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from bench import Bench, Results, add_arguments, costs, done, failures, heading, parse
-from tables import spread, table
+from tables import spread, table, with_error
 
 DATA = ("pbmc5k", "snare")
 ROWS: dict[str, dict[str, Any]] = {
@@ -63,14 +62,6 @@ def prediction_rows(results: Results) -> list[list[str]]:
             ]
         )
     return lines
-
-
-def with_error(values: list[float]) -> str:
-    """Mean, with its standard error where there are several runs."""
-    text = f"{statistics.fmean(values):.3f}"
-    if len(values) == 1:
-        return text
-    return f"{text} ± {statistics.stdev(values) / math.sqrt(len(values)):.3f}"
 
 
 def type_rows(results: Results) -> list[list[str]]:

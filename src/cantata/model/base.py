@@ -945,7 +945,8 @@ class MosaicModelClass(BaseModelClass):
         interval
             Share of new measurements, e.g. 0.9, that are to lie between ``layers["lower"]`` and
             ``layers["upper"]``, by the errors for held-out cells that have both `source` and
-            `modality`; conformal, so it holds whatever the model, for cells as those.
+            `modality`; conformal, so it holds whatever the model, for cells as those. Bounds of
+            features that too few of them measured are NaN, with a warning.
         batch_size
             Cells per minibatch.
         out
