@@ -16,7 +16,7 @@ class Method:
     capped: bool = False
     """Whether the limits on epochs and time hold; otherwise the method plans its own end."""
     peer: bool = False
-    """Whether it runs in the environment of scglue."""
+    """Whether it runs in the environment of scglue and scmidas."""
     inductive: bool = True
     """Whether it can embed cells that it was not trained on."""
     only: tuple[str, ...] = ("pbmc5k", "snare", "mosaic")
@@ -83,6 +83,24 @@ METHODS = {
         peer=True,
     ),
     "multivi": Method("MULTIVI", "run_multivi.py", capped=True, inductive=False),
+    "midas": Method(
+        "MIDAS",
+        "run_midas.py",
+        {"max_epochs": 65},
+        capped=True,
+        peer=True,
+        inductive=False,
+        only=("mosaic",),
+    ),
+    "midas-longer": Method(
+        "MIDAS, four times the epochs",
+        "run_midas.py",
+        {"max_epochs": 260},
+        capped=True,
+        peer=True,
+        inductive=False,
+        only=("mosaic",),
+    ),
     "knn": Method("30-NN", "run_baselines.py", {"baseline": "knn"}, only=("pbmc5k",)),
     "knn-cca": Method(
         "10-NN, canonical", "run_baselines.py", {"baseline": "knn-cca"}, only=("pbmc5k",)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import scvi
+import torch
 from mosaics import counts_mosaic
 
 from cantata import CLUE
@@ -110,7 +111,8 @@ def test_training_cells_come_in_the_order_of_the_trainers_epoch() -> None:
     parts = [np.arange(150), np.arange(150, 200), np.arange(0)]
     splitter = MosaicSplitter(CLUE(mdata).adata_manager, external_indexing=parts, batch_size=64)
     splitter.setup()
-    splitter.trainer = SimpleNamespace(current_epoch=2)
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    splitter.trainer = SimpleNamespace(current_epoch=2, strategy=strategy)
     loader = splitter.train_dataloader()
     order = np.random.default_rng((3, 2)).permutation(150)
     assert next(iter(loader))["cell"].tolist() == order[:64].tolist()

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scvi
+import torch
 from anndata import AnnData
 from linked_mosaics import SMALL
 from mosaics import mosaic
@@ -198,7 +199,8 @@ def test_epochs_number_all_steps_once(max_steps: int) -> None:
 def test_loader_gives_the_steps_of_the_trainers_epoch(num_workers: int) -> None:
     dataset = plain(batch_size=3, a=np.arange(40))
     module = UnpairedDataModule(dataset, 205, num_workers=num_workers)
-    module.trainer = SimpleNamespace(current_epoch=2)
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    module.trainer = SimpleNamespace(current_epoch=2, strategy=strategy)
     batches = list(module.train_dataloader())
     assert len(batches) == 5
     for step, batch in zip(range(200, 205), batches, strict=True):

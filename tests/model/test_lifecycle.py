@@ -22,6 +22,7 @@ from second_device import DEVICE, MPS, second_device
 
 from cantata import APOLLO, SCMODAL
 from cantata.data import BATCH
+from cantata.data._preload import Preloader
 from cantata.nn import LikelihoodHead
 
 # Embeddings -------------------------------------------------------------------------------------
@@ -633,6 +634,8 @@ def test_weights_of_losses_are_not_negative(case) -> None:
 def test_training_and_results_on_a_second_device(case, monkeypatch, tmp_path, device) -> None:
     """Without a GPU: on a stand-in whose operators refuse to mix tensors of two devices."""
     expected = case.fit(case.data())
+    n_free = 10**8 if device == DEVICE else 0  # matrices are preloaded
+    monkeypatch.setattr(Preloader, "on", lambda device: Preloader(device, n_free))
     with second_device(monkeypatch, device):
         model = case.fit(case.data())
         assert model.device == device

@@ -168,7 +168,13 @@ class MatrixReader:
             logger.info("%s is stored as %s; converting it to CSR once.", name, matrix.format)
             matrix = matrix.tocsr()
         self._matrix = matrix
-        self._keep_sparse, self._columns = keep_sparse, columns
+        self.keep_sparse, self._columns = keep_sparse, columns
+
+    @property
+    def in_memory(self) -> Any:
+        """The matrix, if all of it is read and lies in memory, dense or CSR; else None."""
+        is_here = isinstance(self._matrix, np.ndarray) or sparse.issparse(self._matrix)
+        return self._matrix if is_here and self._columns is None else None
 
     def __getstate__(self) -> dict[str, Any]:
         """Matrices in HDF5 files by their place, since open files cannot be sent to a worker."""
@@ -209,7 +215,7 @@ class MatrixReader:
     def _float32(self, block: Any) -> Any:
         if not sparse.issparse(block):
             return np.ascontiguousarray(block, dtype=np.float32)
-        if not self._keep_sparse:
+        if not self.keep_sparse:
             return np.ascontiguousarray(block.toarray(), dtype=np.float32)
         block = sparse.csr_matrix(block, dtype=np.float32)
         block.sum_duplicates()

@@ -27,18 +27,27 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from cantata.data._preload import Preloader
+
 
 def as_tensor(rows: Any) -> torch.Tensor:
     """Rows of a matrix as a tensor; CSR stays CSR."""
+    if isinstance(rows, torch.Tensor):
+        return rows
     if not sparse.issparse(rows):
         return torch.from_numpy(rows)
     starts, columns, values = map(torch.from_numpy, (rows.indptr, rows.indices, rows.data))
+    return csr_tensor(starts, columns, values, rows.shape)
+
+
+def csr_tensor(
+    starts: torch.Tensor, columns: torch.Tensor, values: torch.Tensor, shape: tuple[int, int]
+) -> torch.Tensor:
+    """CSR tensor of its three arrays."""
     with warnings.catch_warnings():
         # torch says once that CSR is in beta; we use nothing but its three arrays
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(
-            starts, columns, values, size=rows.shape, check_invariants=False
-        )
+        return torch.sparse_csr_tensor(starts, columns, values, size=shape, check_invariants=False)
 
 
 class MosaicDataset(Dataset):
@@ -92,6 +101,8 @@ class MosaicDataset(Dataset):
         mdata = manager.adata
         wanted = set(manager.data_registry) if keys is None else set(keys)
         self._n_obs = mdata.n_obs
+        self.preloader: Preloader | None = None
+        """Reads what it can from the memory of a device, if there is one."""
         self._readers: dict[str, list] = {}
         self.columns: dict[str, torch.Tensor] = {}
         categorical, continuous = [], []
@@ -142,6 +153,8 @@ class MosaicDataset(Dataset):
             minibatch_rows = np.flatnonzero(rows >= 0)
             minibatch[rows_key(modality)] = torch.from_numpy(minibatch_rows)
             for key, read in readers:
+                if self.preloader is not None:
+                    read = self.preloader.reader(read)
                 minibatch[key] = as_tensor(read(rows[minibatch_rows]))
         for key, values in self.columns.items():
             minibatch[key] = values[minibatch[CELL]]

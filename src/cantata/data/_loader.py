@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from scvi import settings
 from torch.sparse import check_sparse_tensor_invariants
-from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler, Subset
 
 from cantata._mudata.checks import check_integer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence, Sized
 
-    from cantata.data._dataset import MosaicManager
+    from cantata.data._dataset import MosaicDataset, MosaicManager
 
 
 def keeps_sparse(device: torch.device) -> bool:
@@ -135,3 +135,9 @@ class MosaicLoader(DataLoader):
             generator=torch.Generator().manual_seed(seed),
             **kwargs,
         )
+
+    @property
+    def mosaic(self) -> MosaicDataset:
+        """Dataset of all cells, of which the loader's are some."""
+        dataset = self.dataset.dataset if isinstance(self.dataset, Subset) else self.dataset
+        return cast("MosaicDataset", dataset)

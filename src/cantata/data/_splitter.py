@@ -14,6 +14,7 @@ from cantata._mudata.checks import check_integer
 from cantata._mudata.pairing import membership
 from cantata._mudata.patterns import pattern_codes
 from cantata.data._loader import EpochBatchSampler, MosaicLoader, keeps_sparse
+from cantata.data._preload import Preloader
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -170,6 +171,7 @@ class MosaicSplitter(DataSplitter):
         min_pairs: int = 0,
         **kwargs: Any,
     ) -> None:
+        self._preloader: Preloader | None = None
         if "batch_size" in kwargs:
             kwargs["batch_size"] = check_integer("batch_size", kwargs["batch_size"], 1)
         if external_indexing is None:
@@ -215,4 +217,20 @@ class MosaicSplitter(DataSplitter):
         loader = super().train_dataloader()
         if self.trainer is not None and isinstance(loader.sampler, EpochBatchSampler):
             loader.sampler.set_epoch(self.trainer.current_epoch)
+        return self._preloaded(loader)
+
+    def val_dataloader(self) -> MosaicLoader | None:
+        """Loader of the validation cells, if there are any."""
+        loader = super().val_dataloader()
+        return None if loader is None else self._preloaded(loader)
+
+    def _preloaded(self, loader: MosaicLoader) -> MosaicLoader:
+        """The loader, which reads what fits from the memory of the GPU that trains, if one does.
+
+        Processes of a loader's workers have no part in it.
+        """
+        if self.trainer is not None and not loader.num_workers:
+            if self._preloader is None:
+                self._preloader = Preloader.on(self.trainer.strategy.root_device)
+            loader.mosaic.preloader = self._preloader
         return loader

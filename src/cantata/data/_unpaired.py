@@ -12,6 +12,8 @@ from scvi import settings
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cantata._mudata.checks import check_integer
+from cantata.data._dataset import as_tensor
+from cantata.data._preload import Preloader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -82,6 +84,8 @@ class UnpairedDataset(Dataset):
     ) -> None:
         batch_size = check_integer("batch_size", batch_size, 1)
         self._readers = dict(readers)
+        self.preloader: Preloader | None = None
+        """Reads what it can from the memory of a device, if there is one."""
         self._rows = {name: np.asarray(r, dtype=np.int64) for name, r in rows.items()}
         self._paired = dict(paired or {})
         self._cumulative = {name: np.cumsum(w) / np.sum(w) for name, w in (weights or {}).items()}
@@ -112,7 +116,9 @@ class UnpairedDataset(Dataset):
         # 3. what is read of these rows
         for name, readers in self._readers.items():
             for key, read in readers.items():
-                minibatch[key] = torch.from_numpy(read(drawn[name]))
+                if self.preloader is not None:
+                    read = self.preloader.reader(read)
+                minibatch[key] = as_tensor(read(drawn[name]))
         return minibatch
 
     def _draw(self, name: str, rng: np.random.Generator) -> np.ndarray:
@@ -167,4 +173,6 @@ class UnpairedDataModule(pl.LightningDataModule):
         sampler = StepSampler(self._max_steps)
         if self.trainer is not None:
             sampler.set_epoch(self.trainer.current_epoch)
+            if self._dataset.preloader is None and not self._kwargs["num_workers"]:
+                self._dataset.preloader = Preloader.on(self.trainer.strategy.root_device)
         return DataLoader(self._dataset, batch_size=None, sampler=sampler, **self._kwargs)

@@ -10,7 +10,6 @@ import pandas as pd
 import torch
 from rich.progress import track
 from scvi import settings
-from torch.utils.data import Subset
 
 from cantata._keys import CELL
 from cantata._mudata.obs import category_names, coalesce_obs
@@ -18,7 +17,6 @@ from cantata._mudata.pairing import row_table
 from cantata._numeric.batches import sample_cells
 from cantata.data import (
     EpochBatchSampler,
-    MosaicDataset,
     MosaicLoader,
     MosaicSplitter,
     stratified_split,
@@ -75,10 +73,7 @@ class StageSplitter(MosaicSplitter):
             loader.sampler.set_epoch(0)
             loader.sampler.is_fixed = True  # the trainer sets the epoch, too
         if self._cached is not None:
-            dataset = loader.dataset
-            dataset = dataset.dataset if isinstance(dataset, Subset) else dataset
-            assert isinstance(dataset, MosaicDataset)
-            dataset.replace_values(self._cached)
+            loader.mosaic.replace_values(self._cached)
         return loader
 
 
