@@ -19,7 +19,7 @@ from scipy import sparse
 from scvi.data.fields import MuDataLayerField
 
 from cantata import CLUE
-from cantata.data import MosaicCategoricalField, MosaicLoader, MosaicManager
+from cantata.data import MosaicCategoricalField, MosaicDataset, MosaicLoader, MosaicManager
 from cantata.data._loader import EpochBatchSampler
 
 
@@ -230,3 +230,18 @@ def test_a_loader_has_the_order_of_the_data_unless_it_shuffles() -> None:
     assert len(MosaicLoader(manager, batch_size=50)) == 2
     masked = manager.create_torch_dataset(np.arange(60) % 20 == 7)
     assert [int(masked[i]["cell"]) for i in range(len(masked))] == [7, 27, 47]
+
+
+def test_modalities_that_are_left_out_are_absent() -> None:
+    mdata = counts_mosaic()
+    CLUE.setup_mudata(mdata)
+    manager = CLUE(mdata).adata_manager
+    whole, part = MosaicDataset(manager), MosaicDataset(manager)
+    part.leave_out(["adt"])
+    cells = np.arange(mdata.n_obs)[::-1]
+    expected, found = whole[cells], part[cells]
+    assert list(found) == list(expected)
+    assert found["adt"].shape == (0, mdata["adt"].n_vars)
+    assert len(found["adt_rows"]) == 0
+    for key in ("rna", "rna_rows", "cell"):
+        assert torch.equal(found[key], expected[key])

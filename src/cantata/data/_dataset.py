@@ -138,6 +138,10 @@ class MosaicDataset(Dataset):
             reader = MatrixReader(matrix, f"modality {modality!r}")
             self._readers[modality] = [(modality, reader), *others]
 
+    def leave_out(self, modalities: Sequence[str]) -> None:
+        """Read nothing of modalities, as if no cell had them."""
+        self._table |= {name: np.full(self._n_obs, -1) for name in modalities}
+
     def __len__(self) -> int:
         return self._n_obs
 

@@ -52,6 +52,7 @@ from cantata._numeric.abundance import log_densities
 from cantata._numeric.batches import sample_cells
 from cantata._numeric.conformal import ConformalIntervals, n_needed
 from cantata.data import (
+    MosaicDataset,
     MosaicLoader,
     MosaicManager,
     MosaicSplitter,
@@ -814,24 +815,30 @@ class MosaicModelClass(BaseModelClass):
         return names, self.setup_args["layers"], widths, images
 
     def _minibatches(
-        self, cells: Cells, chosen: np.ndarray, batch_size: int | None
+        self,
+        cells: Cells,
+        chosen: np.ndarray,
+        batch_size: int | None,
+        modality: str | None = None,
     ) -> Iterator[dict[str, Tensor]]:
-        """Minibatches, on the model's device, of cells chosen by position in ``cells.mdata``."""
+        """Minibatches, on the model's device, of cells chosen by position in ``cells.mdata``.
+
+        With a `modality` they hold rows of no other.
+        """
         self._check_if_trained(warn=True)
         self.module.eval()
         positions = cells.positions[chosen]
         batch_size = settings.batch_size if batch_size is None else batch_size
-        minibatches: Any = MosaicLoader(
-            cells.manager,
-            positions,
-            batch_size,
-            num_workers=0,
-            load_sparse_tensor=self._takes_sparse and keeps_sparse(self.module.device),
-        )
-        if not len(positions):  # one minibatch without cells, which tells the width of results
-            minibatches = [cells.manager.create_torch_dataset()[[]]]
-        for minibatch in minibatches:
-            yield {key: value.to(self.module.device) for key, value in minibatch.items()}
+        batch_size = check_integer("batch_size", batch_size, 1)
+        device = self.module.device  # found anew from all parameters at each call
+        keep_sparse = self._takes_sparse and keeps_sparse(device)
+        minibatches = MosaicDataset(cells.manager, keep_sparse=keep_sparse)
+        if modality is not None:
+            minibatches.leave_out([name for name in self.modalities if name != modality])
+        # without cells one minibatch of none, which tells the width of results
+        for start in range(0, max(1, len(positions)), batch_size):
+            minibatch = minibatches[positions[start : start + batch_size]]
+            yield {key: value.to(device) for key, value in minibatch.items()}
 
     # Embeddings ---------------------------------------------------------------------------------
 
@@ -873,7 +880,7 @@ class MosaicModelClass(BaseModelClass):
         """
         cells = self._cells(mdata)
         chosen = self._chosen_cells(cells, modality, indices)
-        return self._run(cells, chosen, batch_size, lambda t: self._embed(t, modality))
+        return self._run(cells, chosen, batch_size, lambda t: self._embed(t, modality), modality)
 
     @with_threads_for_steps
     @torch.inference_mode()
@@ -883,9 +890,10 @@ class MosaicModelClass(BaseModelClass):
         chosen: np.ndarray,
         batch_size: int | None,
         function: Callable[[dict[str, Tensor]], Tensor],
+        modality: str | None = None,
     ) -> np.ndarray:
-        """A function of minibatches for all chosen cells, one row for each."""
-        parts = [function(t) for t in self._minibatches(cells, chosen, batch_size)]
+        """A function of minibatches, of one modality if named, for all chosen cells."""
+        parts = [function(t) for t in self._minibatches(cells, chosen, batch_size, modality)]
         return torch.cat(parts).float().cpu().numpy()
 
     def _chosen_cells(self, cells: Cells, modality: str | None, indices: Indices) -> np.ndarray:

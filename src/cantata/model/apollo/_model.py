@@ -578,7 +578,7 @@ class APOLLO(MosaicModelClass):
             self._check_complete(cells, chosen)
 
         def encode(tensors: Mapping[str, Tensor]) -> Tensor:
-            shared, specific, rows = self.module.encode_values(tensors)
+            shared, specific, rows = self.module.encode_values(tensors, modality)
             if modality is not None:
                 parts = [shared[modality], specific[modality]]
             else:
@@ -587,10 +587,10 @@ class APOLLO(MosaicModelClass):
             wanted = {"shared": parts[:1], "specific": parts[1:], "full": parts}
             return torch.cat(wanted[space], dim=1)
 
-        return self._run(cells, chosen, batch_size, encode)
+        return self._run(cells, chosen, batch_size, encode, modality)
 
     def _embed(self, tensors: Mapping[str, Tensor], modality: str | None) -> Tensor:
-        shared, _, rows = self.module.encode_values(tensors)
+        shared, _, rows = self.module.encode_values(tensors, modality)
         if modality is not None:
             return shared[modality]
         return self.module.joint(shared, rows, len(tensors[_keys.CELL]))
@@ -949,7 +949,7 @@ class APOLLO(MosaicModelClass):
         if shared_only:
             z = self._embed(tensors, source)
         else:
-            shared, specific, _ = self.module.encode_values(tensors)
+            shared, specific, _ = self.module.encode_values(tensors, modality)
             z = torch.cat([shared[modality], specific[modality]], dim=1)
         values = self._decode_batches(
             tensors,

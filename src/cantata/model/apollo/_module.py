@@ -443,14 +443,18 @@ class APOLLOModule(BaseModuleClass):
         return {**tensors, **images}
 
     def encode_values(
-        self, tensors: Mapping[str, Tensor]
+        self, tensors: Mapping[str, Tensor], modality: str | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-        """Shared and specific latents of a minibatch of values, and their positions."""
-        rows = {name: tensors[rows_key(name)] for name in self.modalities}
+        """Shared and specific latents of a minibatch of values, and their positions.
+
+        With a `modality` only its own.
+        """
+        names = self.modalities if modality is None else [modality]
+        rows = {name: tensors[rows_key(name)] for name in names}
         covariates = Covariates.of(tensors)
         both = {
             name: self.encode(name, self.read(name, tensors[name]), covariates.rows(rows[name]))
-            for name in self.modalities
+            for name in names
         }
         shared, specific = ({name: z[k] for name, z in both.items()} for k in (0, 1))
         return shared, specific, rows

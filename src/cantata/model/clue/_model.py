@@ -294,7 +294,7 @@ class CLUE(MosaicModelClass):
                 continue
             both = both[:MAX_CHECKED_PAIRS]
             x, y = (
-                self._run(self._cells(None), both, None, partial(self._embed, modality=m))
+                self._run(self._cells(None), both, None, partial(self._embed, modality=m), m)
                 for m in (first, second)
             )
             _, p_value = pairing_test(x, y)
@@ -376,7 +376,7 @@ class CLUE(MosaicModelClass):
 
         cells = self._cells(mdata)
         chosen = self._chosen_cells(cells, modality, indices)
-        values = self._run(cells, chosen, batch_size, embed)
+        values = self._run(cells, chosen, batch_size, embed, modality)
         if not return_dist:
             return values
         mean, std = np.split(values, 2, axis=1)
@@ -390,7 +390,7 @@ class CLUE(MosaicModelClass):
         self, tensors: Mapping[str, Tensor], modality: str | None, *, unit: bool
     ) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the posterior of a minibatch's cells."""
-        loc, scale, rows = self.module.encode(tensors)
+        loc, scale, rows = self.module.encode(tensors, modality)
         if modality is not None:
             return loc[modality], scale[modality]
         return self.module.fuse(loc, scale, rows, len(tensors[CELL]), unit=unit)
@@ -540,9 +540,7 @@ class CLUE(MosaicModelClass):
         background: bool = True,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         sizes = imputed_library(self.module, tensors, modality, source, library)
-        loc, scale, rows = self.module.encode(tensors)
-        if source is not None:
-            loc, scale, rows = ({source: part[source]} for part in (loc, scale, rows))
+        loc, scale, rows = self.module.encode(tensors, source)
 
         def decode(latents: dict[str, Tensor]) -> Tensor:
             z = self.module.decoder_input(latents, scale, rows, len(tensors[CELL]))
@@ -637,6 +635,7 @@ class CLUE(MosaicModelClass):
             chosen,
             batch_size,
             lambda t: classifier(self._posterior(t, modality, unit=False)[0]).softmax(dim=1),
+            modality,
         )
         labels = np.asarray(self._categories(LABELS))
         if not soft:

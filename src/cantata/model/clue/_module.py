@@ -281,10 +281,15 @@ class CLUEModule(BaseModuleClass):
         """Posterior means as the model compares them."""
         return {name: self._unit(value) for name, value in loc.items()}
 
-    def encode(self, tensors: Mapping[str, Tensor]) -> tuple[dict, dict, dict]:
-        """Posterior means and standard deviations of each modality's rows, and their positions."""
+    def encode(
+        self, tensors: Mapping[str, Tensor], modality: str | None = None
+    ) -> tuple[dict, dict, dict]:
+        """Posterior means and standard deviations of each modality's rows, and their positions.
+
+        With a `modality` only its own.
+        """
         loc, scale, rows = {}, {}, {}
-        for name in self.modalities:
+        for name in self.modalities if modality is None else [modality]:
             loc[name], scale[name] = self.posterior(name, self.encoder_input(tensors, name))
             rows[name] = tensors[rows_key(name)]
         return loc, scale, rows

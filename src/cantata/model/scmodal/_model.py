@@ -390,7 +390,7 @@ class SCMODAL(MosaicModelClass):
     # Embedding and imputation -------------------------------------------------------------------
 
     def _embed(self, tensors: Mapping[str, Tensor], modality: str | None) -> Tensor:
-        z, rows = self.module.encode(tensors)
+        z, rows = self.module.encode(tensors, modality)
         if modality is not None:
             return z[modality]
         return self.module.joint(z, rows, len(tensors[_keys.CELL]))

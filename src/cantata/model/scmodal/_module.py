@@ -170,11 +170,16 @@ class SCMODALModule(BaseModuleClass):
 
     # From registered values ---------------------------------------------------------------------
 
-    def encode(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Embeddings of every modality's rows in a minibatch of cells, and their positions."""
+    def encode(
+        self, tensors: Mapping[str, Tensor], modality: str | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Embeddings of every modality's rows in a minibatch of cells, and their positions.
+
+        With a `modality` only its own.
+        """
         z, rows = {}, {}
         covariates = self.covariates(tensors)
-        for name in self.modalities:
+        for name in self.modalities if modality is None else [modality]:
             rows[name] = tensors[rows_key(name)]
             own = covariates.rows(rows[name])
             x = self.inputs[name](tensors[name], own.batch if self.has_batch else None)
