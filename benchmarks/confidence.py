@@ -2,19 +2,23 @@
 
 Two questions, on open data. Each cell type is taken out of one modality in turn: does
 ``tl.counterparts`` tell the cells that are left alone, and what do labels say that are carried
-over to them? And how many measured values lie within the intervals of ``impute``? Results are
+over to them? MaxFuse, where its environment is there, by the scores by which it filters matches.
+And how many measured values lie within the intervals of ``impute``? Results are
 written line by line, and what a file has already is not run again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import subprocess
 import sys
 import time
 import warnings
 from datetime import date
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import mudata
@@ -30,10 +34,13 @@ import cantata
 
 sys.path.append(str(Path(__file__).parent / "scmodal"))
 import make_data
+from unpaired import Unpaired
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+HERE = Path(__file__).resolve().parent
+MAXFUSE = HERE / "environments" / "maxfuse" / "bin" / "python"
 MIN_TYPE = 50
 UNASSIGNED = "Mis"
 PAIRED_SHARE = 0.2
@@ -129,6 +136,29 @@ def orphans(model: str, data: str, loses: int, type_: str, seed: int) -> dict[st
     }
 
 
+def maxfuse_orphans(data: str, loses: int, type_: str, seed: int) -> dict[str, Any]:
+    """The same area by the scores of MaxFuse's matches; a cell without a match has the least."""
+    found, links = scmodal_data(data)
+    pair = tuple(found)
+    mdata = without(found, type_, pair[loses], 0, seed)
+    about = {"links": [[*pair, len(links)]], "modalities": {m: {"counts": True} for m in pair}}
+    with TemporaryDirectory() as folder:
+        config = {"inputs": f"{folder}/inputs", "out": f"{folder}/out", "pair": pair}
+        config |= {"seed": seed, "scores": True}
+        Unpaired(dict(mdata.mod), {pair: links}, about).write(Path(config["inputs"]))
+        path = Path(folder) / "config.json"
+        path.write_text(json.dumps(config))
+        script = HERE / "scmodal" / "run_maxfuse.py"
+        subprocess.run([MAXFUSE, script, path], check=True, stdout=subprocess.DEVNULL)
+        kept = pair[1 - loses]
+        scores = np.load(f"{config['out']}/scores.npz")[kept]
+    truth = mdata[kept].obs["type"].to_numpy()
+    asked = ~pd.isna(truth)
+    lacks, has = truth[asked] == type_, np.nan_to_num(scores[asked], nan=-1.0)
+    nothing = dict.fromkeys(("auc_votes", "flagged", "flagged_others", "error_votes", "error"))
+    return {"n": int(lacks.sum()), "auc": roc_auc_score(~lacks, has)} | nothing
+
+
 def coverage(model: str, data: str, source: int, seed: int) -> dict[str, Any]:
     """Shares of measured values within the intervals, for a fifth of the cells held out."""
     found, _ = clue_data(data)
@@ -176,6 +206,8 @@ def jobs(seeds: list[int]) -> list[tuple[str, Any]]:
             for loses in (1, 0):
                 for model in ("CLUE", "SCMODAL"):
                     planned += [("orphans", (model, data, loses, t, seed)) for t in names]
+                if MAXFUSE.exists():
+                    planned += [("orphans", ("MaxFuse", data, loses, t, seed)) for t in names[1:]]
     return planned
 
 
@@ -250,7 +282,10 @@ def main() -> None:
         job = "|".join(map(str, (kind, *arguments)))
         if job in done or given.only not in job:
             continue
-        found = {"orphans": orphans, "coverage": coverage}[kind](*arguments)
+        if arguments[0] == "MaxFuse":
+            found = maxfuse_orphans(*arguments[1:])
+        else:
+            found = {"orphans": orphans, "coverage": coverage}[kind](*arguments)
         new = pd.DataFrame([{"job": job} | found])
         known = [pd.read_csv(given.out)] if given.out.exists() else []
         pd.concat([*known, new]).to_csv(given.out, index=False)

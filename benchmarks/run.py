@@ -17,8 +17,9 @@ from report import Runs, curve_table, protein_table, reach_table, score_names, s
 from tables import command, describe, preamble
 
 DATA = ("pbmc5k", "snare", "mosaic")
-STANDARD = ("cca", "cantata", "cantata-paper", "scglue", "multivi", "knn", "totalvi")
-INDUCTIVE = ("cca", "cantata", "cantata-paper", "knn")
+CLOSED = ("cca", "knn", "knn-cca", "types")
+STANDARD = (*CLOSED, "cantata", "cantata-paper", "scglue", "multivi", "totalvi", "midas")
+INDUCTIVE = (*CLOSED, "cantata", "cantata-paper")
 QUICK = {"methods": ["cca", "cantata", "scglue", "knn"], "peer_minutes": 0.5}
 
 

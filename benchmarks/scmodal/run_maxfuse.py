@@ -2,7 +2,8 @@
 
 MaxFuse 0.0.2 (Chen et al. 2024) with the steps and settings of its CITE-seq tutorial. Of the
 configuration: ``pair`` (the first and second modality), ``seed``, ``proteins`` (whether they are
-imputed into the cells of the first), ``genes`` (whether into those of the second).
+imputed into the cells of the first), ``genes`` (whether into those of the second), ``scores``
+(whether the scores of matches are kept, by which it filters).
 """
 
 from __future__ import annotations
@@ -100,6 +101,28 @@ def embed(fusor: Fusor, a: str, b: str) -> Arrays:
     return dict(zip((a, b), rows, strict=True))
 
 
+def propagate(fusor: Fusor) -> None:
+    """The tutorial's steps after the pivots are filtered."""
+    svd = {
+        f"svd_components{i}": min(ACTIVE_COMPONENTS, x.shape[1] - 1)
+        for i, x in enumerate((fusor.active_arr1, fusor.active_arr2), 1)
+    }
+    fusor.propagate(wt1=WEIGHT, wt2=WEIGHT, **svd)
+    fusor.filter_bad_matches(target="propagated", filter_prop=FILTERED_PROPAGATED)
+
+
+def match_scores(fusor: Fusor, a: str, b: str) -> Arrays:
+    """The best score of any match of each cell; NaN of cells without one."""
+    propagate(fusor)
+    first, second, scores = map(np.asarray, fusor.get_matching(target="full_data"))
+    found = {}
+    for name, cells, array in ((a, first, fusor.active_arr1), (b, second, fusor.active_arr2)):
+        best = np.full(len(array), -np.inf)
+        np.maximum.at(best, cells, scores)
+        found[name] = np.where(np.isfinite(best), best, np.nan)
+    return found
+
+
 def impute(fusor: Fusor, values: np.ndarray, into_first: bool) -> np.ndarray:
     """Mean of the matched cells of the other modality, after propagation, as log counts.
 
@@ -112,12 +135,7 @@ def impute(fusor: Fusor, values: np.ndarray, into_first: bool) -> np.ndarray:
     into_first
         Whether the cells of the first modality get values, or those of the second.
     """
-    svd = {
-        f"svd_components{i}": min(ACTIVE_COMPONENTS, x.shape[1] - 1)
-        for i, x in enumerate((fusor.active_arr1, fusor.active_arr2), 1)
-    }
-    fusor.propagate(wt1=WEIGHT, wt2=WEIGHT, **svd)
-    fusor.filter_bad_matches(target="propagated", filter_prop=FILTERED_PROPAGATED)
+    propagate(fusor)
     order = (1, 2) if into_first else (2, 1)
     first, second, _ = fusor.get_matching(order=order, target="full_data")
     cells, sources = (first, second) if into_first else (second, first)
@@ -146,6 +164,9 @@ def main() -> None:
         arrays = embed(fusor, a, b)
         recorder.watch.start()
     recorder.finish(lambda: arrays, versions=versions() | {"maxfuse": version("maxfuse")})
+    if config.get("scores"):
+        with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
+            recorder.save("scores", match_scores(fusor, a, b))
     if config.get("proteins") or config.get("genes"):
         name, target = ("proteins", b) if config.get("proteins") else ("genes", a)
         known = np.log1p(dense(inputs.modalities[target].X))
