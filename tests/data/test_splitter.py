@@ -98,6 +98,12 @@ def test_training_size_out_of_range(train_size: float) -> None:
         stratified_split(rare_pairs(), ["rna", "adt"], train_size)
 
 
+@pytest.mark.parametrize("sizes", [("a", None), (0.9, "0.1")])
+def test_fractions_that_are_no_numbers(sizes: tuple) -> None:
+    with pytest.raises(TypeError, match="_size must be a fraction of the cells, got '"):
+        stratified_split(rare_pairs(), ["rna", "adt"], *sizes)
+
+
 @pytest.mark.parametrize(("train", "valid"), [(0.0, None), (1.2, None), (0.9, 0.3), (0.5, -0.1)])
 def test_fractions_out_of_range(train: float, valid: float | None) -> None:
     with pytest.raises(ValueError, match="train_size"):

@@ -101,12 +101,14 @@ def test_batches_are_not_found_in_common() -> None:
         ({"batch_key": "few"}, ValueError, "2 of 60 cells have no batch in batch_key='few'"),
         ({"batch_key": "each"}, ValueError, "batch_key='each' has 60 values in 60 cells"),
         ({"n_variates": 0}, ValueError, "n_variates"),
+        ({"use_rep": {"rna": "X_rep", "adt": "X_same"}}, ValueError, r"'adt'.*'X_same'\] is the"),
     ],
 )
 def test_bad_input_is_named(options: dict, error: type[Exception], message: str) -> None:
     member = np.ones((60, 2), dtype=bool)
     member[:15, 0] = False
     mdata, _ = with_reps({"rna": 8, "adt": 6}, member)
+    mdata["adt"].obsm["X_same"] = np.ones((mdata["adt"].n_obs, 3))
     mdata.obs["few"] = [None, None] + ["a"] * 58
     mdata.obs["each"] = mdata.obs_names
     with pytest.raises(error, match=message):

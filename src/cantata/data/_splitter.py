@@ -66,8 +66,8 @@ def stratified_split(
 
     Raises
     ------
-    ValueError
-        If the fractions are out of range.
+    TypeError, ValueError
+        If the fractions are no numbers or out of range.
 
     Examples
     --------
@@ -76,6 +76,9 @@ def stratified_split(
     >>> [len(part) for part in stratified_split(mdata, ["rna", "adt"], 0.8)]
     [160, 40, 0]
     """
+    for name, size in (("train_size", train_size), ("validation_size", validation_size)):
+        if not (size is None or isinstance(size, int | float | np.number)):
+            raise TypeError(f"{name} must be a fraction of the cells, got {size!r}.")
     if not 0 < train_size <= 1:
         raise ValueError(f"train_size must be in (0, 1], got {train_size}.")
     if validation_size is None:

@@ -68,7 +68,8 @@ def canonical_variates(
     KeyError
         If a modality, a representation or the batches are not found.
     ValueError
-        If fewer than 20 cells connect some of the modalities, or a cell has no batch.
+        If fewer than 20 cells connect some of the modalities, a cell has no batch, or a
+        representation is the same in all cells.
 
     Examples
     --------
@@ -100,6 +101,13 @@ def canonical_variates(
         batches = known_batches(coalesce_obs(mdata, batch_key, names)[fit_on], batch_key)
         design = pd.get_dummies(batches, drop_first=True).to_numpy(dtype=float)
     blocks = [reps[name].astype(np.float64) for name in names]
+    for name, block, own in zip(names, blocks, rows, strict=True):
+        if not np.ptp(block[own[own >= 0]], axis=0).any():
+            key = _rep(mdata, name, use_rep)
+            raise ValueError(
+                f"mdata[{name!r}].obsm[{key!r}] is the same in all {(own >= 0).sum()} cells. "
+                f"Leave {name!r} out, or name another representation in use_rep."
+            )
     variates, weights = chosen_variates(blocks, n_variates, rows, covariates=design)
     # 2. all cells, by each modality and by all that they have
     joint = np.zeros((mdata.n_obs, variates.n))
