@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scvi
 import torch
+from model_cases import CASES
 from mosaics import counts_mosaic
 from scipy import sparse
 from second_device import DEVICE, second_device
@@ -18,6 +19,7 @@ from cantata.data import MosaicLoader, as_tensor
 from cantata.data._preload import PreloadedMatrix, Preloader
 
 CPU = torch.device("cpu")
+read = PreloadedMatrix.__call__
 ROWS = np.array([4, 0, 0, 3, 1])
 
 
@@ -71,6 +73,8 @@ def test_what_does_not_fit_stays_where_it_is() -> None:
     assert isinstance(preloader.reader(again), PreloadedMatrix)  # 64 bytes in all
     third = MatrixReader(np.ones((4, 2)))
     assert preloader.reader(third) is third
+    preloader.release()
+    assert preloader.reader(small) is small
 
 
 def test_nothing_is_moved_off_a_processor() -> None:
@@ -98,7 +102,6 @@ def test_minibatches_are_the_same() -> None:
 def test_training_reads_from_the_device(monkeypatch, n_workers) -> None:
     """On a stand-in for a GPU, whose operators refuse tensors of the host; workers read there."""
     devices = []
-    read = PreloadedMatrix.__call__
 
     def noted(self: PreloadedMatrix, rows: np.ndarray) -> torch.Tensor:
         found = read(self, rows)
@@ -110,6 +113,30 @@ def test_training_reads_from_the_device(monkeypatch, n_workers) -> None:
     monkeypatch.setattr(scvi.settings, "dl_num_workers", n_workers)
     mdata = datasets.simulate_mosaic(n_cells=200)
     CLUE.setup_mudata(mdata)
+    model = CLUE(mdata)
     with second_device(monkeypatch):
-        CLUE(mdata).train(2, enable_progress_bar=False)
+        model.train(2, enable_progress_bar=False)
     assert set(devices) == (set() if n_workers else {DEVICE})
+
+
+@pytest.mark.parametrize("name", ["CLUE", "SCMODAL", "APOLLO"])
+def test_nothing_stays_on_the_device(monkeypatch, name) -> None:
+    made: list[Preloader] = []
+
+    def on(device: torch.device) -> Preloader:
+        made.append(Preloader(device, n_bytes=10**8))
+        return made[-1]
+
+    monkeypatch.setattr(Preloader, "on", on)
+    moved = []
+
+    def noted(self: PreloadedMatrix, rows: np.ndarray) -> torch.Tensor:
+        moved.append(len(rows))
+        return read(self, rows)
+
+    monkeypatch.setattr(PreloadedMatrix, "__call__", noted)
+    case = CASES[name]
+    case.fit(case.data())
+    assert moved
+    assert made
+    assert not any(preloader._found for preloader in made)

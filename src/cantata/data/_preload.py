@@ -107,3 +107,8 @@ class Preloader:
                 found = PreloadedMatrix(matrix, self._device, keep_sparse)
             self._found[key] = matrix, found
         return self._found[key][1]
+
+    def release(self) -> None:
+        """Give the memory back; what is read afterwards comes from the host."""
+        self._found.clear()
+        self._n_free = 0

@@ -237,3 +237,8 @@ class MosaicSplitter(DataSplitter):
                 self._preloader = Preloader.on(self.trainer.strategy.root_device)
             loader.mosaic.preloader = self._preloader
         return loader
+
+    def teardown(self, stage: str) -> None:
+        """Nothing stays on the GPU when training has ended; the trainer keeps its loaders."""
+        if self._preloader is not None:
+            self._preloader.release()

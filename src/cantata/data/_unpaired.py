@@ -176,3 +176,8 @@ class UnpairedDataModule(pl.LightningDataModule):
             if self._dataset.preloader is None and not self._kwargs["num_workers"]:
                 self._dataset.preloader = Preloader.on(self.trainer.strategy.root_device)
         return DataLoader(self._dataset, batch_size=None, sampler=sampler, **self._kwargs)
+
+    def teardown(self, stage: str) -> None:
+        """Nothing stays on the GPU when training has ended; the trainer keeps its loaders."""
+        if self._dataset.preloader is not None:
+            self._dataset.preloader.release()
