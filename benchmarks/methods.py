@@ -92,15 +92,6 @@ METHODS = {
         inductive=False,
         only=("mosaic",),
     ),
-    "midas-longer": Method(
-        "MIDAS, four times the epochs",
-        "run_midas.py",
-        {"max_epochs": 260},
-        capped=True,
-        peer=True,
-        inductive=False,
-        only=("mosaic",),
-    ),
     "knn": Method("30-NN", "run_baselines.py", {"baseline": "knn"}, only=("pbmc5k",)),
     "knn-cca": Method(
         "10-NN, canonical", "run_baselines.py", {"baseline": "knn-cca"}, only=("pbmc5k",)

@@ -81,6 +81,8 @@ def test_nothing_is_moved_off_a_processor() -> None:
     read = MatrixReader(np.ones((4, 2)))
     assert Preloader.on(CPU).reader(read) is read
     assert Preloader.on(torch.device("mps")).reader(read) is read
+    absent = MatrixReader(sparse.csr_matrix((0, 3)), keep_sparse=True)  # of a query without it
+    assert Preloader.on(torch.device("mps")).reader(absent) is absent
     partly = MatrixReader(np.ones((4, 2)), columns=slice(1))
     assert Preloader(CPU, n_bytes=10**6).reader(partly) is partly
 

@@ -95,16 +95,15 @@ class Preloader:
 
     def reader(self, read: RowReader) -> RowReader:
         """The same rows, from the device where the whole matrix is in memory and fits."""
-        if not (isinstance(read, MatrixReader) and read.in_memory is not None):
+        if not isinstance(read, MatrixReader) or (matrix := read.in_memory) is None:
             return read
-        matrix, keep_sparse = read.in_memory, read.keep_sparse
-        key = (id(matrix), keep_sparse)
+        key = (id(matrix), read.keep_sparse)
         if key not in self._found:
             n_bytes = 8 * matrix.nnz if sparse.issparse(matrix) else 4 * matrix.size
             found: RowReader = read
-            if n_bytes <= self._n_free:
+            if 0 < n_bytes <= self._n_free:  # nothing is gained by what holds nothing
                 self._n_free -= n_bytes
-                found = PreloadedMatrix(matrix, self._device, keep_sparse)
+                found = PreloadedMatrix(matrix, self._device, read.keep_sparse)
             self._found[key] = matrix, found
         return self._found[key][1]
 
