@@ -12,13 +12,13 @@ MEASURED = torch.tensor([[True] * P, [True] * 4 + [False] * 3])
 
 
 def inputs(n_batch: int) -> list[torch.Tensor]:
-    """Mixtures, topics, logs of factors, library sizes: double, with gradients."""
+    """Mixtures, logs of topics and factors, library sizes: double, with gradients."""
     torch.manual_seed(0)
     mixture = torch.rand(N, K, dtype=torch.double) + 0.1
-    topics = torch.rand(P, K, dtype=torch.double) + 0.1
+    log_topics = (torch.rand(P, K, dtype=torch.double) + 0.1).log()
     log_factor = torch.randn(n_batch, P, dtype=torch.double)
     library = 20 * torch.rand(N, dtype=torch.double) + 5
-    return [x.requires_grad_() for x in (mixture, topics, log_factor, library)]
+    return [x.requires_grad_() for x in (mixture, log_topics, log_factor, library)]
 
 
 def some_counts() -> torch.Tensor:
@@ -28,8 +28,9 @@ def some_counts() -> torch.Tensor:
     return x
 
 
-def loop(x, batch, measured, counted, mixture, topics, log_factor, library) -> torch.Tensor:
+def loop(x, batch, measured, counted, mixture, log_topics, log_factor, library) -> torch.Tensor:
     """Cell by cell and feature by feature."""
+    topics = log_topics.exp()
     rows = []
     for i in range(N):
         b = int(batch[i])
@@ -59,11 +60,11 @@ def test_beside_loops_and_numeric_derivatives(
     if measured is not None:
         x = x * measured[batch]
 
-    def found(mixture, topics, log_factor, library) -> torch.Tensor:
+    def found(mixture, log_topics, log_factor, library) -> torch.Tensor:
         if measured is not None:
             log_factor = log_factor.masked_fill(~measured, -1e4)
         counts = SparseValues.of(x)
-        return topic_log_prob(mixture, topics, log_factor, batch, library, counts, counted)
+        return topic_log_prob(mixture, log_topics, log_factor, batch, library, counts, counted)
 
     expected = loop(x, batch, measured, counted, *tensors)
     torch.testing.assert_close(found(*tensors), expected)
@@ -105,8 +106,8 @@ def test_half_precision_does_not_reach_it() -> None:
     found = []
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            mixture, topics, log_factor, library = tensors
-            value = topic_log_prob(mixture, topics, log_factor, batch, library, counts)
+            mixture, log_topics, log_factor, library = tensors
+            value = topic_log_prob(mixture, log_topics, log_factor, batch, library, counts)
         found.append([value, *torch.autograd.grad(value.sum(), tensors)])
     for one, two in zip(*found, strict=True):
         assert torch.equal(one, two)

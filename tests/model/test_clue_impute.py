@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import anndata
 import mudata
 import numpy as np
@@ -90,6 +92,31 @@ def test_library_sizes_are_those_that_fit_best_what_is_decoded() -> None:
     cells, log_size, log_total = seen[0]  # of proteins from RNA
     np.testing.assert_allclose(log_size, np.array(best)[cells], atol=0.02)
     assert np.abs(log_size - log_total).max() > 0.05
+
+
+@pytest.mark.parametrize("likelihood", ["nb", "topics"])
+def test_library_sizes_are_fitted_to_few_cells_at_a_time(likelihood: str, monkeypatch) -> None:
+    """And to none where totals are the likeliest; all at once gives the same."""
+    mdata = counts_mosaic({"rna": 40, "adt": 12}, np.ones((150, 2), dtype=bool), n_cells=150)
+    CLUE.setup_mudata(mdata)
+    model = CLUE(mdata, likelihoods=dict.fromkeys(("rna", "adt"), likelihood), **SMALL)
+    model.train(1, train_size=1.0, batch_size=50, enable_progress_bar=False, accelerator="cpu")
+    whole = model.module.library_weights("rna", "adt").clone()
+    decode, sizes = model.module.decode, []
+
+    def noted(target, unit, covariates):
+        sizes.append(len(unit))
+        return decode(target, unit, covariates)
+
+    monkeypatch.setattr(model.module, "decode", noted)
+    monkeypatch.setattr("cantata.losses._sparse_values.BLOCK_ENTRIES", {"cpu": 1})
+    model.module.library_weights("rna", "adt").zero_()
+    _library.fit_library_weights(model, copy.deepcopy(model.module))
+    torch.testing.assert_close(
+        model.module.library_weights("rna", "adt"), whole, rtol=1e-3, atol=1e-4
+    )
+    # minibatches of 128 and 22 cells
+    assert set(sizes) == (set() if likelihood == "topics" else {16, 6})
 
 
 def test_given_library_sizes(clue) -> None:

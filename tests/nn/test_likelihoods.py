@@ -164,6 +164,9 @@ def test_fitted_library_is_the_likeliest(name: str, panel: bool) -> None:
         counts[1::2, 4:] = 0
     location = head.location(torch.randn(5, 4), covariates)
     found = head.fitted_library(location, covariates, counts)
+    if head.totals_are_likeliest:
+        torch.testing.assert_close(found, counts.sum(dim=1))
+    assert head.totals_are_likeliest == (name in ("poisson", "topics") and not panel)
     grid = torch.linspace(-2, 16, 1801)
     seen = SparseValues.of(counts)
     with torch.no_grad():

@@ -43,7 +43,7 @@ from cantata.losses._scaled_entropy import (
     min_max_scaled,
     scaled_cross_entropy,
 )
-from cantata.losses._sparse_values import Block, SparseValues, entries
+from cantata.losses._sparse_values import Block, SparseValues, block_entries, entries
 from cantata.losses._topics import topic_log_prob
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "Terms",
     "anchor_loss",
     "bernoulli_terms",
+    "block_entries",
     "contrastive",
     "cosine_to_fused",
     "cycle_loss",

@@ -17,6 +17,17 @@ OTHER_BLOCK_ENTRIES = 2**25
 """Entries of a block on other devices, which want few and large operations."""
 
 
+def block_entries(device: torch.device) -> int:
+    """Entries of a dense block that stays in the cache of a processor, or fills a GPU.
+
+    Examples
+    --------
+    >>> block_entries(torch.device("cpu"))
+    262144
+    """
+    return BLOCK_ENTRIES.get(device.type, OTHER_BLOCK_ENTRIES)
+
+
 class Block(NamedTuple):
     """Some columns, and the values in them."""
 
@@ -90,8 +101,7 @@ class SparseValues(NamedTuple):
     def blocks(self) -> Iterator[Block]:
         """Blocks of columns that stay in the cache once they are dense."""
         n, p = self.shape
-        limit = BLOCK_ENTRIES.get(self.value.device.type, OTHER_BLOCK_ENTRIES)
-        width = min(p, max(16, limit // max(n, 1)))
+        width = min(p, max(16, block_entries(self.value.device) // max(n, 1)))
         starts = range(0, p, width)
         # values are sorted by column, so that those of a block are a slice
         cuts = [0, len(self.column)]

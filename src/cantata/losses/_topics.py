@@ -19,33 +19,43 @@ CHUNK_ENTRIES = 2**18
 MIN_PROPORTION = 1e-12
 
 
-class _ProductAtCounts(torch.autograd.Function):
-    """Entries of ``left @ right.T`` where there are counts."""
+class _Mixed(torch.autograd.Function):
+    """Mixtures of topics where there are counts, and their sums over features.
+
+    From (n, k) mixtures, (p, k) logs of topics and (m, p) factors to (nnz,) entries of
+    ``mixture @ topics.T`` at the counts and (m, k) ``factor @ topics``. Arrays of the size of the
+    topics are what a step costs: it makes one forward and one backward.
+    """
 
     @staticmethod
-    def forward(ctx: Any, left: Tensor, right: Tensor, counts: SparseValues) -> Tensor:
+    def forward(
+        ctx: Any, mixture: Tensor, log_topics: Tensor, factor: Tensor, counts: SparseValues
+    ) -> tuple[Tensor, Tensor]:
+        topics = log_topics.exp()
         ctx.counts = counts
-        ctx.save_for_backward(left, right)
-        n = max(1, CHUNK_ENTRIES // left.shape[1])
-        return torch.cat(
-            [
-                torch.linalg.vecdot(left.index_select(0, row), right.index_select(0, column))
-                for row, column in zip(counts.row.split(n), counts.column.split(n), strict=True)
-            ]
-        )
+        ctx.save_for_backward(mixture, topics, factor)
+        n = max(1, CHUNK_ENTRIES // mixture.shape[1])
+        at_counts = [
+            torch.linalg.vecdot(mixture.index_select(0, row), topics.index_select(0, column))
+            for row, column in zip(counts.row.split(n), counts.column.split(n), strict=True)
+        ]
+        return torch.cat(at_counts), factor @ topics
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *weights: Tensor) -> tuple[Tensor | None, ...]:
-        (weight,), (left, right) = weights, ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (weight, of_sums), (mixture, topics, factor) = gradients, ctx.saved_tensors
         row, column, _, (n, p) = ctx.counts
-        of_left = of_right = None
+        of_mixture = of_topics = of_factor = None
         if ctx.needs_input_grad[0]:
             by_row = torch.argsort(row, stable=True)
-            of_left = _sums(right, column[by_row], row[by_row], n, weight[by_row])
+            of_mixture = _sums(topics, column[by_row], row[by_row], n, weight[by_row])
         if ctx.needs_input_grad[1]:
-            of_right = _sums(left, row, column, p, weight)
-        return of_left, of_right, None
+            of_topics = _sums(mixture, row, column, p, weight)
+            of_topics.addmm_(factor.T, of_sums).mul_(topics)
+        if ctx.needs_input_grad[2]:
+            of_factor = of_sums @ topics.T
+        return of_mixture, of_topics, of_factor, None
 
 
 def _sums(table: Tensor, place: Tensor, of: Tensor, n: int, weight: Tensor) -> Tensor:
@@ -58,7 +68,7 @@ def _sums(table: Tensor, place: Tensor, of: Tensor, n: int, weight: Tensor) -> T
 
 def topic_log_prob(
     mixture: Tensor,
-    topics: Tensor,
+    log_topics: Tensor,
     log_factor: Tensor,
     batch: Tensor,
     library: Tensor,
@@ -77,8 +87,8 @@ def topic_log_prob(
     ----------
     mixture
         (n, k) positive weights of topics.
-    topics
-        (p, k) positive weights of features.
+    log_topics
+        (p, k) logs of the weights of features.
     log_factor
         (n_batch, p) logs of factors; very negative where a batch did not measure a feature.
     batch
@@ -100,21 +110,21 @@ def topic_log_prob(
     >>> import torch
     >>> from cantata.losses import SparseValues
     >>> counts = SparseValues.of(torch.tensor([[1.0, 0.0]]))
-    >>> mixture, topics, factor = torch.ones(1, 3), torch.ones(2, 3), torch.zeros(1, 2)
+    >>> mixture, topics, factor = torch.ones(1, 3), torch.zeros(2, 3), torch.zeros(1, 2)
     >>> topic_log_prob(mixture, topics, factor, torch.tensor([0]), torch.ones(1), counts)
     tensor([-1.6931])
     """
     with torch.autocast(mixture.device.type, enabled=False):
-        # 1. sums of means before they are scaled to the library size
+        # 1. means before they are scaled to the library size: at counts, and their sums
         factor = log_factor.exp()
-        total = of_counted = torch.linalg.vecdot(mixture, (factor @ topics)[batch])
-        if counted is not None:
-            of_counted = torch.linalg.vecdot(mixture, ((factor * counted) @ topics)[batch])
-            of_counted = torch.maximum(of_counted, total * MIN_SHARE)
+        factors = factor if counted is None else torch.cat([factor, factor * counted])
+        proportion, sums = _Mixed.apply(mixture, log_topics, factors, counts)
+        total, *of_few = (torch.linalg.vecdot(mixture, x[batch]) for x in sums.split(len(factor)))
+        of_counted = torch.maximum(of_few[0], total * MIN_SHARE) if of_few else total
         scale = library / of_counted
         # 2. means where there are counts
-        proportion = _ProductAtCounts.apply(mixture, topics, counts).clamp(min=MIN_PROPORTION)
-        place = batch.index_select(0, counts.row) * len(topics) + counts.column
+        proportion = proportion.clamp(min=MIN_PROPORTION)
+        place = batch.index_select(0, counts.row) * log_factor.shape[1] + counts.column
         log_mean = proportion.log() + log_factor.flatten().index_select(0, place)
         log_mean = log_mean + scale.log().index_select(0, counts.row)
         # 3. x log mu at counts, less the sum of all means

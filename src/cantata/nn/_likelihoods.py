@@ -19,6 +19,7 @@ from cantata.losses import (
     MIN_SHARE,
     OutputLayer,
     bernoulli_terms,
+    block_entries,
     entries,
     linear_log_prob,
     linear_scaled_cross_entropy,
@@ -38,6 +39,8 @@ MIN_SCALE = 1e-7
 N_TOPICS = 64
 PSEUDOCOUNT, SMOOTHING = 0.5, 100.0
 """Added to the total of every feature, and counts with overall shares that each batch has more."""
+N_SCORINGS, N_SCORINGS_OF_MIXTURE = 5, 30
+"""Steps of the search for the library size of greatest likelihood."""
 BACKGROUND_LOGIT = -2.0
 """Where the ratio of background to foreground starts: about an eighth."""
 
@@ -253,8 +256,6 @@ class PoissonHead(LikelihoodHead):
 
     requires_counts = True
     has_library = True
-    n_scorings = 5
-    """Steps of the search for the library size of greatest likelihood."""
     terms: Terms | None = staticmethod(poisson_terms)
 
     def mean(self, location: Tensor, library: Tensor | None) -> Tensor:
@@ -284,29 +285,35 @@ class PoissonHead(LikelihoodHead):
         with torch.no_grad():
             self.bias.copy_(logs - logs.mean(dim=1, keepdim=True))
 
+    @property
+    def totals_are_likeliest(self) -> bool:
+        """Whether the library sizes of greatest likelihood are totals of counts, at any mean."""
+        return self.counted is None
+
     def fitted_library(self, location: Tensor, covariates: Covariates, counts: Tensor) -> Tensor:
         """(n,) library sizes with which (n, p) counts are likeliest at their locations.
 
-        By Fisher's scoring from the totals on; zero inflation is left aside.
+        It takes as many cells at a time as stay in the cache; zero inflation is left aside.
         """
-        library = self.observed_library(counts)
-        for _ in range(self.n_scorings):
-            weight, mean = self._scoring(location, library, covariates, counts)
-            ratio = (weight * counts).sum(dim=1) / (weight * mean).sum(dim=1).clamp(min=MIN_SCALE)
-            library = (library * ratio).clamp(min=MIN_LIBRARY)
-        return library
+        n = max(1, block_entries(counts.device) // counts.shape[1])
+        cells = [slice(start, start + n) for start in range(0, len(counts), n)]
+        found = [self._fitted(location[i], covariates.rows(i), counts[i]) for i in cells]
+        return torch.cat(found).clamp(min=MIN_LIBRARY)
 
-    def _scoring(
-        self, location: Tensor, library: Tensor, covariates: Covariates, counts: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """(n, p) weights of counts, means over variances, and means."""
-        mean = self.mean(location, library)
-        return torch.ones_like(mean), mean
+    def _fitted(self, location: Tensor, covariates: Covariates, counts: Tensor) -> Tensor:
+        library = self.observed_library(counts)
+        return library * counts.sum(dim=1) / self._total(location, library)
 
     def distribution(
         self, location: Tensor, library: Tensor | None, covariates: Covariates
     ) -> Distribution:
         return Poisson(self.mean(location, library), validate_args=False)
+
+
+def _scored(library: Tensor, weight: Tensor, mean: Tensor, counts: Tensor) -> Tensor:
+    """(n,) library sizes after a step of scoring; (n, p) weights are means over variances."""
+    of_mean = torch.linalg.vecdot(weight, mean).clamp(min=MIN_SCALE)
+    return (library * torch.linalg.vecdot(weight, counts) / of_mean).clamp(min=MIN_LIBRARY)
 
 
 class NegativeBinomialHead(PoissonHead):
@@ -317,6 +324,10 @@ class NegativeBinomialHead(PoissonHead):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.log_theta = nn.Parameter(torch.zeros(self.n_batch, self.n_features))
+
+    @property
+    def totals_are_likeliest(self) -> bool:
+        return False
 
     @property
     def tables(self) -> tuple[Tensor, ...]:
@@ -331,12 +342,15 @@ class NegativeBinomialHead(PoissonHead):
         of_theta = torch.lgamma(x + theta) - torch.lgamma(theta) - x * log_theta
         return of_theta - torch.lgamma(x + 1)
 
-    def _scoring(
-        self, location: Tensor, library: Tensor, covariates: Covariates, counts: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _fitted(self, location: Tensor, covariates: Covariates, counts: Tensor) -> Tensor:
+        # Fisher's scoring
+        library = self.observed_library(counts)
+        share = self.mean(location, torch.ones_like(library))
         theta = self._per_batch(self.log_theta, covariates).exp()
-        mean = self.mean(location, library)
-        return theta / (theta + mean), mean
+        for _ in range(N_SCORINGS):
+            mean = share * library.unsqueeze(1)
+            library = _scored(library, theta / (theta + mean), mean, counts)
+        return library
 
     def distribution(
         self, location: Tensor, library: Tensor | None, covariates: Covariates
@@ -380,7 +394,6 @@ class NegativeBinomialMixtureHead(NegativeBinomialHead):
 
     terms = None
     starts_at_shares = has_background = True
-    n_scorings = 30
 
     def __init__(self, n_hidden: int, n_features: int, *args: Any, **kwargs: Any) -> None:
         super().__init__(n_hidden, n_features, *args, **kwargs)
@@ -412,23 +425,25 @@ class NegativeBinomialMixtureHead(NegativeBinomialHead):
             ratio * foreground, foreground, theta, mixture_logits, validate_args=False
         )
 
-    def _scoring(
-        self, location: Tensor, library: Tensor, covariates: Covariates, counts: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        # each component scores the counts that are likely its own
-        mixture = self.distribution(location, library, covariates)
-        theta = mixture.theta1
-        of_both = [
-            NegativeBinomial(mu=mu, theta=theta, validate_args=False).log_prob(counts)
-            for mu in (mixture.mu1, mixture.mu2)
-        ]
-        logits = mixture.mixture_logits + of_both[0] - of_both[1]
-        weights = [
-            logits.sigmoid() * theta / (theta + mixture.mu1),
-            (-logits).sigmoid() * theta / (theta + mixture.mu2),
-        ]
-        weight = weights[0] + weights[1]
-        return weight, (weights[0] * mixture.mu1 + weights[1] * mixture.mu2) / weight
+    def _fitted(self, location: Tensor, covariates: Covariates, counts: Tensor) -> Tensor:
+        library = self.observed_library(counts)
+        for _ in range(N_SCORINGS_OF_MIXTURE):
+            mixture = self.distribution(location, library, covariates)
+            # each component scores the counts that are likely its own
+            means, theta = (mixture.mu1, mixture.mu2), mixture.theta1
+            of_both = [
+                NegativeBinomial(mu=mu, theta=theta, validate_args=False).log_prob(counts)
+                for mu in means
+            ]
+            logits = mixture.mixture_logits + of_both[0] - of_both[1]
+            weights = [
+                own.sigmoid() * theta / (theta + mu)
+                for own, mu in zip((logits, -logits), means, strict=True)
+            ]
+            weight = weights[0] + weights[1]
+            mean = (weights[0] * means[0] + weights[1] * means[1]) / weight
+            library = _scored(library, weight, mean, counts)
+        return library
 
     def foreground(
         self, location: Tensor, library: Tensor | None, covariates: Covariates
@@ -486,7 +501,7 @@ class TopicHead(PoissonHead):
         assert library is not None
         return topic_log_prob(
             self.mixture(hidden),
-            self.topics.exp(),
+            self.topics,
             self._log_factor(),
             covariates.batch,
             library,

@@ -10,7 +10,7 @@ from sklearn.linear_model import RidgeCV
 from torch import Tensor
 
 from cantata._keys import CELL, rows_key
-from cantata.losses import mean_over_modalities, paired_rows
+from cantata.losses import SparseValues, block_entries, mean_over_modalities, paired_rows
 from cantata.nn import Covariates
 
 if TYPE_CHECKING:
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from cantata.model.clue._module import CLUEModule
     from cantata.nn import PoissonHead
 
-MAX_CELLS = 50_000
+MAX_CELLS = 20_000
 """Training cells that regressions are fitted on; more are sampled."""
 PENALTIES = np.logspace(-3, 4, 15)
 MIN_ROWS = 10
 """Cells below which nothing is regressed."""
+MIN_DECODED = 16
+"""Cells that are decoded at a time, however many features they have."""
 MIN_SD = 1e-8
 """Spread below which a predictor counts as constant."""
 
@@ -160,18 +162,23 @@ def _fitted_log_library(
 
     Rows without the source keep their log total.
     """
-    head, counts = module.head(target), tensors[target]
+    head, counts = cast("PoissonHead", module.head(target)), tensors[target]
     sizes = head.observed_library(counts)
     here, there = paired_rows(tensors[rows_key(target)], tensors[rows_key(source)])
-    if len(here):
+    if len(here) and not head.totals_are_likeliest:
         loc, _ = module.posterior(source, module.encoder_input(tensors, source)[there])
-        covariates = Covariates.of(tensors).rows(tensors[rows_key(target)][here])
         unit = module.unit_means({source: loc})[source]
-        location = module.decode(target, unit, covariates)
-        fitted = cast("PoissonHead", head).fitted_library(
-            location, covariates, counts.to_dense()[here]
-        )
-        sizes = sizes.index_copy(0, here, fitted)
+        covariates = Covariates.of(tensors).rows(tensors[rows_key(target)][here])
+        values = SparseValues.of(counts)
+        # arrays of few cells and all features are neither slow nor large
+        n = max(MIN_DECODED, block_entries(unit.device) // counts.shape[1])
+        fitted = []
+        for rows in torch.arange(len(here), device=here.device).split(n):
+            of_rows = covariates.rows(rows)
+            location = module.decode(target, unit[rows], of_rows)
+            x = values.taken(here[rows]).dense()
+            fitted.append(head.fitted_library(location, of_rows, x))
+        sizes = sizes.index_copy(0, here, torch.cat(fitted))
     return sizes.log()
 
 
