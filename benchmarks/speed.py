@@ -73,6 +73,7 @@ PLAN = {
     "lr_schedule": "constant",
 }
 BF16 = {"precision": "bf16-mixed"}
+ALL_PASSES = {"decode_once": False}
 TOPICS = {"model": {"likelihoods": {"atac": "topics"}}}
 
 
@@ -103,14 +104,22 @@ CASES = {
     "cantata": Case(
         "cantata CLUE, same network and decoder passes",
         "run_cantata.py",
-        {"model": NETWORK, "plan": PLAN},
+        {"model": NETWORK, "plan": PLAN | ALL_PASSES},
     ),
     "cantata-bf16": Case(
         "the same, bf16-mixed",
         "run_cantata.py",
-        {"model": NETWORK, "plan": PLAN, "train": BF16},
+        {"model": NETWORK, "plan": PLAN | ALL_PASSES, "train": BF16},
+    ),
+    "cantata-once": Case(
+        "cantata CLUE, same network, decoded once",
+        "run_cantata.py",
+        {"model": NETWORK, "plan": PLAN},
     ),
     "default": Case("cantata CLUE, default", "run_cantata.py", {}),
+    "default-all": Case(
+        "the same, decoded from each embedding", "run_cantata.py", {"plan": ALL_PASSES}
+    ),
     "default-bf16": Case("the same, bf16-mixed", "run_cantata.py", {"train": BF16}),
     "k4": Case(
         "cantata CLUE, default, K = 4, shared first layer",

@@ -51,7 +51,7 @@ def loop(x, batch, measured, counted, mixture, log_topics, log_factor, library) 
 def test_beside_loops_and_numeric_derivatives(
     n_batch: int, panel: bool, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cantata.losses._topics.CHUNK_ENTRIES", chunk)
+    monkeypatch.setattr("cantata.losses._topics.block_entries", lambda _: chunk)
     tensors = inputs(n_batch)
     batch = torch.arange(N) % n_batch
     measured = MEASURED[-n_batch:] if panel else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -424,6 +426,57 @@ def test_closeness_with_a_product_of_experts_is_to_the_mean_of_samples() -> None
         terms.append(np.mean([float((s - sum(z) / len(z)).square().sum()) for s in z]))
     assert terms[:3] == [0, 0, 0]
     assert float(out.extra_metrics["alignment"]) == pytest.approx(np.mean(terms), abs=1e-5)
+
+
+@pytest.mark.parametrize("library", ["observed", "learned"])
+@pytest.mark.parametrize(("cross", "real_cross"), [(2.0, 0.5), (2.0, 0.0), (0.0, 0.5), (0.0, 0.0)])
+def test_decoded_once_is_the_objective_on_average(
+    cross: float, real_cross: float, library: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The draws of each row, weighted by their chances, are what all of them say together."""
+    net, tensors = module(library=library), minibatch()
+    weights = LossWeights(lambda_self=0.7, lambda_cross=cross, lambda_real_cross=real_cross)
+    asked = {"cross": cross > 0, "real_cross": real_cross > 0}
+    inferred = net.inference(tensors, sample=False)
+    everything = net.generative(tensors, inferred, **asked)
+    # 1. chances of each row: shares of its terms in the objective, whose terms are means
+    rows = {m: tensors[f"{m}_rows"].tolist() for m in FEATURES}
+    both = set(rows["rna"]) & set(rows["adt"])
+    chances = {}
+    for m, cells in rows.items():
+        of_pair = [0.7] + [cross] * asked["cross"]
+        of_pair += [real_cross * len(cells) / len(both)] * asked["real_cross"]
+        alone = [1.0] + [0.0] * (len(of_pair) - 1)
+        of_rows = [of_pair if cell in both else alone for cell in cells]
+        chances[m] = torch.tensor([[x / sum(row) for x in row] for row in of_rows])
+    # 2. each draw in turn, for the rows that have it
+    average: dict[tuple[str, str], Any] = {}
+    for k in range(1 + sum(asked.values())):
+        given: list[torch.Tensor] = []
+
+        def drawn(chance: torch.Tensor, n: int, k: int = k, given: list = given) -> torch.Tensor:
+            given.append(chance)
+            return torch.where(chance[:, [k]] > 0, k, 0)
+
+        monkeypatch.setattr("torch.multinomial", drawn)
+        values = net.generative(tensors, inferred, **asked, once=weights)
+        for chance, (m, expected) in zip(given, chances.items(), strict=True):
+            torch.testing.assert_close(chance, expected)
+            for term in values:
+                if m in values[term]:
+                    part = expected[:, k]
+                    if term == "real_cross":
+                        part = part[[cell in both for cell in rows[m]]]
+                    average[term, m] = average.get((term, m), 0) + part * values[term][m]
+    # 3. values and gradients
+    of_all = {(term, m): value for term, of in everything.items() for m, value in of.items()}
+    torch.testing.assert_close(average, of_all)
+    parameters = [p for p in net.decoders.parameters() if p.requires_grad]
+    gradients = [
+        torch.autograd.grad(sum(x.mean() for x in terms.values()), parameters, retain_graph=True)
+        for terms in (average, of_all)
+    ]
+    torch.testing.assert_close(*gradients)
 
 
 def test_learned_library_is_of_the_source_and_for_the_target() -> None:

@@ -10,12 +10,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from cantata.losses._count_likelihoods import MIN_SHARE
+from cantata.losses._sparse_values import block_entries
 
 if TYPE_CHECKING:
     from cantata.losses._sparse_values import SparseValues
 
-CHUNK_ENTRIES = 2**18
-"""Entries of the rows that are multiplied at a time: one megabyte."""
 MIN_PROPORTION = 1e-12
 
 
@@ -34,7 +33,7 @@ class _Mixed(torch.autograd.Function):
         topics = log_topics.exp()
         ctx.counts = counts
         ctx.save_for_backward(mixture, topics, factor)
-        n = max(1, CHUNK_ENTRIES // mixture.shape[1])
+        n = max(1, block_entries(mixture.device) // mixture.shape[1])
         at_counts = [
             torch.linalg.vecdot(mixture.index_select(0, row), topics.index_select(0, column))
             for row, column in zip(counts.row.split(n), counts.column.split(n), strict=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -102,6 +102,7 @@ class Inference:
 class _Pass:
     """Rows of a modality that are decoded from some embeddings."""
 
+    term: Literal["self", "cross", "real_cross"]
     z: Tensor
     """(n, K * d) embeddings."""
     rows: Tensor
@@ -110,6 +111,10 @@ class _Pass:
     """Modality of the embeddings."""
     source_rows: Tensor
     """(n,) its rows."""
+
+    def taken(self, at: Tensor) -> _Pass:
+        """Some of its rows."""
+        return replace(self, z=self.z[at], rows=self.rows[at], source_rows=self.source_rows[at])
 
 
 class CLUEModule(BaseModuleClass):
@@ -406,8 +411,13 @@ class CLUEModule(BaseModuleClass):
         inferred: Inference,
         cross: bool = True,
         real_cross: bool = False,
+        once: LossWeights | None = None,
     ) -> dict[str, dict[str, Tensor]]:
         """Negative log-likelihoods per row, divided by the number of features.
+
+        Given weights, `once`, each row is decoded from one embedding, which is drawn in proportion
+        to the weights of the terms. Its value is divided by the chance of the draw and those of
+        other terms are 0, so that every mean over rows is right on average.
 
         Returns
         -------
@@ -426,15 +436,21 @@ class CLUEModule(BaseModuleClass):
             # 1. which embeddings are decoded, and what rows of the modality are those of
             several = (n_modalities[rows] > 1).nonzero().squeeze(1)
             every = torch.arange(len(rows), device=rows.device)
-            passes = [_Pass(inferred.samples[name], every, name, every)]
+            passes = [_Pass("self", inferred.samples[name], every, name, every)]
             if cross and len(several):
-                passes.append(_Pass(inferred.fused[rows[several]], several, name, several))
+                fused = inferred.fused[rows[several]]
+                passes.append(_Pass("cross", fused, several, name, several))
             for source in others:
                 here, there = paired_rows(rows, inferred.rows[source])
                 if len(here):
-                    passes.append(_Pass(inferred.samples[source][there], here, source, there))
+                    z = inferred.samples[source][there]
+                    passes.append(_Pass("real_cross", z, here, source, there))
             # 2. one likelihood of all of them
-            parts = self._nll(name, tensors, covariates.rows(rows), passes)
+            of_modality = covariates.rows(rows)
+            if once is None:
+                parts = self._nll(name, tensors, of_modality, passes)
+            else:
+                parts = self._drawn_nll(name, tensors, of_modality, passes, once)
             out["self"][name] = nll = parts.pop(0)
             if cross:
                 # a cell with one modality is fused from it: its cross value is its self value
@@ -469,6 +485,38 @@ class CLUEModule(BaseModuleClass):
         )
         nll = -log_prob / self.n_features[name]
         return list(nll.split([len(step.rows) for step in passes]))
+
+    def _drawn_nll(
+        self,
+        name: str,
+        tensors: Mapping[str, Tensor],
+        covariates: Covariates,
+        passes: list[_Pass],
+        weights: LossWeights,
+    ) -> list[Tensor]:
+        """What :meth:`_nll` returns on average, from one pass for each row of the modality."""
+        # 1. chances: what a pass of a row weighs in the objective
+        n = len(passes[0].rows)
+        n_of_others = sum(len(step.rows) for step in passes if step.term == "real_cross")
+        of_term = {
+            "self": weights.lambda_self,
+            "cross": weights.lambda_cross,
+            "real_cross": weights.lambda_real_cross * n / max(n_of_others, 1),
+        }
+        chance = passes[0].z.new_zeros(n, len(passes), dtype=torch.float32)
+        for k, step in enumerate(passes):
+            chance[step.rows, k] = of_term[step.term]
+        chance /= chance.sum(dim=1, keepdim=True)
+        # 2. one pass for each row
+        drawn = torch.multinomial(chance, 1).squeeze(1)
+        kept = [(drawn[p.rows] == k).nonzero().squeeze(1) for k, p in enumerate(passes)]
+        steps = [p.taken(i) for p, i in zip(passes, kept, strict=True)]
+        parts = self._nll(name, tensors, covariates, steps)
+        # 3. values over chances, 0 for what was not drawn
+        return [
+            nll.new_zeros(len(p.rows)).index_copy(0, i, nll / chance[p.rows[i], k])
+            for k, (p, i, nll) in enumerate(zip(passes, kept, parts, strict=True))
+        ]
 
     # Objective ----------------------------------------------------------------------------------
 

@@ -78,6 +78,10 @@ class CLUETrainingPlan(MosaicTrainingPlan):
         Passed to the optimisers.
     gradient_clip
         Largest norm of the generator's gradient; None for no limit.
+    decode_once
+        In training decode each cell of a modality from one embedding, its own, the fused one or
+        another modality's, which is drawn in proportion to the weights of these terms: the
+        objective on average, at a third of its cost. Without it, decode from each.
     **lambdas
         Fields of :class:`~cantata.model.clue.LossWeights`.
 
@@ -103,6 +107,7 @@ class CLUETrainingPlan(MosaicTrainingPlan):
         temperature: float = 0.1,
         weight_decay: float = 0.0,
         gradient_clip: float | None = None,
+        decode_once: bool = True,
         **lambdas: float,
     ) -> None:
         super().__init__(module, lr_schedule)
@@ -115,7 +120,7 @@ class CLUETrainingPlan(MosaicTrainingPlan):
             raise ValueError(f"temperature={temperature} is not positive.")
         self.lr, self.optimizer_name, self.weight_decay = lr, optimizer, weight_decay
         self.noise_epochs, self.decoder_epochs = noise_epochs, decoder_epochs
-        self.temperature = temperature
+        self.temperature, self.decode_once = temperature, decode_once
         self.gradient_clip = gradient_clip
         # in a frozen model the discriminator neither learns nor steps
         self._adversary_learns = any(p.requires_grad for p in module.discriminator.parameters())
@@ -148,7 +153,7 @@ class CLUETrainingPlan(MosaicTrainingPlan):
         return max(1 - self.current_epoch / burn_in, 0.0) if burn_in > 0 else 0.0
 
     def _decoded(
-        self, batch: dict[str, Tensor], inferred: Inference
+        self, batch: dict[str, Tensor], inferred: Inference, once: LossWeights | None = None
     ) -> dict[str, dict[str, Tensor]]:
         """Likelihoods of a minibatch, as far as they have a weight."""
         return self.module.generative(
@@ -156,6 +161,7 @@ class CLUETrainingPlan(MosaicTrainingPlan):
             inferred,
             cross=self.weights.lambda_cross > 0,
             real_cross=self.weights.lambda_real_cross > 0,
+            once=once,
         )
 
     @property
@@ -199,7 +205,9 @@ class CLUETrainingPlan(MosaicTrainingPlan):
         self, batch: dict[str, Tensor], inferred: Inference, weights: LossWeights, noise: float
     ) -> dict[str, Tensor]:
         """One step of all but the discriminator, as far as `inferred` has gradients."""
-        nll = self._decoded(batch, inferred)
+        # a cell without any other modality has its own embedding alone to be decoded from
+        once = weights if self.decode_once and weights.lambda_self > 0 else None
+        nll = self._decoded(batch, inferred, once)
         self.module.discriminator.requires_grad_(False)
         output = self.module.loss(batch, inferred, nll, weights, noise, self.temperature)
         self._step(self._optimizers()[0], output.loss, self.gradient_clip)

@@ -9,7 +9,13 @@ def _preset(
     seed: int, preprocess: dict[str, int], sizes: dict[str, int], weights: dict[str, float]
 ) -> dict[str, Any]:
     """A preset from what differs between the two data sets of the competition."""
-    plan = {"optimizer": "rmsprop", "lr_schedule": "constant", "decoder_epochs": 0.0, **weights}
+    plan = {
+        "optimizer": "rmsprop",
+        "lr_schedule": "constant",
+        "decoder_epochs": 0.0,
+        "decode_once": False,
+        **weights,
+    }
     return {
         "seed": seed,
         "preprocess": {**preprocess, "n_components": 100},
