@@ -412,12 +412,14 @@ class CLUEModule(BaseModuleClass):
         cross: bool = True,
         real_cross: bool = False,
         once: LossWeights | None = None,
+        min_saved: int = 0,
     ) -> dict[str, dict[str, Tensor]]:
         """Negative log-likelihoods per row, divided by the number of features.
 
-        Given weights, `once`, each row is decoded from one embedding, which is drawn in proportion
-        to the weights of the terms. Its value is divided by the chance of the draw and those of
-        other terms are 0, so that every mean over rows is right on average.
+        Given weights, `once`, each row of a modality is decoded from one embedding, which is drawn
+        in proportion to the weights of the terms, if that saves `min_saved` values. What is drawn
+        is divided by its chance and all else is 0, so that every mean over rows is right on
+        average.
 
         Returns
         -------
@@ -447,7 +449,8 @@ class CLUEModule(BaseModuleClass):
                     passes.append(_Pass("real_cross", z, here, source, there))
             # 2. one likelihood of all of them
             of_modality = covariates.rows(rows)
-            if once is None:
+            n_saved = (sum(len(step.rows) for step in passes) - len(rows)) * self.n_features[name]
+            if once is None or n_saved < min_saved:
                 parts = self._nll(name, tensors, of_modality, passes)
             else:
                 parts = self._drawn_nll(name, tensors, of_modality, passes, once)
