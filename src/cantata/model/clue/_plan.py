@@ -83,8 +83,9 @@ class CLUETrainingPlan(MosaicTrainingPlan):
     decode_once
         In training decode each cell of a modality from one embedding, its own, the fused one or
         another modality's, which is drawn in proportion to the weights of these terms: the
-        objective on average, at a third of its cost. False: decode from each. None: draw where
-        that saves two million values of a minibatch, as with 10,000 peaks of 128 paired cells.
+        objective on average, at a third of the decoding with two modalities. False: decode from
+        each. None: draw where that saves two million values of a minibatch, as with 10,000 peaks
+        of 128 paired cells.
     **lambdas
         Fields of :class:`~cantata.model.clue.LossWeights`.
 
